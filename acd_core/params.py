@@ -1,0 +1,218 @@
+"""What a caller may ask of one generation, and what comes back. Data only; no torch, no model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, Union
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from acd_core.errors import UsageError
+
+FinishReason = Literal["stop", "length", "tool_calls", "refusal"]
+
+
+class ContrastParams(BaseModel):
+    """How strongly, and for how long, the second branch is subtracted.
+
+    alpha: strength in [0, 1). None takes the pair's (or the method's) recommended value; 0 is exactly the model alone
+        with the kept prompt.
+    plausibility: beta in [0, 1). Tokens with p_safe < beta * max p_safe are dropped (Contrastive Decoding's head,
+        Li et al. 2023); 0 switches it off.
+    contrast_tokens: contrast only the first k tokens, then free the second row. None contrasts every token.
+    rescale: divide the contrast by (1 - alpha), so that temperature means what was asked for when the branches agree.
+        False gives the paper's formula. Greedy is the same either way.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    alpha: float | None = Field(default=None, ge=0.0, lt=1.0, allow_inf_nan=False)
+    plausibility: float = Field(default=0.0, ge=0.0, lt=1.0, allow_inf_nan=False)
+    contrast_tokens: int | None = Field(default=None, ge=0)
+    rescale: bool = True
+
+
+class GenerationParams(BaseModel):
+    """Settings of one request. Unknown names and impossible values raise; nothing is ignored in silence.
+
+    method: a name from `acd_core.decoding.methods.METHODS`; None takes the ContrastiveLM's own.
+    max_tokens: new tokens at most; None means as many as the context holds (at most 1024).
+    temperature: 0 is greedy. top_p in (0, 1], top_k 0 = off, min_p in [0, 1].
+    repetition_penalty: 1 = off; sees the prompt's and the reply's token ids, never the soft vectors.
+    stop: strings that end the reply and are stripped from it.
+    seed: fixes the draws of this request, whatever else is in the batch. None draws a fresh one.
+    logprobs: None, or how many alternatives to report per token, from the joined distribution.
+    tools: OpenAI-style function tools. tool_choice: "auto", "none", "required" or a tool's name.
+    response_format: {"type": "json_schema", "json_schema": {"name", "schema"}} or {"type": "json_object"}.
+    deadline_s: seconds from submission after which the request fails with DeadlineError.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: str | None = None
+    max_tokens: int | None = Field(default=None, ge=1)
+    temperature: float = Field(default=0.0, ge=0.0, le=100.0, allow_inf_nan=False)
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    top_k: int = Field(default=0, ge=0)
+    min_p: float = Field(default=0.0, ge=0.0, le=1.0)
+    repetition_penalty: float = Field(default=1.0, gt=0.0, allow_inf_nan=False)
+    stop: tuple[str, ...] = ()
+    seed: int | None = Field(default=None, ge=0, lt=2**63)
+    logprobs: int | None = Field(default=None, ge=0, le=100)
+    tools: tuple[dict[str, Any], ...] = ()
+    tool_choice: str | None = None
+    response_format: dict[str, Any] | None = None
+    deadline_s: float | None = Field(default=None, gt=0.0)
+    contrast: ContrastParams = ContrastParams()
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _one_stop_is_a_list_of_one(cls, value: Any) -> Any:
+        if value is None:
+            return ()
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("stop")
+    @classmethod
+    def _stops_are_not_empty(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if any(not text for text in value):
+            raise ValueError("a stop string is empty; it would end every reply before its first token")
+        return value
+
+    @field_validator("tools", mode="before")
+    @classmethod
+    def _no_tools_is_none(cls, value: Any) -> Any:
+        return () if value is None else value
+
+    @classmethod
+    def of(cls, params: GenerationParams | None = None, **overrides: Any) -> GenerationParams:
+        """`params` with `overrides` laid over it, checked again.
+
+        The contrast settings may be given flat: `alpha`, `plausibility`, `contrast_tokens`, `rescale`.
+        Raises UsageError naming the field, the offending value and the allowed range.
+        """
+        merged = params.model_dump() if params is not None else {}
+        contrast = dict(merged.pop("contrast", {}))
+        given = overrides.pop("contrast", None)
+        if given is not None:
+            contrast.update(given.model_dump() if isinstance(given, ContrastParams) else given)
+        contrast.update({name: overrides.pop(name) for name in list(overrides) if name in ContrastParams.model_fields})
+        merged.update(overrides)
+        try:
+            return cls(**merged, contrast=ContrastParams(**contrast))
+        except ValidationError as error:
+            raise usage_error(error) from None
+
+
+def usage_error(error: ValidationError) -> UsageError:
+    """A pydantic error as one of ours: every field, what was given, what is allowed."""
+    lines = []
+    for item in error.errors(include_url=False):
+        name = ".".join(str(part) for part in item["loc"]) or "value"
+        given = "" if item["type"] in ("extra_forbidden", "missing") else f" (given: {str(item.get('input'))[:80]!r})"
+        lines.append(f"{name}: {item['msg']}{given}")
+    return UsageError(
+        "Invalid generation settings. " + "; ".join(lines),
+        hint="Settings and ranges: python -c 'import acd_core; help(acd_core.GenerationParams)'",
+    )
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Token counts. `prompt_tokens` is what the user sent (rendered by the template, kept branch, without the soft
+    prompt's vectors); `cached_tokens` of those were not computed again."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """One parsed call. `arguments` is a dict, cast by the tool's schema."""
+
+    id: str
+    name: str
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class InvalidToolCall:
+    """A call the model began but did not finish or form well: the raw text and why it was not accepted."""
+
+    id: str
+    text: str
+    error: str
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """Log-probability of the chosen token under the joined distribution (before temperature), and the best others."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class ContrastReport:
+    """What the contrast did: method, alpha, how many tokens were contrasted, and the mean total-variation distance
+    in [0, 1] between the two branches over those tokens."""
+
+    method: str = "none"
+    alpha: float = 0.0
+    contrasted_tokens: int = 0
+    mean_divergence: float = 0.0
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A finished reply. `text` is what the user reads (no tool-call markup, no reasoning, no stop text)."""
+
+    text: str
+    finish_reason: FinishReason
+    usage: Usage = Usage()
+    token_ids: tuple[int, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
+    invalid_tool_calls: tuple[InvalidToolCall, ...] = ()
+    reasoning: str | None = None
+    refusal: str | None = None
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    report: ContrastReport = field(default_factory=ContrastReport)
+
+
+@dataclass(frozen=True)
+class TextDelta:
+    """New text of the reply."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class ReasoningDelta:
+    """New text of the model's reasoning, for models that mark it."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class ToolCallDelta:
+    """A complete call, sent once its closing mark was read. `index` counts calls within the reply from 0."""
+
+    index: int
+    call: ToolCall
+
+
+@dataclass(frozen=True)
+class Done:
+    """The last event of every stream."""
+
+    generation: Generation
+
+
+Event = Union[TextDelta, ReasoningDelta, ToolCallDelta, Done]
