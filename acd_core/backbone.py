@@ -1,0 +1,273 @@
+"""A frozen causal language model with its tokenizer, and what the rest needs to know about them.
+
+The user's model is never mutated: no weight, no config, no generation setting is written. `Backbone.load` reads local
+folders and hub ids, safetensors only, without remote code; `"reference"` names the bundled model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from acd_core.errors import ModelError, UsageError
+
+REFERENCE = "reference"
+REFERENCE_MODEL_DIR = Path(__file__).parent / "reference" / "model"
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Backbone:
+    """A frozen model and tokenizer. Build one with `Backbone.load` or `Backbone.wrap`.
+
+    Attributes: model, tokenizer, model_id, dtype and dtype_reason, device and device_reason, embedding_width (width of a
+    soft vector), vocab_size (width of the logits), context_length (positions), eos_ids, fingerprint (sha256 over the
+    architecture, the vocabulary and a sample of the embedding; the same for every dtype the model is loaded in).
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: Any, model_id: str, *, dtype_reason: str, device_reason: str, revision: str | None
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.model_id = model_id
+        self.revision = revision
+        embedding = model.get_input_embeddings()
+        if embedding is None or getattr(embedding, "weight", None) is None:
+            raise ModelError(f"The model {model_id!r} has no input embedding; soft prompts need one.")
+        self.config = text_config(model.config)
+        self.device: torch.device = embedding.weight.device
+        self.device_reason = device_reason
+        self.dtype: torch.dtype = embedding.weight.dtype if embedding.weight.dtype.is_floating_point else model.dtype
+        self.dtype_reason = dtype_reason
+        # The width of what the embedding gives out, not config.hidden_size: OPT projects between the two.
+        self.embedding_width: int = int(embedding.weight.shape[-1])
+        self.vocab_size: int = int(getattr(self.config, "vocab_size", len(tokenizer)))
+        self.context_length: int = _context_length(self.config, tokenizer)
+        self.eos_ids: frozenset[int] = _eos_ids(model, tokenizer)
+        self._fingerprint: str | None = None
+
+    @classmethod
+    def load(cls, model: str, *, revision: str | None = None, dtype: str = "auto", device: str = "auto") -> Backbone:
+        """Load a local folder, a hub id or "reference".
+
+        dtype: "auto" (bf16 where the device computes in it quickly, else float32), "float32", "bfloat16", "float16".
+        device: "auto" (cuda, then mps, then cpu), any torch device, or "map" for device_map="auto" over several devices.
+        Loaded backbones are shared by the whole process as long as somebody holds one.
+        Raises ModelError for an unknown or unreadable model, UsageError for an unknown dtype or device.
+        """
+        source = str(REFERENCE_MODEL_DIR) if model == REFERENCE else model
+        chosen_device, device_reason = choose_device(device)
+        chosen_dtype, dtype_reason = choose_dtype(dtype, chosen_device)
+        where = str(Path(source).resolve()) if Path(source).is_dir() else source
+        key = (where, revision, str(chosen_dtype), device if device == "map" else str(chosen_device))
+        with _loading:
+            known = _loaded.get(key)
+            if known is not None:
+                return known
+            backbone = cls._load(
+                source, model, revision, chosen_dtype, chosen_device, device == "map", dtype_reason, device_reason
+            )
+            _loaded[key] = backbone
+            return backbone
+
+    @classmethod
+    def _load(
+        cls,
+        source: str,
+        name: str,
+        revision: str | None,
+        dtype: torch.dtype,
+        device: torch.device,
+        device_map: bool,
+        dtype_reason: str,
+        device_reason: str,
+    ) -> Backbone:
+        _check_source(source, name)
+        options: dict[str, Any] = {"revision": revision} if revision else {}
+        try:
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False, **options)
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
+            placed: dict[str, Any] = {"device_map": "auto"} if device_map else {}
+            loaded = AutoModelForCausalLM.from_pretrained(
+                source, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False, **placed, **options
+            )
+        except Exception as error:
+            raise ModelError(
+                f"The model {name!r} cannot be loaded: {_one_line(error)}",
+                hint=f"Check the folder or hub id with: acd doctor --model {name}",
+            ) from error
+        if not device_map:
+            loaded = loaded.to(device)
+        for parameter in loaded.parameters():
+            parameter.requires_grad_(False)
+        return cls(
+            loaded.eval(), tokenizer, name, dtype_reason=dtype_reason, device_reason=device_reason, revision=revision
+        )
+
+    @classmethod
+    def wrap(cls, model: Any, tokenizer: Any, model_id: str | None = None) -> Backbone:
+        """A backbone over a model and tokenizer the caller loaded. Nothing of either is changed.
+
+        A model in training mode is refused: dropout would make every reply random, and switching it off would be a
+        mutation that the caller did not ask for.
+        """
+        if getattr(model, "training", False):
+            raise ModelError(
+                "The model is in training mode, where dropout makes replies random.",
+                hint="Call model.eval() before ContrastiveLM.from_model(model, tokenizer).",
+            )
+        name = model_id or getattr(model.config, "_name_or_path", "") or type(model).__name__
+        return cls(
+            model,
+            tokenizer,
+            name,
+            dtype_reason="as the caller loaded it",
+            device_reason="as the caller placed it",
+            revision=None,
+        )
+
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        """ids [...] int64 -> [..., embedding_width], the space soft vectors live in (scaling included, as in Gemma)."""
+        return self.model.get_input_embeddings()(ids.to(self.device))  # type: ignore[no-any-return]
+
+    @property
+    def fingerprint(self) -> str:
+        if self._fingerprint is None:
+            self._fingerprint = _fingerprint(self.config, self.model.get_input_embeddings().weight)
+        return self._fingerprint
+
+    @property
+    def model_type(self) -> str:
+        return str(getattr(self.config, "model_type", "unknown"))
+
+    def describe(self) -> dict[str, str]:
+        """What `acd doctor` prints: every value chosen for the user with its reason."""
+        return {
+            "model": self.model_id,
+            "architecture": self.model_type,
+            "device": f"{self.device} ({self.device_reason})",
+            "dtype": f"{str(self.dtype).removeprefix('torch.')} ({self.dtype_reason})",
+            "context": f"{self.context_length} tokens",
+            "vocabulary": f"{self.vocab_size} logits",
+            "fingerprint": self.fingerprint[:16],
+        }
+
+
+_loaded: weakref.WeakValueDictionary[tuple[Any, ...], Backbone] = weakref.WeakValueDictionary()
+_loading = threading.Lock()
+
+
+def text_config(config: Any) -> Any:
+    """The text part of a (possibly multimodal) config."""
+    getter = getattr(config, "get_text_config", None)
+    return getter() if callable(getter) else config
+
+
+def choose_device(device: str = "auto") -> tuple[torch.device, str]:
+    """The device to load on, with the reason."""
+    if device == "map":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu"), "device_map='auto' over all devices"
+    if device != "auto":
+        try:
+            return torch.device(device), "asked for"
+        except (RuntimeError, ValueError):
+            raise UsageError(
+                f"Unknown device {device!r}.", hint="Use 'auto', 'cpu', 'cuda', 'cuda:0', 'mps' or 'map'."
+            ) from None
+    if torch.cuda.is_available():
+        return torch.device("cuda"), "a CUDA device is available"
+    if torch.backends.mps.is_available():
+        return torch.device("mps"), "Apple's GPU is available"
+    return torch.device("cpu"), "no GPU is available"
+
+
+def choose_dtype(dtype: str = "auto", device: torch.device | None = None) -> tuple[torch.dtype, str]:
+    """The dtype to load in, with the reason."""
+    if dtype != "auto":
+        if dtype not in _DTYPES:
+            raise UsageError(f"Unknown dtype {dtype!r}.", hint=f"Use 'auto' or one of {', '.join(_DTYPES)}.")
+        return _DTYPES[dtype], "asked for"
+    device = device or choose_device()[0]
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported():
+            return torch.bfloat16, "the GPU computes in bf16"
+        return torch.float16, "the GPU has no bf16"
+    if device.type == "mps":
+        return torch.float16, "Apple's GPU is fastest in fp16"
+    if cpu_has_fast_bf16():
+        return torch.bfloat16, "the CPU has AMX or AVX512 bf16 instructions"
+    return torch.float32, "the CPU has no fast bf16"
+
+
+def cpu_has_fast_bf16() -> bool:
+    """Whether bf16 matrix products on this CPU run in hardware (oneDNN on AMX or AVX512_BF16)."""
+    check = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    if check is None or not check():
+        return False
+    flags = Path("/proc/cpuinfo")
+    text = flags.read_text(errors="replace") if flags.exists() else ""
+    return "avx512_bf16" in text or "amx_bf16" in text
+
+
+def _check_source(source: str, name: str) -> None:
+    path = Path(source)
+    if path.exists():
+        if not (path / "config.json").is_file():
+            raise ModelError(
+                f"The folder {name!r} holds no config.json, so it is not a transformers model.",
+                hint="Give a folder saved with save_pretrained, a hub id, or 'reference' for the bundled model.",
+            )
+        return
+    looks_local = source.startswith((".", "/", "~")) or source.count("/") > 1 or "\\" in source
+    if looks_local:
+        raise ModelError(
+            f"There is no model folder {name!r}.",
+            hint="Give an existing folder, a hub id such as Qwen/Qwen2.5-0.5B-Instruct, or 'reference'.",
+        )
+
+
+def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Every id that ends a reply: generation config, model config and tokenizer taken together."""
+    found: set[int] = set()
+    for owner in (getattr(model, "generation_config", None), text_config(model.config), tokenizer):
+        value = getattr(owner, "eos_token_id", None)
+        if isinstance(value, int):
+            found.add(value)
+        elif isinstance(value, (list, tuple)):
+            found.update(int(item) for item in value)
+    return frozenset(found)
+
+
+def _context_length(config: Any, tokenizer: Any) -> int:
+    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
+        value = getattr(config, name, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    limit = getattr(tokenizer, "model_max_length", None)
+    return int(limit) if isinstance(limit, int) and 0 < limit < 10**9 else 4096
+
+
+def _fingerprint(config: Any, weight: torch.Tensor) -> str:
+    names = ("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    shape: Mapping[str, Any] = {name: getattr(config, name, None) for name in names}
+    digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())
+    if weight.dtype.is_floating_point:
+        rows = torch.linspace(0, weight.shape[0] - 1, min(64, weight.shape[0])).long()
+        sample = weight.detach()[rows.to(weight.device)]
+        # Through bf16, so that the same weights loaded in another dtype give the same fingerprint.
+        digest.update(sample.to("cpu", torch.bfloat16).float().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _one_line(error: BaseException, limit: int = 300) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= limit else text[: limit - 1] + "…"
