@@ -1,0 +1,77 @@
+"""From one row of scores to one token: transformers' own processors, a generator per request.
+
+Order (transformers' own): repetition penalty, temperature, top-k, top-p, min-p. Scores are the joined logits, not
+log-probabilities, so that alpha = 0 is exactly what `generate` does, repetition penalty (which looks at signs) included.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+
+import torch
+from transformers import (
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from acd_core.params import GenerationParams
+
+
+class Sampler:
+    """Picks the tokens of one request. `signature` is equal for requests whose warpers may share one call."""
+
+    def __init__(self, params: GenerationParams, device: torch.device) -> None:
+        self.greedy = params.temperature == 0.0
+        self.penalty = params.repetition_penalty
+        self.signature = (params.temperature, params.top_k, params.top_p, params.min_p)
+        self.seed = params.seed if params.seed is not None else secrets.randbits(63)
+        self.generator: torch.Generator | None = None
+        if not self.greedy:
+            # Seeded per request: neighbours in the batch cannot shift the draws.
+            self.generator = torch.Generator(device=device if device.type != "mps" else "cpu").manual_seed(self.seed)
+
+    @property
+    def is_argmax(self) -> bool:
+        """True when the pick is the plain argmax of the scores."""
+        return self.greedy and self.penalty == 1.0
+
+    def penalise(self, scores: torch.Tensor, seen: Sequence[int]) -> torch.Tensor:
+        """scores [1, vocab] after the repetition penalty; `seen` are real token ids, never soft vectors."""
+        if self.penalty == 1.0:
+            return scores
+        ids = torch.tensor([list(seen)], dtype=torch.long, device=scores.device)
+        penalised: torch.Tensor = RepetitionPenaltyLogitsProcessor(self.penalty)(ids, scores)
+        return penalised
+
+    def draw(self, warped: torch.Tensor) -> torch.Tensor:
+        """One id (int64 scalar tensor) from warped scores [vocab]."""
+        if self.generator is None:
+            return warped.argmax(dim=-1)
+        probabilities = warped.softmax(dim=-1)
+        if self.generator.device != probabilities.device:
+            probabilities = probabilities.to(self.generator.device)
+        return torch.multinomial(probabilities, 1, generator=self.generator)[0].to(warped.device)
+
+
+def warp(scores: torch.Tensor, signature: tuple[float, int, float, float]) -> torch.Tensor:
+    """Temperature, top-k, top-p and min-p on scores [n, vocab], all rows with the same settings."""
+    temperature, top_k, top_p, min_p = signature
+    if temperature == 0.0:
+        return scores
+    warpers = LogitsProcessorList()
+    if temperature != 1.0:
+        warpers.append(TemperatureLogitsWarper(float(temperature)))
+    if top_k > 0:
+        warpers.append(TopKLogitsWarper(top_k=top_k))
+    if top_p < 1.0:
+        warpers.append(TopPLogitsWarper(top_p=top_p))
+    if min_p > 0.0:
+        warpers.append(MinPLogitsWarper(min_p=min_p))
+    unused = torch.empty((scores.shape[0], 0), dtype=torch.long, device=scores.device)
+    warped: torch.Tensor = warpers(unused, scores)
+    return warped

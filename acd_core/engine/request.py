@@ -1,0 +1,219 @@
+"""One request: its branches, its settings, its text so far. Token ids in, text pieces out."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, Union
+
+import torch
+
+from acd_core.decoding.sampling import Sampler
+from acd_core.params import TokenLogprob
+
+
+class Matcher(Protocol):
+    """What the engine needs of a grammar: mask scores [vocab], take the chosen token, know the end."""
+
+    def mask(self, scores: torch.Tensor) -> torch.Tensor: ...
+    def consume(self, token_id: int) -> None: ...
+    @property
+    def finished(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Branch:
+    """The ids one row starts from. Where soft vectors stand, `ids` holds negative numbers unique to each vector."""
+
+    ids: tuple[int, ...]
+    soft: torch.Tensor | None = None
+    soft_at: int = 0
+
+    @property
+    def visible(self) -> tuple[int, ...]:
+        """The real token ids, without soft vectors."""
+        return tuple(token for token in self.ids if token >= 0)
+
+
+def soft_branch(before: Sequence[int], vectors: torch.Tensor, after: Sequence[int]) -> Branch:
+    """A branch with soft vectors [n, width] between `before` and `after`."""
+    data = vectors.detach().to("cpu", torch.float32).contiguous().numpy().tobytes()
+    base = int.from_bytes(hashlib.sha256(data).digest()[:6], "big") << 12
+    marks = tuple(-(base + index + 1) for index in range(vectors.shape[0]))
+    return Branch((*before, *marks, *after), vectors, len(before))
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The engine's last word on a request: ids without the end token, why it ended, and its counts."""
+
+    token_ids: tuple[int, ...]
+    finish: Literal["stop", "length"]
+    cached_tokens: int
+    contrasted_tokens: int
+    mean_divergence: float
+    logprobs: tuple[TokenLogprob, ...] | None
+    stopped_by: str | None = None
+
+
+Item = Union[str, Reply, BaseException]
+Sink = Callable[[Item], None]
+
+
+@dataclass
+class Request:
+    """Everything the engine needs of one request. `sink` gets text pieces, then a Reply or an exception, and must not
+    block: it is called on the engine thread."""
+
+    kept: Branch
+    other: Branch | None
+    sampler: Sampler
+    sink: Sink
+    text: TextStream
+    max_tokens: int
+    eos_ids: frozenset[int]
+    alpha: float = 0.0
+    rescale: bool = True
+    plausibility: float = 0.0
+    contrast_tokens: int | None = None
+    logprobs: int | None = None
+    matcher: Matcher | None = None
+    deadline: float | None = None
+    alone: bool = False
+
+    generated: list[int] = field(default_factory=list)
+    token_logprobs: list[TokenLogprob] = field(default_factory=list)
+    contrasted: int = 0
+    divergence: torch.Tensor | None = None
+    cached_tokens: int = 0
+    cancelled: bool = False
+    done: bool = False
+
+    @property
+    def contrasting(self) -> bool:
+        """Whether the next token is contrasted, so that a second row is needed."""
+        if self.other is None or self.alpha == 0.0:
+            return False
+        return self.contrast_tokens is None or len(self.generated) < self.contrast_tokens
+
+    @property
+    def rows_needed(self) -> int:
+        return 2 if self.contrasting else 1
+
+    @property
+    def longest(self) -> int:
+        """Slots the longer row can come to need."""
+        prompt = max(len(self.kept.ids), len(self.other.ids) if self.contrasting and self.other else 0)
+        return prompt + self.max_tokens
+
+    def expired(self) -> bool:
+        return self.deadline is not None and time.monotonic() > self.deadline
+
+    def accept(self, token: int) -> bool:
+        """Take the chosen token; True when the reply has ended (and the Reply was sent)."""
+        if self.matcher is not None:
+            self.matcher.consume(token)
+        if token in self.eos_ids:
+            return self._finish("stop")
+        self.generated.append(token)
+        piece = self.text.push(token)
+        if piece:
+            self.sink(piece)
+        if self.text.stopped_by is not None or (self.matcher is not None and self.matcher.finished):
+            return self._finish("stop")
+        if len(self.generated) >= self.max_tokens:
+            return self._finish("length")
+        return False
+
+    def _finish(self, why: Literal["stop", "length"]) -> bool:
+        rest = self.text.finish()
+        if rest:
+            self.sink(rest)
+        self.done = True
+        self.sink(
+            Reply(
+                tuple(self.generated),
+                why if self.text.stopped_by is None else "stop",
+                self.cached_tokens,
+                self.contrasted,
+                float(self.divergence) / self.contrasted if self.divergence is not None and self.contrasted else 0.0,
+                tuple(self.token_logprobs[: len(self.generated)]) if self.logprobs is not None else None,
+                self.text.stopped_by,
+            )
+        )
+        return True
+
+    def fail(self, error: BaseException) -> None:
+        """End the request with `error`, once."""
+        if not self.done:
+            self.done = True
+            self.sink(error)
+
+
+class TextStream:
+    """Token ids -> text pieces. Holds back half characters and anything that may be the start of a stop string.
+
+    The pieces add up to the decoded reply, cut before the first stop string.
+    """
+
+    def __init__(self, tokenizer: Any, stops: Sequence[str] = (), *, keep_special: bool = False) -> None:
+        self._tokenizer = tokenizer
+        self._stops = tuple(stops)
+        self._keep_special = keep_special
+        self._ids: list[int] = []
+        self._window = 0  # decoding starts here: far enough back for the tokenizer's own context
+        self._read = 0  # ids before this one are in `_held` or were given out
+        self._held = ""
+        self.stopped_by: str | None = None
+
+    def push(self, token: int) -> str:
+        """The text that is certain after `token`: possibly empty, possibly ending the reply (see `stopped_by`)."""
+        self._ids.append(token)
+        text = self._new_text(final=False)
+        return self._release(text, final=False) if text else ""
+
+    def finish(self) -> str:
+        """What was held back, once no token will follow."""
+        if self.stopped_by is not None:
+            return ""
+        return self._release(self._new_text(final=True), final=True)
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        text: str = self._tokenizer.decode(
+            list(ids), skip_special_tokens=not self._keep_special, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    def _new_text(self, *, final: bool) -> str:
+        known = self._decode(self._ids[self._window : self._read])
+        text = self._decode(self._ids[self._window :])
+        if not final and (text.endswith("\ufffd") or len(text) <= len(known)):
+            return ""
+        new = text[len(known) :]
+        self._window, self._read = self._read, len(self._ids)
+        return new
+
+    def _release(self, text: str, *, final: bool) -> str:
+        self._held += text
+        found = [(self._held.find(stop), stop) for stop in self._stops if stop in self._held]
+        if found:
+            at, self.stopped_by = min(found)
+            piece, self._held = self._held[:at], ""
+            return piece
+        keep = 0 if final else _overlap(self._held, self._stops)
+        piece = self._held[: len(self._held) - keep]
+        self._held = self._held[len(self._held) - keep :]
+        return piece
+
+
+def _overlap(text: str, stops: Sequence[str]) -> int:
+    """Length of the longest end of `text` that begins a stop string."""
+    longest = 0
+    for stop in stops:
+        for size in range(min(len(stop) - 1, len(text)), longest, -1):
+            if text.endswith(stop[:size]):
+                longest = size
+                break
+    return longest
