@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from acd_core.errors import TemplateError
 from acd_core.params import ReasoningDelta, TextDelta, ToolCallDelta
@@ -23,17 +21,8 @@ from acd_core.toolcalls import (
     response_template_for,
     tool_call_format,
 )
+from tests.scripted import HERMES, make_tokenizer
 
-HERMES = r"""{%- if tools %}<|im_start|>system
-{% for tool in tools %}{{ tool | tojson }}
-{% endfor %}Answer with <tool_call>...</tool_call>.<|im_end|>
-{% endif %}{%- for m in messages %}<|im_start|>{{ m.role }}
-{{ m.content }}{% for c in m.tool_calls or [] %}
-{%- if not loop.first or m.content %}{{ "\n" }}{% endif %}<tool_call>
-{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}
-</tool_call>{% endfor %}<|im_end|>
-{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
-{% endif %}"""
 LLAMA = """{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>
 
 {% if m.tool_calls %}{% if m.tool_calls | length != 1 %}{{ raise_exception("one call at once") }}{% endif -%}
@@ -55,19 +44,6 @@ TOOLS = [
         },
     }
 ]
-SPECIALS = ["<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>", "<|eot_id|>", "[TOOL_CALLS]", "</s>", "<pad>"]
-
-
-def make_tokenizer(template: str, specials: list[str] = SPECIALS, eos: str = "<|im_end|>") -> PreTrainedTokenizerFast:
-    """A byte tokenizer (256 bytes and the specials)."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    core = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    core.add_special_tokens(specials)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core, eos_token=eos, additional_special_tokens=specials, chat_template=template
-    )
 
 
 def read(

@@ -1,0 +1,270 @@
+"""Forced formats: a JSON schema or a tool call as a mask over the next token, by llguidance.
+
+The mask is laid over the *joined* scores (masking both branches first would give -inf minus -inf). What cannot be
+enforced is refused by name, never loosened: a caller who asks for a schema gets that schema or an error.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from acd_core.decoding.schemas import closed
+from acd_core.errors import EngineError, ModelError, UsageError, missing_extra
+from acd_core.toolcalls import ToolCallFormat
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+    from transformers import PreTrainedTokenizerBase
+
+# One way to write whitespace: a model that is free in it can go on with newlines forever. These are the separators of
+# Python's json and of Jinja's tojson, in which chat models saw their schemas and calls.
+_JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+
+_built: weakref.WeakKeyDictionary[Any, dict[tuple[int, tuple[int, ...]], LLTokenizer]] = weakref.WeakKeyDictionary()
+_building = threading.Lock()
+
+
+class Grammar:
+    """Compiles formats for one tokenizer.
+
+    tokenizer: a fast Hugging Face tokenizer. n_vocab: width of the logits, at least the tokenizer's own (models pad
+    it; padding is never allowed). eos_ids: every id that ends a reply; allowed where the format is complete.
+    The vocabulary is read once per tokenizer (about 0.2 s for 32k tokens) and shared. Thread-safe.
+    Raises MissingExtraError without llguidance, ModelError for a slow tokenizer.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, n_vocab: int, eos_ids: Iterable[int]) -> None:
+        self.n_vocab = n_vocab
+        self._tokenizer = tokenizer
+        self._ll_tokenizer = _ll_tokenizer(tokenizer, n_vocab, tuple(sorted(eos_ids)))
+        self._added = {token.content: index for index, token in tokenizer.added_tokens_decoder.items() if token.content}
+
+    def for_schema(self, schema: Mapping[str, Any]) -> GrammarSpec:
+        """JSON that fits `schema`. Objects that list properties are closed unless they say otherwise.
+
+        Raises UsageError naming a keyword that cannot be enforced, or what is wrong with the schema.
+        """
+        return self._compile(f"start: {_json_rule(schema)}", "JSON schema")
+
+    def for_json_object(self) -> GrammarSpec:
+        """Any JSON object."""
+        return self._compile(f"start: {_json_rule({'type': 'object'})}", "JSON object")
+
+    def for_tools(
+        self,
+        tools: Sequence[Mapping[str, Any]],
+        choice: str = "required",
+        open_text: str = "<tool_call>\n",
+        close_text: str = "\n</tool_call>",
+        parallel: bool = False,
+        *,
+        wire: ToolCallFormat | None = None,
+    ) -> GrammarSpec:
+        """Calls of `tools` (OpenAI-style), arguments by their schemas.
+
+        choice: "required" (a call, of any tool), a tool's name (a call of that one), or "auto" (free text until the
+        model opens a call; from there the call must be well formed). parallel: several calls may follow each other.
+        wire: how this model writes a call, from `acd_core.toolcalls.tool_call_format`; without it
+        `open_text {"name": ..., "arguments": ...} close_text`.
+        Raises UsageError for an unknown tool, a schema that cannot be enforced, and for "auto" where a call does not
+        open with a token of its own (then there is nothing to wait for).
+        """
+        offered = _chosen(tools, choice)
+        wire = wire or ToolCallFormat.around(open_text, close_text)
+        opening = self._pieces(wire.head)
+        trigger: int | None = None
+        if choice == "auto":
+            if not opening or not isinstance(opening[0], int):
+                raise UsageError(
+                    "tool_choice 'auto' cannot be enforced: this model's calls do not open with a token of their own.",
+                    hint="Leave the grammar out: calls are still parsed and checked.",
+                )
+            trigger, opening = opening[0], opening[1:]
+        separator = self._lark(self._pieces(wire.separator or "")) if parallel and wire.separator else ""
+        lines = [f"start: {self._lark(opening)} call {f'({separator} call)*' if separator else ''} "]
+        lines[0] += self._lark(self._pieces(wire.tail))
+        lines.append("call: " + " | ".join(f"call_{index}" for index in range(len(offered))))
+        for index, function in enumerate(offered):
+            body = f"{function['name']}{wire.middle}"
+            parameters = function.get("parameters") or {"type": "object", "properties": {}}
+            lines.append(f"call_{index}: {self._lark(self._pieces(body))} {_json_rule(parameters)}")
+        try:
+            return self._compile("\n".join(lines), "tool call", trigger=trigger)
+        except UsageError:
+            for function in offered:  # which one, and what in it
+                self._compile(
+                    f"start: {_json_rule(function.get('parameters') or {})}", f"schema of the tool {function['name']!r}"
+                )
+            raise
+
+    def _pieces(self, text: str) -> list[int | str]:
+        """`text` as ids of added tokens and the plain text between them."""
+        if not text:
+            return []
+        longest_first = sorted(self._added, key=len, reverse=True)
+        found = re.split("(" + "|".join(map(re.escape, longest_first)) + ")", text) if longest_first else [text]
+        return [self._added.get(piece, piece) for piece in found if piece]
+
+    @staticmethod
+    def _lark(pieces: Sequence[int | str]) -> str:
+        return " ".join(f"<[{piece}]>" if isinstance(piece, int) else json.dumps(piece) for piece in pieces)
+
+    def _compile(self, rules: str, what: str, trigger: int | None = None) -> GrammarSpec:
+        from llguidance import LLMatcher
+
+        matcher = LLMatcher(self._ll_tokenizer, LLMatcher.grammar_from_lark("%llguidance {}\n" + rules), log_level=0)
+        if matcher.is_error():
+            raise _refused(matcher.get_error(), what)
+        return GrammarSpec(matcher, self.n_vocab, trigger)
+
+
+class GrammarSpec:
+    """A compiled format. `matcher()` gives each request its own state; any thread may ask."""
+
+    def __init__(self, compiled: LLMatcher, n_vocab: int, trigger: int | None) -> None:
+        self._compiled = compiled
+        self._n_vocab = n_vocab
+        self._trigger = trigger
+        self._lock = threading.Lock()
+
+    def matcher(self) -> Matcher:
+        """A fresh matcher at the start of the format."""
+        return Matcher(self._fresh, self._n_vocab, self._trigger)
+
+    def _fresh(self) -> LLMatcher:
+        with self._lock:
+            return self._compiled.deep_copy()
+
+
+class Matcher:
+    """State of one request within a format. Use from one thread at a time.
+
+    With a trigger ("auto" tools) nothing is masked until that token is chosen; after the call's end again nothing.
+    """
+
+    def __init__(self, fresh: Any, n_vocab: int, trigger: int | None) -> None:
+        self._fresh = fresh
+        self._n_vocab = n_vocab
+        self._trigger = trigger
+        self._state: LLMatcher | None = None if trigger is not None else fresh()
+        self._finished = False
+
+    @property
+    def finished(self) -> bool:
+        """Whether the format is complete and nothing can follow. Never true where free text may follow ("auto")."""
+        return self._finished
+
+    def mask(self, scores: torch.Tensor) -> torch.Tensor:
+        """`scores` [n_vocab] (any float dtype and device) with every token that does not fit set to -inf. A copy.
+
+        Raises EngineError where nothing fits (the format is over, or was left).
+        """
+        if scores.shape != (self._n_vocab,):
+            raise EngineError(f"The grammar was made for {self._n_vocab} scores, not for {tuple(scores.shape)}.")
+        if self._state is None:
+            return scores
+        bits = torch.frombuffer(bytearray(self._state.compute_bitmask()), dtype=torch.uint8)
+        self._check()
+        # llguidance.torch's own kernel is torch.compile'd: 25 s for the first token on a CPU.
+        allowed = (bits.unsqueeze(1) >> torch.arange(8, dtype=torch.uint8)).bitwise_and_(1).flatten()[: self._n_vocab]
+        if not bool(allowed.any()):
+            raise EngineError("The grammar allows no further token.")
+        return scores.masked_fill(allowed.to(scores.device) == 0, float("-inf"))
+
+    def consume(self, token_id: int) -> None:
+        """Take the chosen token. Raises EngineError for one that does not fit."""
+        if self._state is None:
+            if token_id == self._trigger:
+                self._state = self._fresh()
+            return
+        if self._finished:
+            return
+        self._state.consume_token(token_id)
+        self._check()
+        if self._state.is_stopped() or self._only_the_end_is_left():
+            if self._trigger is None:
+                self._finished = True
+            else:
+                self._state = None
+
+    def deep_copy(self) -> Matcher:
+        """An independent matcher in the same state."""
+        copy = Matcher(self._fresh, self._n_vocab, self._trigger)
+        copy._state = self._state.deep_copy() if self._state is not None else None
+        copy._finished = self._finished
+        return copy
+
+    def _only_the_end_is_left(self) -> bool:
+        """llguidance notices an end behind a token of its own (`</tool_call>`) only with the next mask."""
+        assert self._state is not None
+        if not self._state.is_accepting():
+            return False
+        self._state.compute_bitmask()
+        return bool(self._state.is_stopped())
+
+    def _check(self) -> None:
+        if self._state is not None and self._state.is_error():
+            # Only the first line: the others repeat what the model wrote.
+            raise EngineError(f"The grammar failed: {self._state.get_error().splitlines()[0][:200]}")
+
+
+def _ll_tokenizer(tokenizer: Any, n_vocab: int, eos_ids: tuple[int, ...]) -> LLTokenizer:
+    try:
+        from llguidance.hf import from_tokenizer
+    except ImportError:
+        raise missing_extra("llguidance", "structured") from None
+    if not getattr(tokenizer, "is_fast", False):
+        raise ModelError(
+            f"Forced formats need a fast tokenizer; {type(tokenizer).__name__} is a slow one.",
+            hint="Convert it: AutoTokenizer.from_pretrained(model, use_fast=True).save_pretrained(directory)",
+        )
+    with _building:
+        known = _built.setdefault(tokenizer, {})
+        if (n_vocab, eos_ids) not in known:
+            known[n_vocab, eos_ids] = from_tokenizer(tokenizer, n_vocab=n_vocab, eos_token=list(eos_ids) or None)
+        return known[n_vocab, eos_ids]
+
+
+def _json_rule(schema: Mapping[str, Any]) -> str:
+    if not isinstance(schema, Mapping):
+        raise UsageError(f"A JSON schema is a dict, not {type(schema).__name__}.")
+    try:
+        return "%json " + json.dumps({**closed(schema), "x-guidance": _JSON_STYLE})
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"The JSON schema cannot be written as JSON: {error}") from None
+
+
+def _chosen(tools: Sequence[Mapping[str, Any]], choice: str) -> list[Mapping[str, Any]]:
+    """The functions a call may be of, under `choice`."""
+    functions = [tool.get("function", tool) for tool in tools]
+    names = [str(function.get("name", "")) for function in functions]
+    if not functions:
+        raise UsageError("A tool call is asked for, but no tools are given.", hint="Pass tools=[...].")
+    for name in names:
+        if not re.fullmatch(r"[\w.:/-]+", name):
+            raise UsageError(f"The tool name {name[:80]!r} cannot be used: letters, digits and _ . : / - only.")
+    if choice in ("required", "auto"):
+        return functions
+    if choice not in names:
+        raise UsageError(f"tool_choice names {choice!r}, which is not among the tools: {', '.join(names)}.")
+    return [functions[names.index(choice)]]
+
+
+def _refused(error: str, what: str) -> UsageError:
+    """llguidance's complaint as ours, with the keywords by name."""
+    first = error.splitlines()[0] if error else "unknown error"
+    keys = re.search(r"Unimplemented keys: \[(.*?)\]", error)
+    if keys:
+        named = ", ".join(re.findall(r'"([^"]+)"', keys.group(1)))
+        return UsageError(
+            f"The {what} uses keywords that cannot be enforced: {named}.",
+            hint="Leave them out and check the value afterwards, for instance in a Pydantic validator.",
+        )
+    return UsageError(f"The {what} cannot be enforced: {first[:200]}", hint="Change the schema where the message says.")

@@ -1,0 +1,268 @@
+"""Forced formats: whatever a model wants to say, what it can say fits the format."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import jsonschema
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from acd_core.decoding.grammar import Grammar, GrammarSpec
+from acd_core.decoding.schemas import closed
+from acd_core.errors import EngineError, MissingExtraError, UsageError
+from acd_core.toolcalls import ToolCallFormat, ToolCallReader, response_template_for
+from tests.scripted import HERMES, make_tokenizer
+
+TOKENIZER = make_tokenizer(HERMES)
+WIDTH = len(TOKENIZER) + 40  # models pad their vocabulary
+EOS = (TOKENIZER.convert_tokens_to_ids("<|im_end|>"), TOKENIZER.convert_tokens_to_ids("<|eot_id|>"))
+GRAMMAR = Grammar(TOKENIZER, WIDTH, EOS)
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "add",
+            "parameters": {
+                "type": "object",
+                "properties": {"a": {"type": "integer"}, "b": {"enum": ["x", "y"]}},
+                "required": ["a", "b"],
+            },
+        },
+    },
+    {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}},
+]
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 6},
+        "age": {"type": "integer", "minimum": 0, "maximum": 150},
+        "tags": {"type": "array", "items": {"$ref": "#/$defs/tag"}, "maxItems": 3},
+        "boss": {"anyOf": [{"type": "null"}, {"type": "object", "properties": {"ok": {"type": "boolean"}}}]},
+    },
+    "required": ["name", "age"],
+    "$defs": {"tag": {"enum": ["a", "b"]}},
+}
+
+
+def decode(spec: GrammarSpec, seed: int, wish: float = 1.0, limit: int = 400) -> tuple[str, bool]:
+    """Random scores under the mask, as an engine would sample them. (text without EOS, ended)."""
+    generator = torch.Generator().manual_seed(seed)
+    # Random scores never close a string; leaning to the end of things keeps the run short.
+    lean = torch.zeros(WIDTH)
+    for letter in '"}]':
+        lean[TOKENIZER.convert_tokens_to_ids(letter)] = 4.0 * wish
+    matcher, ids = spec.matcher(), []
+    for _ in range(limit):
+        scores = matcher.mask(torch.randn(WIDTH, generator=generator) + lean)
+        token = int(torch.multinomial(torch.softmax(scores, -1), 1, generator=generator))
+        matcher.consume(token)
+        if token in EOS:
+            return TOKENIZER.decode(ids), True
+        ids.append(token)
+        if matcher.finished:
+            return TOKENIZER.decode(ids), True
+    return TOKENIZER.decode(ids), False
+
+
+def feed(matcher: Any, text: str) -> None:
+    for token in TOKENIZER.encode(text, add_special_tokens=False):
+        assert matcher.mask(torch.zeros(WIDTH))[token] == 0, f"{text!r} does not fit"
+        matcher.consume(token)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**31))
+def test_random_scores_give_json_that_fits_the_schema(seed: int) -> None:
+    text, ended = decode(GRAMMAR.for_schema(PERSON), seed)
+    assert ended
+    jsonschema.validate(json.loads(text), closed(PERSON))
+
+
+JSON_SCHEMAS = st.recursive(
+    st.one_of(
+        st.just({"type": "boolean"}),
+        st.just({"type": "null"}),
+        st.builds(lambda n: {"type": "integer", "minimum": n, "maximum": n + 20}, st.integers(-30, 30)),
+        st.builds(lambda n: {"type": "string", "maxLength": n}, st.integers(0, 4)),
+        st.builds(lambda v: {"enum": v}, st.lists(st.text('ab<"\\é', max_size=4), min_size=1, max_size=3)),
+        st.builds(lambda v: {"const": v}, st.one_of(st.integers(), st.text(max_size=4))),
+    ),
+    lambda inner: st.one_of(
+        st.builds(lambda s: {"type": "array", "items": s, "maxItems": 2}, inner),
+        st.builds(lambda a: {"anyOf": a}, st.lists(inner, min_size=1, max_size=3)),
+        st.builds(
+            lambda p, r: {"type": "object", "properties": p, "required": sorted(p)[:r]},
+            st.dictionaries(st.text("abc_ ", min_size=1, max_size=3), inner, max_size=3),
+            st.integers(0, 3),
+        ),
+    ),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(JSON_SCHEMAS, st.integers(0, 2**31))
+def test_any_schema_is_kept(schema: dict[str, Any], seed: int) -> None:
+    text, ended = decode(GRAMMAR.for_schema(schema), seed)
+    assert ended
+    jsonschema.validate(json.loads(text), closed(schema))
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 2**31))
+def test_json_object(seed: int) -> None:
+    text, ended = decode(GRAMMAR.for_json_object(), seed)
+    assert not ended or isinstance(json.loads(text), dict)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**31), st.sampled_from(["required", "add", "now"]), st.booleans())
+def test_forced_calls_are_calls_of_the_tools(seed: int, choice: str, parallel: bool) -> None:
+    text, ended = decode(GRAMMAR.for_tools(TOOLS, choice, parallel=parallel), seed)
+    assert ended
+    reader = ToolCallReader(TOKENIZER, "", TOOLS, response_template_for(TOKENIZER))
+    reader.feed(text)
+    _, reply = reader.finish()
+    assert reply.text == ""
+    assert not reply.invalid_tool_calls
+    assert len(reply.tool_calls) >= 1 if parallel else len(reply.tool_calls) == 1
+    schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in TOOLS}
+    for call in reply.tool_calls:
+        assert choice in ("required", call.name)
+        jsonschema.validate(call.arguments, closed(schemas[call.name]))
+
+
+def test_a_single_call_is_finished_with_its_closing_mark() -> None:
+    matcher = GRAMMAR.for_tools(TOOLS, "now").matcher()
+    feed(matcher, '<tool_call>\n{"name": "now", "arguments": {}}\n')
+    assert not matcher.finished
+    feed(matcher, "</tool_call>")
+    assert matcher.finished
+
+
+def test_other_ways_of_writing_calls() -> None:
+    wire = ToolCallFormat('[TOOL_CALLS] [{"name": "', '", "arguments": ', "}]", '}, {"name": "')
+    matcher = GRAMMAR.for_tools(TOOLS, "required", parallel=True, wire=wire).matcher()
+    feed(matcher, '[TOOL_CALLS] [{"name": "now", "arguments": {}}, {"name": "add", "arguments": {"a": 1, "b": "x"}}]')
+    assert matcher.finished
+
+
+def test_auto_is_free_until_a_call_opens_and_after_it_closed() -> None:
+    matcher = GRAMMAR.for_tools(TOOLS, "auto").matcher()
+    free = torch.randn(WIDTH)
+    assert torch.equal(matcher.mask(free), free)
+    feed(matcher, "Well: <tool_call>")
+    assert int(torch.isfinite(matcher.mask(free)).sum()) < 5
+    feed(matcher, '\n{"name": "now", "arguments": {}}\n</tool_call>')
+    assert torch.equal(matcher.mask(free), free)
+    assert not matcher.finished
+    feed(matcher, 'More.<tool_call>\n{"name": "a')
+    assert TOKENIZER.decode([int(matcher.mask(free).argmax())]) == "d"
+
+
+def test_auto_without_a_token_to_wait_for() -> None:
+    with pytest.raises(UsageError, match="token of their own"):
+        GRAMMAR.for_tools(TOOLS, "auto", wire=ToolCallFormat('{"name": "', '", "parameters": ', "}"))
+
+
+def test_the_mask_only_removes_and_every_end_token_counts() -> None:
+    matcher = GRAMMAR.for_schema({"type": "integer"}).matcher()
+    feed(matcher, "12")
+    scores = torch.randn(WIDTH, dtype=torch.float32)
+    before = scores.clone()
+    masked = matcher.mask(scores)
+    assert torch.equal(scores, before)
+    allowed = torch.isfinite(masked)
+    assert torch.equal(masked[allowed], scores[allowed])
+    digits = {TOKENIZER.convert_tokens_to_ids(str(n)) for n in range(10)}
+    assert set(allowed.nonzero().flatten().tolist()) == {*digits, *EOS}
+    assert not matcher.finished
+    matcher.consume(EOS[1])
+    assert matcher.finished
+
+
+def test_whitespace_has_one_form() -> None:
+    matcher = GRAMMAR.for_schema(PERSON).matcher()
+    feed(matcher, '{"name": "x", "age": 3')
+    allowed = matcher.mask(torch.zeros(WIDTH))
+    assert not torch.isfinite(allowed[TOKENIZER.convert_tokens_to_ids("Ġ")])
+    assert not torch.isfinite(allowed[TOKENIZER.convert_tokens_to_ids("Ċ")])
+
+
+def test_a_copy_goes_its_own_way() -> None:
+    matcher = GRAMMAR.for_schema({"enum": ["ab", "ac"]}).matcher()
+    feed(matcher, '"a')
+    copy = matcher.deep_copy()
+    feed(copy, 'b"')
+    feed(matcher, 'c"')
+    assert copy.finished
+    assert matcher.finished
+
+
+@pytest.mark.parametrize(
+    ("schema", "name"),
+    [
+        ({"type": "array", "uniqueItems": True}, "uniqueItems"),
+        ({"not": {"type": "string"}}, "not"),
+        ({"if": {}, "then": {}}, "if, then"),
+        ({"type": "object", "properties": {"a": {"type": "array", "contains": {}}}}, "contains"),
+        ({"type": "object", "dependentRequired": {"a": ["b"]}}, "dependentRequired"),
+        ({"type": "string", "format": "nonsense"}, "nonsense"),
+        ({"type": "word"}, "word"),
+        ({"$ref": "#/$defs/nothing"}, "nothing"),
+        ({"type": "string", "minLength": 3, "maxLength": 2}, "minLength"),
+    ],
+)
+def test_what_cannot_be_enforced_is_refused_by_name(schema: dict[str, Any], name: str) -> None:
+    with pytest.raises(UsageError, match=name):
+        GRAMMAR.for_schema(schema)
+    function = {"name": "f", "parameters": {"type": "object", "properties": {"x": schema}, "required": ["x"]}}
+    with pytest.raises(UsageError, match="schema of the tool 'f'"):
+        GRAMMAR.for_tools([*TOOLS, {"type": "function", "function": function}])
+
+
+def test_misuse_is_said() -> None:
+    with pytest.raises(UsageError, match="no tools"):
+        GRAMMAR.for_tools([])
+    with pytest.raises(UsageError, match=r"'sub'.*add, now"):
+        GRAMMAR.for_tools(TOOLS, "sub")
+    with pytest.raises(UsageError, match="tool name"):
+        GRAMMAR.for_tools([{"function": {"name": 'x", "arguments": {}}</tool_call>'}}])
+    with pytest.raises(UsageError, match="dict"):
+        GRAMMAR.for_schema([])  # type: ignore[arg-type]
+    with pytest.raises(EngineError, match="scores"):
+        GRAMMAR.for_json_object().matcher().mask(torch.zeros(3))
+    with pytest.raises(EngineError, match="grammar") as failure:
+        GRAMMAR.for_json_object().matcher().consume(TOKENIZER.convert_tokens_to_ids("x"))
+    assert "\n" not in str(failure.value)
+
+
+def test_objects_are_closed_where_that_keeps_the_meaning() -> None:
+    one = {"type": "object", "properties": {"a": {}}}
+    assert closed(one)["additionalProperties"] is False
+    assert closed({**one, "additionalProperties": {"type": "string"}})["additionalProperties"] == {"type": "string"}
+    assert "additionalProperties" not in closed({"type": "object"})
+    both = {"allOf": [one, {"$ref": "#/$defs/b"}], "$defs": {"b": {"properties": {"b": {}}}, "c": one}}
+    shut = closed(both)
+    assert "additionalProperties" not in shut["allOf"][0]
+    assert "additionalProperties" not in shut["$defs"]["b"]
+    assert shut["$defs"]["c"]["additionalProperties"] is False
+    assert "additionalProperties" not in one  # the caller's schema is left alone
+    assert closed({"properties": {"properties": {"type": "object"}}})["properties"] == {
+        "properties": {"type": "object"}
+    }
+
+
+def test_a_vocabulary_is_read_once() -> None:
+    assert Grammar(TOKENIZER, WIDTH, reversed(EOS))._ll_tokenizer is GRAMMAR._ll_tokenizer
+
+
+def test_without_llguidance(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "llguidance.hf", None)
+    with pytest.raises(MissingExtraError, match=r"acd-integrations\[structured\]"):
+        Grammar(make_tokenizer(HERMES), WIDTH, EOS)
