@@ -1,0 +1,126 @@
+"""Anchor pairs as token ids, and which of them make up each step."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from acd_core.backbone import Backbone
+from acd_core.chat import SOFT, Chat
+from acd_core.errors import TuningError
+from acd_core.tuning.anchors import AnchorPair, AnchorSplit
+from acd_core.tuning.objectives import Class, Objective
+
+WINDOW = 4
+"""Steps whose rows are drawn together and then sorted by length, so that a batch is padded little."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One user message as ids: what follows the soft prompt, and the whole layout without any system text."""
+
+    after: tuple[int, ...]
+    plain: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A request and the reply tokens to supervise (with the closing token where the reply ended by itself)."""
+
+    request: Request
+    reply: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.request.after) + len(self.reply)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a step's batch. `share` is 1 / rows of its class in the whole step."""
+
+    data: Class
+    example: Example
+    share: float
+
+
+class Encoder:
+    """Requests and pairs as ids of one model. `before` is what every layout has in front of the soft prompt."""
+
+    def __init__(self, backbone: Backbone, chat: Chat) -> None:
+        self._chat = chat
+        self.before = chat.layout("x", SOFT).before
+        self.closing = closing_id(backbone, chat)
+
+    def request(self, text: str) -> Request:
+        layout = self._chat.layout(text, SOFT)
+        if layout.before != self.before:
+            raise TuningError("The chat template puts other text before the system slot from request to request.")
+        return Request(layout.after, self._chat.layout(text).ids)
+
+    def example(self, pair: AnchorPair, reply_tokens: int) -> Example:
+        """The first `reply_tokens` tokens of the reply; the closing token only if the reply ended within them."""
+        ids = self._chat.encode_text(pair.reply)
+        if pair.finish == "stop" and self.closing is not None:
+            ids = (*ids, self.closing)
+        return Example(self.request(pair.text), ids[:reply_tokens])
+
+    def classes(self, split: AnchorSplit, objective: Objective, reply_tokens: int) -> dict[Class, list[Example]]:
+        """The examples of every class the objective learns from."""
+        return {name: [self.example(pair, reply_tokens) for pair in split.of(name)] for name in objective.classes}
+
+
+def closing_id(backbone: Backbone, chat: Chat) -> int | None:
+    """The id that ends an assistant turn in the template (of those that end a reply), else the tokenizer's own."""
+    mark = "zqxj"
+    turns: list[dict[str, Any]] = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": mark},
+        {"role": "user", "content": "b"},
+    ]
+    tail = chat.text(turns).partition(mark)[2]
+    ids = backbone.tokenizer(tail, add_special_tokens=False)["input_ids"]
+    for token in ids[:3]:
+        if token in backbone.eos_ids:
+            return int(token)
+    fallback = getattr(backbone.tokenizer, "eos_token_id", None)
+    return int(fallback) if isinstance(fallback, int) else None
+
+
+class Batches:
+    """Which rows step `i` sees: a pure function of (seed, i), so that a resumed run sees what it would have seen.
+
+    The batch is shared out equally between the classes; each class runs through its examples in shuffled epochs.
+    """
+
+    def __init__(self, classes: Mapping[Class, Sequence[Example]], batch: int, seed: int) -> None:
+        self._classes = classes
+        self._seed = seed
+        names = list(classes)
+        self._shares = {name: batch // len(names) + (index < batch % len(names)) for index, name in enumerate(names)}
+
+    def rows(self, step: int) -> list[Row]:
+        """The rows of step `step` (from 0), class by class."""
+        window, slot = divmod(step, WINDOW)
+        # One order of slots for all classes: short rows of one meet short rows of another.
+        slot = self._shuffled("slots", window, WINDOW)[slot]
+        rows: list[Row] = []
+        for name, examples in self._classes.items():
+            count = self._shares[name]
+            drawn = [
+                examples[self._pick(name, index, len(examples))]
+                for index in range(window * WINDOW * count, (window + 1) * WINDOW * count)
+            ]
+            drawn.sort(key=len)
+            rows += [Row(name, example, 1.0 / count) for example in drawn[slot * count : (slot + 1) * count]]
+        return rows
+
+    def _pick(self, name: str, index: int, size: int) -> int:
+        epoch, place = divmod(index, size)
+        return self._shuffled(name, epoch, size)[place]
+
+    def _shuffled(self, name: str, epoch: int, size: int) -> list[int]:
+        order = list(range(size))
+        random.Random(f"{self._seed}/{name}/{epoch}").shuffle(order)
+        return order

@@ -1,0 +1,220 @@
+"""What the two prompts are tuned for: small losses on logits, and named objectives as a table of terms.
+
+Shapes throughout: logits [B, R, V] float (row b, position r predicts reply token r), targets [B, R] int64, mask [B, R]
+float or bool (1 where a reply token is supervised). Every loss returns one value a row, [B] float32 or better: the mean
+over that row's supervised tokens, so that long replies weigh no more than short ones. A step's loss is a term's mean
+over the rows of its class, times its weight, summed over terms.
+
+The paper's losses are those of Zhang, Zhao et al. (arXiv 2406.16743); unlikelihood is Welleck et al. 2020.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from acd_core.errors import UsageError
+
+DEFAULT_OBJECTIVE = "paper"
+"""The objective of `tune` when none is named."""
+
+UNLIKELIHOOD_BOUND = 4.0
+"""Largest value a token gives to `bounded_unlikelihood`; -log(1 - P) of the paper has none."""
+
+
+def joint_scores(safe: Tensor, adversarial: Tensor, alpha: float) -> Tensor:
+    """The scores decoding really uses: (z_S - alpha z_A) / (1 - alpha), alpha in [0, 1). Shapes as given, float32+."""
+    if not 0.0 <= alpha < 1.0:
+        raise UsageError(f"alpha is {alpha!r}; it must lie in [0, 1).")
+    if alpha == 0.0:
+        return _exact(safe)
+    return (_exact(safe) - alpha * _exact(adversarial)) / (1.0 - alpha)
+
+
+def nll(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+    """-log P(target), mean over the row's supervised tokens. [B, R, V], [B, R], [B, R] -> [B]."""
+    logits = _exact(logits)
+    picked = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    return row_mean(torch.logsumexp(logits, -1) - picked, mask)
+
+
+def unlikelihood(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+    """-log(1 - P(target)), mean over the row's supervised tokens. [B, R, V], [B, R], [B, R] -> [B].
+
+    Computed as logsumexp(all) - logsumexp(all but the target): finite, with a finite gradient that does not vanish,
+    even where P rounds to 1. (1 - P in floating point is 0 there, and its logarithm infinite.)
+    """
+    logits = _exact(logits)
+    others = logits.scatter(-1, targets.unsqueeze(-1), float("-inf"))
+    return row_mean(torch.logsumexp(logits, -1) - torch.logsumexp(others, -1), mask)
+
+
+def bounded_unlikelihood(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+    """-log(1 - (1 - e) P(target)) with e = exp(-UNLIKELIHOOD_BOUND): at most the bound, and flat near it, so that a
+    token which any prompt predicts (a restated request) cannot dominate the sum. Shapes as `unlikelihood`."""
+    logits = _exact(logits)
+    picked = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    probability = (picked - torch.logsumexp(logits, -1)).exp()
+    keep = 1.0 - torch.exp(torch.tensor(-UNLIKELIHOOD_BOUND, dtype=logits.dtype)).item()
+    return row_mean(-torch.log1p(-keep * probability), mask)
+
+
+def kl_to(reference: Tensor, logits: Tensor, mask: Tensor) -> Tensor:
+    """KL(reference || logits) over the full distribution, mean over the row's supervised tokens.
+
+    reference, logits [B, R, V] (both as logits), mask [B, R] -> [B]. `reference` is the frozen model's; no gradient
+    should flow into it, which is the caller's care.
+    """
+    wanted = torch.log_softmax(_exact(reference), -1)
+    found = torch.log_softmax(_exact(logits), -1)
+    return row_mean((wanted.exp() * (wanted - found)).sum(-1), mask)
+
+
+def row_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of `values` [B, R] over `mask` [B, R], a row at a time -> [B]. A row without supervised tokens gives 0."""
+    mask = mask.to(values.dtype)
+    return (values * mask).sum(-1) / mask.sum(-1).clamp_min(1.0)
+
+
+def _exact(logits: Tensor) -> Tensor:
+    """float32 at least: half-precision logits lose the tail that unlikelihood and KL live on. float64 stays."""
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+# --- objectives as data ---
+
+Scores = Literal["safe", "adversarial", "joint"]
+Class = Literal["refused", "accepted", "harmless", "harmless_accepted"]
+Loss = Literal["nll", "unlikelihood", "bounded_unlikelihood", "kl_to_plain"]
+Selection = Literal["safest", "margin"]
+
+CLASS_NAMES: Mapping[Class, str] = {
+    "refused": "D_HR (harmful request, refused)",
+    "accepted": "D_HA (harmful request, complied with)",
+    "harmless": "D_S (harmless request)",
+    "harmless_accepted": "D_S (harmless request, answered)",
+}
+
+TARGET_LOSSES: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "nll": nll,
+    "unlikelihood": unlikelihood,
+    "bounded_unlikelihood": bounded_unlikelihood,
+}
+
+
+@dataclass(frozen=True)
+class Term:
+    """One summand: `loss` of `scores` on the rows of class `data`, over the first `first` reply tokens, times `weight`.
+
+    scores: logits under the safeguarding prompt, under the adversarial prompt, or the two joined as in decoding.
+    loss "kl_to_plain" pulls to what the frozen model says without any system text.
+    """
+
+    name: str
+    scores: Scores
+    data: Class
+    loss: Loss
+    weight: float = 1.0
+    first: int | None = None
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Terms, the contrast strength they are tuned at, and how the best point is chosen.
+
+    selection: "safest" takes the highest harmless rate on the validation split (ties: fewer over-refusals, then
+    earlier), as the paper, which does not measure over-refusal, would. "margin" takes the highest harmless rate among
+    the points whose over-refusal is at most that of the model without system text plus a margin, and if no point
+    satisfies that, the highest harmless rate minus over-refusal. alphas: what is tried for the pair's recommended
+    strength once the point is chosen (empty: `alpha` is kept).
+    """
+
+    terms: tuple[Term, ...]
+    selection: Selection
+    alpha: float = 0.4
+    alphas: tuple[float, ...] = ()
+
+    @property
+    def classes(self) -> tuple[Class, ...]:
+        """The classes of anchor pairs this objective learns from, in a fixed order."""
+        used = {term.data for term in self.terms}
+        return tuple(name for name in CLASS_NAMES if name in used)
+
+    def streams(self, data: Class) -> frozenset[str]:
+        """Which logits a row of class `data` needs: of "safe", "adversarial" and "plain"."""
+        needed: set[str] = set()
+        for term in self.terms:
+            if term.data == data:
+                needed |= {"safe", "adversarial"} if term.scores == "joint" else {term.scores}
+                if term.loss == "kl_to_plain":
+                    needed.add("plain")
+        return frozenset(needed)
+
+
+OBJECTIVES: Mapping[str, Objective] = {
+    # L_SP and L_AP of the paper as written. They share no variable, so both prompts take their steps together.
+    "paper": Objective(
+        terms=(
+            Term("safe/positive", "safe", "refused", "nll"),
+            Term("safe/negative", "safe", "accepted", "unlikelihood"),
+            Term("safe/regular", "safe", "harmless", "nll"),
+            Term("adversarial/positive", "adversarial", "accepted", "nll"),
+            Term("adversarial/negative", "adversarial", "refused", "unlikelihood"),
+            Term("adversarial/regular", "adversarial", "harmless", "nll"),
+        ),
+        selection="safest",
+    ),
+    # Ours: through the scores decoding uses, both prompts at once, so that they learn to agree on harmless requests.
+    "joint": Objective(
+        terms=(
+            Term("joint/refuse", "joint", "refused", "nll", first=8),
+            Term("joint/keep", "joint", "harmless_accepted", "kl_to_plain", weight=4.0),
+        ),
+        selection="margin",
+        alphas=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5),
+    ),
+}
+
+
+def get_objective(objective: str | Objective) -> Objective:
+    """A named objective of the table, or the one given. Raises UsageError listing the names."""
+    if isinstance(objective, Objective):
+        return objective
+    if objective not in OBJECTIVES:
+        raise UsageError(f"Unknown objective {objective!r}.", hint=f"Objectives: {', '.join(OBJECTIVES)}.")
+    return OBJECTIVES[objective]
+
+
+@dataclass(frozen=True)
+class RowScores:
+    """What the losses see of some rows: logits [B, R, V] of each stream that was computed, targets and mask [B, R]."""
+
+    targets: Tensor
+    mask: Tensor
+    safe: Tensor | None = None
+    adversarial: Tensor | None = None
+    plain: Tensor | None = None
+
+
+def term_rows(term: Term, rows: RowScores, alpha: float) -> Tensor:
+    """The unweighted loss of `term` for every row of `rows` -> [B]. Raises ValueError where a stream is missing."""
+    if term.scores == "joint":
+        scores = joint_scores(_there(rows.safe, term), _there(rows.adversarial, term), alpha)
+    else:
+        scores = _there(rows.safe if term.scores == "safe" else rows.adversarial, term)
+    mask = rows.mask
+    if term.first is not None:
+        mask = mask * (torch.arange(mask.shape[1], device=mask.device) < term.first).to(mask.dtype)
+    if term.loss == "kl_to_plain":
+        return kl_to(_there(rows.plain, term), scores, mask)
+    return TARGET_LOSSES[term.loss](scores, rows.targets, mask)
+
+
+def _there(logits: Tensor | None, term: Term) -> Tensor:
+    if logits is None:
+        raise ValueError(f"the term {term.name!r} needs logits that were not computed")
+    return logits

@@ -1,0 +1,235 @@
+"""Rows of text behind one shared prefix: logits with gradients for tuning, greedy replies for validation.
+
+Every row of a batch starts with the same tokens: the template's head and the soft prompt. Their keys and values are
+computed once and differentiated through, so a step costs the instructions and replies only. `Prefix.leaves` are those
+keys and values cut off the graph: any number of micro-batches adds to their gradients, and one pass at the end carries
+the sum back to the soft prompt. Memory then grows with the micro-batch, not with the batch, at no extra cost.
+
+The model is only called. No weight, buffer or flag of it is written; gradients are asked for by `torch.autograd.grad`,
+so that not even `.grad` of a weight appears.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from acd_core.backbone import Backbone, cpu_has_fast_bf16
+from acd_core.errors import TuningError
+from acd_core.tuning.objectives import joint_scores
+
+Ids = Sequence[int]
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Keys and values of one prefix: per layer [1, heads, length, head_dim].
+
+    roots hang on the graph of the soft prompt (if there is one); leaves are the same values, cut off it.
+    """
+
+    length: int
+    roots: tuple[Tensor, ...]
+    leaves: tuple[Tensor, ...]
+
+    def cache(self, backbone: Backbone, rows: int) -> DynamicCache:
+        """A cache of `rows` rows that starts with this prefix; gradients flow into `leaves`."""
+        cache = DynamicCache(config=backbone.model.config)
+        for layer in range(len(self.leaves) // 2):
+            keys, values = self.leaves[2 * layer], self.leaves[2 * layer + 1]
+            cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), layer)
+        return cache
+
+
+def prefill(backbone: Backbone, before: Ids, soft: Tensor | None = None, *, fast: bool = False) -> Prefix:
+    """Run `before` ids and then `soft` vectors [n, width] (cast to the model's dtype) once. `fast`: see `autocast`.
+
+    Raises TuningError for models that keep something other than keys and values of every token.
+    """
+    device = backbone.device
+    parts = [backbone.embed(torch.tensor([list(before)], dtype=torch.long, device=device))] if before else []
+    if soft is not None:
+        parts.append(soft.to(device, backbone.dtype).unsqueeze(0))
+    if not parts:
+        return Prefix(0, (), ())
+    embeds = torch.cat(parts, 1)
+    length = int(embeds.shape[1])
+    cache = DynamicCache(config=backbone.model.config)
+    with autocast(backbone, fast):
+        backbone.model(
+            inputs_embeds=embeds,
+            position_ids=torch.arange(length, device=device).unsqueeze(0),
+            attention_mask=torch.ones(1, length, dtype=torch.long, device=device),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+    roots: list[Tensor] = []
+    for layer in cache.layers:
+        keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
+        if keys is None or values is None or keys.shape[-2] != length:
+            raise TuningError(
+                f"{backbone.model_id!r} ({backbone.model_type}) does not keep keys and values of all {length} prompt "
+                "positions in every layer (a recurrent state, shared layers, or a very short window), so a prompt "
+                "cannot be tuned through its cache.",
+                hint="Use a transformer model with ordinary or wide sliding-window attention.",
+            )
+        roots += [keys, values]
+    wanted = soft is not None and soft.requires_grad and torch.is_grad_enabled()
+    leaves = tuple(root.detach().requires_grad_(wanted) for root in roots)
+    return Prefix(length, tuple(roots), leaves)
+
+
+def reply_logits(
+    backbone: Backbone, prefix: Prefix, after: Sequence[Ids], replies: Sequence[Ids], *, width: int, fast: bool = False
+) -> Tensor:
+    """Logits that predict the reply tokens: [B, R, V] with R = `width`, at least the longest reply.
+
+    Row b is prefix + after[b] + replies[b]; entry [b, r] predicts replies[b][r]. Entries past a row's own reply are
+    meaningless (finite) and must be masked. Rows are padded on the right, where causal attention never looks.
+    """
+    rows = [[*head, *reply[:-1]] for head, reply in zip(after, replies)]
+    ids = _pad(rows, backbone.device)
+    first = min(len(head) for head in after) - 1
+    cache = prefix.cache(backbone, len(rows))
+    logits = _forward(backbone, prefix, ids, cache, keep=int(ids.shape[1]) - first, fast=fast)
+    starts = torch.tensor([len(head) - 1 - first for head in after], device=logits.device)
+    at = starts.unsqueeze(1) + torch.arange(width, device=logits.device)
+    at = at.clamp_max(logits.shape[1] - 1)  # past the row's own reply: any entry will do, it is masked
+    return logits.gather(1, at.unsqueeze(-1).expand(-1, -1, logits.shape[-1]))
+
+
+def pad_targets(replies: Sequence[Ids], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Reply ids [B, R] int64 (0 where there is none) and mask [B, R] float32."""
+    targets = _pad(replies, device)
+    lengths = torch.tensor([len(reply) for reply in replies], device=device)
+    mask = torch.arange(targets.shape[1], device=device).unsqueeze(0) < lengths.unsqueeze(1)
+    return targets, mask.float()
+
+
+@torch.no_grad()
+def greedy(
+    backbone: Backbone,
+    safe: Prefix,
+    safe_rows: Sequence[Ids],
+    adversarial: Prefix | None = None,
+    adversarial_rows: Sequence[Ids] | None = None,
+    *,
+    alpha: float = 0.0,
+    max_tokens: int,
+    chunk: int = 64,
+) -> list[list[int]]:
+    """Greedy replies (without the closing token) of the joined scores; alpha 0 or no adversarial prefix is plain.
+
+    The same rule as the engine's, in a loop that serves tuning: all rows at once, no prefix beyond what is given.
+    """
+    replies: list[list[int]] = []
+    for start in range(0, len(safe_rows), chunk):
+        part = slice(start, start + chunk)
+        streams = [_Stream(backbone, safe, safe_rows[part])]
+        if alpha > 0.0 and adversarial is not None and adversarial_rows is not None:
+            streams.append(_Stream(backbone, adversarial, adversarial_rows[part]))
+        replies += _greedy_chunk(backbone, streams, alpha, max_tokens)
+    return replies
+
+
+def _greedy_chunk(backbone: Backbone, streams: list[_Stream], alpha: float, max_tokens: int) -> list[list[int]]:
+    logits = [stream.start() for stream in streams]
+    rows = int(logits[0].shape[0])
+    replies: list[list[int]] = [[] for _ in range(rows)]
+    going = [True] * rows
+    for step in range(max_tokens):
+        scores = logits[0].float() if len(logits) == 1 else joint_scores(logits[0], logits[1], alpha)
+        tokens = scores.argmax(-1)
+        for row, token in enumerate(tokens.tolist()):
+            going[row] = going[row] and token not in backbone.eos_ids
+            if going[row]:
+                replies[row].append(token)
+        if not any(going) or step + 1 == max_tokens:
+            break
+        logits = [stream.step(tokens) for stream in streams]
+    return replies
+
+
+class _Stream:
+    """Rows under one prefix while they are decoded."""
+
+    def __init__(self, backbone: Backbone, prefix: Prefix, rows: Sequence[Ids]) -> None:
+        self._backbone, self._prefix = backbone, prefix
+        self._ids = _pad(rows, backbone.device)
+        self._cache = prefix.cache(backbone, len(rows))
+        self._lengths = torch.tensor([len(row) for row in rows], device=backbone.device)
+        seen = torch.arange(self._ids.shape[1], device=backbone.device).unsqueeze(0) < self._lengths.unsqueeze(1)
+        self._mask = torch.cat([seen.new_ones(len(rows), prefix.length), seen], 1).long()
+
+    def start(self) -> Tensor:
+        """Logits [B, V] after each row's last token."""
+        first = int(self._lengths.min()) - 1
+        logits = _forward(self._backbone, self._prefix, self._ids, self._cache, keep=int(self._ids.shape[1]) - first)
+        at = (self._lengths - 1 - first).view(-1, 1, 1).expand(-1, 1, logits.shape[-1])
+        return logits.gather(1, at).squeeze(1)
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Logits [B, V] after one more token a row."""
+        self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._mask), 1)], 1)
+        positions = (self._prefix.length + self._lengths).unsqueeze(1)
+        self._lengths = self._lengths + 1
+        logits: Tensor = self._backbone.model(
+            inputs_embeds=self._backbone.embed(tokens.unsqueeze(1)),
+            position_ids=positions,
+            attention_mask=self._mask,
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits
+        return logits[:, -1]
+
+
+def _forward(
+    backbone: Backbone, prefix: Prefix, ids: Tensor, cache: DynamicCache, *, keep: int, fast: bool = False
+) -> Tensor:
+    """Logits [B, keep, V] of right-padded `ids` [B, L] behind `prefix`."""
+    rows, length = ids.shape
+    positions = prefix.length + torch.arange(length, device=ids.device)
+    with autocast(backbone, fast):
+        logits: Tensor = backbone.model(
+            inputs_embeds=backbone.embed(ids),
+            position_ids=positions.unsqueeze(0).expand(rows, -1),
+            attention_mask=torch.ones(rows, prefix.length + length, dtype=torch.long, device=ids.device),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=keep,
+        ).logits
+    return logits[:, -keep:]
+
+
+@contextlib.contextmanager
+def autocast(backbone: Backbone, fast: bool) -> Iterator[None]:
+    """With `fast`, bf16 arithmetic for a float32 model where the device is quick at it. Models in half precision need
+    no help, and float64 models (gradient checks) stay exact. Decoding stays as the engine does it: not `fast`."""
+    quick = backbone.device.type == "cuda" and torch.cuda.is_bf16_supported()
+    quick = quick or (backbone.device.type == "cpu" and cpu_has_fast_bf16())
+    if fast and backbone.dtype == torch.float32 and quick:
+        with torch.autocast(backbone.device.type, dtype=torch.bfloat16):
+            yield
+    else:
+        yield
+
+
+def shared_start(rows: Sequence[Ids]) -> int:
+    """How many leading ids all rows have in common, leaving at least one id to every row."""
+    limit = min(len(row) for row in rows) - 1
+    for index in range(limit):
+        if any(row[index] != rows[0][index] for row in rows):
+            return index
+    return limit
+
+
+def _pad(rows: Sequence[Ids], device: torch.device) -> Tensor:
+    longest = max(len(row) for row in rows)
+    return torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], dtype=torch.long, device=device)

@@ -1,0 +1,530 @@
+"""Opposite Prompt Optimization: tune the two soft prompts of a pair on a frozen model.
+
+`tune` is the whole recipe: anchor pairs (generated if none are given), initialisation from two manual texts, steps of
+AdamW on the prompts alone, a validation curve by decoding, the choice of the best point and of alpha under a stated
+rule, and a saved pair. Prompts are float32 whatever the model is. A killed run continues where it was and ends in the
+same result; a half-written pair cannot come about.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Union
+
+import torch
+from torch import Tensor
+
+from acd_core import prompts as texts
+from acd_core.backbone import Backbone
+from acd_core.chat import Chat
+from acd_core.errors import TuningError, UsageError
+from acd_core.pair import PromptPair
+from acd_core.tuning import anchors as anchor_data
+from acd_core.tuning.anchors import AnchorPair, Instruction
+from acd_core.tuning.checkpoint import Checkpoint, write_beside
+from acd_core.tuning.examples import Batches, Encoder, Example
+from acd_core.tuning.gradients import PROMPTS, StepGradients, step_gradients
+from acd_core.tuning.objectives import DEFAULT_OBJECTIVE, Class, Objective, get_objective
+from acd_core.tuning.progress import Bar
+from acd_core.tuning.streams import Prefix, prefill, shared_start
+from acd_core.tuning.validation import RULES, Point, Validator, rank
+
+if TYPE_CHECKING:
+    from acd_core.lm import ContrastiveLM
+
+Model = Union[str, Backbone, "ContrastiveLM"]
+Pairs = Union[str, "os.PathLike[str]", Sequence[AnchorPair], None]
+Instructions = Sequence[Instruction]
+
+CHECKPOINT_EVERY = 10
+MAX_BAD_STEPS = 5
+"""Steps in a row without finite gradients after which the run gives up."""
+
+
+_LEAST = {
+    "steps": 1,
+    "batch": 3,
+    "reply_tokens": 1,
+    "validate_every": 1,
+    "validation_tokens": 1,
+    "warmup": 0,
+    "patience": 0,
+}
+
+
+@dataclass(frozen=True)
+class TuneSettings:
+    """How a run goes. Everything here, with the anchors and the model, fixes the result.
+
+    steps, batch (rows a step), seed. lr: step size as a share of the root mean square of the initial vectors, so that
+    one value suits models of any embedding scale. warmup: steps of linear rise; then half a cosine down to a tenth.
+    reply_tokens: supervised tokens of a reply. validate_every: steps between points of the validation curve.
+    patience: points without improvement after which the run stops (0: never). margin: see `Objective.selection`.
+    clip: largest gradient norm of one prompt. micro: rows in memory at a time (None: all, halved when memory runs out).
+    """
+
+    steps: int = 120
+    lr: float = 0.1
+    batch: int = 32
+    seed: int = 0
+    warmup: int = 10
+    reply_tokens: int = 24
+    validate_every: int = 20
+    validation_tokens: int = 20
+    patience: int = 0
+    margin: float = 0.02
+    clip: float = 1.0
+    weight_decay: float = 0.0
+    micro: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in _LEAST.items():
+            if getattr(self, name) < least:
+                raise UsageError(f"{name} is {getattr(self, name)!r}; it must be at least {least}.")
+        if not (math.isfinite(self.lr) and self.lr > 0.0):
+            raise UsageError(f"lr is {self.lr!r}; it must be above 0.", hint="The default is --lr 0.1.")
+        if self.micro is not None and self.micro < 1:
+            raise UsageError(f"micro is {self.micro!r}; it must be at least 1.")
+
+    def rate(self, step: int) -> float:
+        """The learning rate of step `step` (from 0), as a share of the initial vectors' size."""
+        if step < self.warmup:
+            return self.lr * (step + 1) / self.warmup
+        done = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.lr * (0.1 + 0.9 * 0.5 * (1.0 + math.cos(math.pi * done)))
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """The tuned pair, what happened on the way (see `history.json`), and the folder it was saved to, if any."""
+
+    pair: PromptPair
+    history: dict[str, Any]
+    path: Path | None = None
+    validation: Point | None = None
+    plain: Point | None = None
+
+
+@dataclass
+class _State:
+    """Everything a resumed run needs; tensors on the model's device, float32."""
+
+    prompts: dict[str, Tensor]
+    optimizer: torch.optim.AdamW
+    step: int = 0
+    best_step: int = -1
+    best: dict[str, Tensor] = field(default_factory=dict)
+    steps: list[dict[str, float]] = field(default_factory=list)
+    curve: list[Point] = field(default_factory=list)
+    plain: Point | None = None
+    seconds: float = 0.0
+    bad: int = 0
+
+
+def tune(
+    model: Model,
+    anchors: Pairs = None,
+    *,
+    objective: str | Objective = DEFAULT_OBJECTIVE,
+    out: str | os.PathLike[str] | None = None,
+    validation: tuple[Instructions, Instructions] | None = None,
+    judge: Any = None,
+    resume: bool = True,
+    progress: bool = True,
+    on_point: Callable[[Point], None] | None = None,
+    **settings: Any,
+) -> TuneResult:
+    """Tune a pair for `model` and, with `out`, save it there.
+
+    model: a model id or folder, a Backbone, or a ContrastiveLM (needed only where anchors are generated).
+    anchors: pairs, a JSONL file of pairs, or None to generate them from the bundled instructions. They are kept, to be
+    inspected and corrected, in `<out>.tuning/anchors.jsonl`. validation: (harmless, harmful) instructions that tuning
+    never learns from; default the bundled 40 and 40. judge: default RefusalJudge. `settings`: see TuneSettings.
+    resume: continue a killed run with the same settings, anchors and model from `<out>.tuning/`.
+    on_point: called with every point of the validation curve.
+    Raises TuningError (too few anchors, a model that cannot be tuned, divergence) and UsageError (impossible settings).
+    """
+    chosen, plan = _settings(settings), get_objective(objective)
+    name = objective if isinstance(objective, str) else "custom"
+    backbone, lm = _open(model)
+    target = Path(out) if out is not None else None
+    if target is not None and target.exists() and not (target.is_dir() and _replaceable(target)):
+        raise TuningError(
+            f"{str(target)!r} exists and is not a prompt pair; it will not be overwritten.",
+            hint="Choose another --out folder.",
+        )
+    work = target.with_name(f"{target.name}.tuning") if target is not None else None
+    pairs = _pairs(anchors, lm, backbone, work, judge, chosen.seed, progress)
+    judge = anchor_data.default_judge() if judge is None else judge
+    safe, unsafe = validation or (
+        anchor_data.bundled_instructions("validation_safe"),
+        anchor_data.bundled_instructions("validation_unsafe"),
+    )
+    _check_validation(pairs, safe, unsafe)
+    split = anchor_data.split_pairs(pairs)
+    anchor_data.check_split(split, plan)
+    run = _Run(backbone, plan, chosen, split, Validator, (safe, unsafe), judge, work, name, anchor_data.digest(pairs))
+    return run.go(target, resume, progress, on_point)
+
+
+class _Run:
+    """One run of `tune`, its parts at hand."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        plan: Objective,
+        settings: TuneSettings,
+        split: anchor_data.AnchorSplit,
+        validator: type[Validator],
+        validation: tuple[Instructions, Instructions],
+        judge: Any,
+        work: Path | None,
+        name: str,
+        anchors: str,
+    ) -> None:
+        self.backbone, self.plan, self.settings, self.split = backbone, plan, settings, split
+        self.encoder = Encoder(backbone, Chat(backbone.tokenizer))
+        self.classes = self.encoder.classes(split, plan, settings.reply_tokens)
+        self.batches = Batches(self.classes, settings.batch, settings.seed)
+        self.plain_prefix = self._plain_prefix(self.classes)
+        self.validator = validator(
+            backbone, self.encoder, validation[0], validation[1], judge, settings.validation_tokens
+        )
+        self.checkpoint = work / "checkpoint.safetensors" if work is not None else None
+        self.micro = settings.micro or settings.batch
+        judged = f"{anchor_data.judge_name(judge)} {getattr(judge, 'version', '')}".strip()
+        self.identity: dict[str, Any] = {
+            "objective": name,
+            "terms": [asdict(term) for term in plan.terms],
+            "alpha": plan.alpha,
+            "settings": asdict(settings),
+            "anchors": anchors,
+            "fingerprint": backbone.fingerprint,
+            "dtype": str(backbone.dtype).removeprefix("torch."),
+            "judge": judged,
+        }
+
+    # -- the course of a run ------------------------------------------------------------------------------------------
+
+    def go(
+        self, target: Path | None, resume: bool, progress: bool, on_point: Callable[[Point], None] | None
+    ) -> TuneResult:
+        started = time.monotonic()
+        with Bar("Tuning the pair", self.settings.steps, shown=progress, unit=" steps/s") as bar:
+            state = self._start(resume, bar)
+            before = state.seconds
+            bar.advance(state.step)
+            try:
+                while state.step < self.settings.steps and not self._tired(state):
+                    losses = self._step(state)
+                    state.step += 1
+                    state.seconds = before + time.monotonic() - started
+                    if state.step % self.settings.validate_every == 0 or state.step == self.settings.steps:
+                        self._measure(state, on_point)
+                    if state.step % CHECKPOINT_EVERY == 0:
+                        self._save(state)
+                    bar.advance(1, _figures(losses, state))
+            except KeyboardInterrupt:
+                # An interrupt may fall between the two prompts' updates; the last checkpoint on disk is whole.
+                bar.say("Interrupted. The same command continues from the last checkpoint.")
+                raise
+            self._save(state)
+            point = self._choose_alpha(state)
+            state.seconds = before + time.monotonic() - started
+        return self._finish(state, point, target)
+
+    def _start(self, resume: bool, bar: Bar) -> _State:
+        """The state to go on from: a checkpoint of the very same run, or the initial texts."""
+        initial = {
+            "safe": self._embed(texts.INIT_SAFE),
+            "adversarial": self._embed(texts.INIT_ADVERSARIAL),
+        }
+        groups = [
+            {"params": [prompt], "scale": float(prompt.detach().square().mean().sqrt())} for prompt in initial.values()
+        ]
+        optimizer = torch.optim.AdamW(
+            groups, lr=self.settings.lr, betas=(0.9, 0.99), weight_decay=self.settings.weight_decay
+        )
+        state = _State(initial, optimizer)
+        found = Checkpoint.read(self.checkpoint) if resume and self.checkpoint is not None else None
+        if found is not None:
+            differing = [key for key, value in self.identity.items() if found.document["identity"].get(key) != value]
+            if differing:
+                bar.say(f"The unfinished run differs in {', '.join(differing)}: starting anew.")
+            else:
+                self._restore(state, found)
+                bar.say(f"Continuing at step {state.step} of {self.settings.steps}.")
+        if state.plain is None:
+            state.plain = self.validator.measure_plain()
+        return state
+
+    def _embed(self, text: str) -> Tensor:
+        ids = torch.tensor(Chat(self.backbone.tokenizer).encode_text(text), dtype=torch.long)
+        with torch.no_grad():
+            vectors = self.backbone.embed(ids)
+        precision = torch.float64 if vectors.dtype == torch.float64 else torch.float32
+        return vectors.detach().to(precision).clone().requires_grad_(True)
+
+    def _step(self, state: _State) -> dict[str, float]:
+        """One update of both prompts. Steps without finite gradients are skipped; several in a row end the run."""
+        settings = self.settings
+        found = self._gradients(state)
+        rate = settings.rate(state.step)
+        state.steps.append({"step": float(state.step + 1), "rate": rate, **found.losses})
+        if not found.finite:
+            state.bad += 1
+            if state.bad >= MAX_BAD_STEPS:
+                raise TuningError(
+                    f"The losses were not finite in {state.bad} steps in a row (the last: step {state.step + 1}).",
+                    hint=f"Lower the step size (now --lr {settings.lr}), or load the model with --dtype float32.",
+                )
+            return found.losses
+        state.bad = 0
+        for group, name in zip(state.optimizer.param_groups, PROMPTS):
+            grad = found.grads[name]
+            norm = float(grad.norm())
+            state.prompts[name].grad = grad * min(1.0, settings.clip / (norm + 1e-12))
+            group["lr"] = rate * group["scale"]
+        state.optimizer.step()
+        state.optimizer.zero_grad(set_to_none=True)
+        return found.losses
+
+    def _gradients(self, state: _State) -> StepGradients:
+        rows = self.batches.rows(state.step)
+        while True:
+            try:
+                return step_gradients(
+                    self.backbone,
+                    self.plan,
+                    self.encoder.before,
+                    state.prompts,
+                    rows,
+                    micro=self.micro,
+                    plain=self.plain_prefix,
+                )
+            except torch.OutOfMemoryError:
+                if self.micro == 1:
+                    raise TuningError(
+                        "The device has no room even for one row with its gradients.",
+                        hint="Load the model in bf16, lower --reply-tokens, or use a larger device.",
+                    ) from None
+                self.micro = max(1, self.micro // 2)
+                torch.cuda.empty_cache()
+
+    def _measure(self, state: _State, on_point: Callable[[Point], None] | None) -> None:
+        prompts = state.prompts
+        point = self.validator.measure(prompts["safe"], prompts["adversarial"], self.plan.alpha, state.step)
+        known = self._best(state)
+        state.curve.append(point)
+        if known is None or self._rank(point, state) > self._rank(known, state):
+            state.best_step = point.step
+            state.best = {name: prompt.detach().clone() for name, prompt in prompts.items()}
+        if on_point is not None:
+            on_point(point)
+
+    def _best(self, state: _State) -> Point | None:
+        return next((point for point in state.curve if point.step == state.best_step), None)
+
+    def _rank(self, point: Point, state: _State) -> tuple[float, ...]:
+        assert state.plain is not None
+        return rank(point, self.plan.selection, state.plain, self.settings.margin)
+
+    def _tired(self, state: _State) -> bool:
+        since = sum(point.step > state.best_step for point in state.curve)
+        return bool(self.settings.patience) and since >= self.settings.patience
+
+    def _choose_alpha(self, state: _State) -> Point:
+        """The best point's prompts at every alpha of the objective; the rule that chose the point chooses alpha."""
+        chosen = self._best(state)
+        assert chosen is not None
+        for alpha in self.plan.alphas:
+            if alpha == chosen.alpha:
+                continue
+            point = self.validator.measure(state.best["safe"], state.best["adversarial"], alpha, chosen.step)
+            state.curve.append(point)
+        tried = [point for point in state.curve if point.step == chosen.step]
+        return max(tried, key=lambda point: (*self._rank(point, state), point == chosen))
+
+    def _finish(self, state: _State, point: Point, target: Path | None) -> TuneResult:
+        assert state.plain is not None
+        history = {
+            **self.identity,
+            "model": self.backbone.model_id,
+            "revision": self.backbone.revision,
+            "counts": self.split.counts,
+            "selection": RULES[self.plan.selection],
+            "margin": self.settings.margin,
+            "plain": state.plain.as_dict(),
+            "chosen": point.as_dict(),
+            "validation": [item.as_dict() for item in state.curve],
+            "steps": state.steps,
+            "seconds": round(state.seconds, 2),
+        }
+        pair = PromptPair.from_tensors(
+            state.best["safe"],
+            state.best["adversarial"],
+            backbone=self.backbone,
+            alpha=point.alpha,
+            metrics=_metrics(history, self.settings, point, state.plain),
+        )
+        if target is not None:
+            pair.save(target)
+            write_beside(target / "history.json", (json.dumps(history, indent=1) + "\n").encode())
+            if self.checkpoint is not None:
+                self.checkpoint.unlink(missing_ok=True)
+                _remove_if_empty(self.checkpoint.parent)
+        return TuneResult(pair, history, target, point, state.plain)
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------------
+
+    def _save(self, state: _State) -> None:
+        if self.checkpoint is None:
+            return
+        tensors = {f"prompt.{name}": prompt for name, prompt in state.prompts.items()}
+        tensors.update({f"best.{name}": prompt for name, prompt in state.best.items()})
+        for name, prompt in state.prompts.items():
+            for key, value in state.optimizer.state.get(prompt, {}).items():
+                tensors[f"adam.{name}.{key}"] = torch.as_tensor(value)
+        Checkpoint(
+            tensors,
+            {
+                "identity": self.identity,
+                "step": state.step,
+                "best_step": state.best_step,
+                "steps": state.steps,
+                "curve": [point.as_dict() for point in state.curve],
+                "plain": state.plain.as_dict() if state.plain else None,
+                "seconds": state.seconds,
+                "bad": state.bad,
+            },
+        ).write(self.checkpoint)
+
+    def _restore(self, state: _State, found: Checkpoint) -> None:
+        document, device = found.document, self.backbone.device
+        for name, prompt in state.prompts.items():
+            with torch.no_grad():
+                prompt.copy_(found.tensors[f"prompt.{name}"])
+            moments = {
+                key.removeprefix(f"adam.{name}."): value
+                for key, value in found.tensors.items()
+                if key.startswith(f"adam.{name}.")
+            }
+            if moments:
+                state.optimizer.state[prompt] = {
+                    key: value if key == "step" else value.to(device) for key, value in moments.items()
+                }
+            if f"best.{name}" in found.tensors:
+                state.best[name] = found.tensors[f"best.{name}"].to(device)
+        state.step, state.best_step, state.bad = document["step"], document["best_step"], document["bad"]
+        state.steps, state.seconds = list(document["steps"]), document["seconds"]
+        state.curve = [Point(**point) for point in document["curve"]]
+        state.plain = Point(**document["plain"]) if document["plain"] else None
+
+    def _plain_prefix(self, classes: Mapping[Class, Sequence[Example]]) -> Prefix | None:
+        """What all layouts without system text start with, run once; None where no loss looks at the plain model."""
+        rows = [
+            example.request.plain
+            for name, examples in classes.items()
+            if "plain" in self.plan.streams(name)
+            for example in examples
+        ]
+        if not rows:
+            return None
+        with torch.no_grad():
+            return prefill(self.backbone, rows[0][: shared_start(rows)], fast=True)
+
+
+def _settings(given: Mapping[str, Any]) -> TuneSettings:
+    known = TuneSettings.__dataclass_fields__
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise UsageError(f"Unknown tuning setting {unknown[0]!r}.", hint=f"Settings: {', '.join(known)}.")
+    return TuneSettings(**given)
+
+
+def _open(model: Model) -> tuple[Backbone, ContrastiveLM | None]:
+    if isinstance(model, str):
+        return Backbone.load(model), None
+    if isinstance(model, Backbone):
+        return model, None
+    return model.backbone, model
+
+
+def _pairs(
+    anchors: Pairs,
+    lm: ContrastiveLM | None,
+    backbone: Backbone,
+    work: Path | None,
+    judge: Any,
+    seed: int,
+    progress: bool,
+) -> tuple[AnchorPair, ...]:
+    if isinstance(anchors, (str, os.PathLike)):
+        return anchor_data.load_pairs(anchors)
+    if anchors is not None:
+        return tuple(anchors)
+    from acd_core.lm import ContrastiveLM
+
+    out = work / "anchors.jsonl" if work is not None else None
+    if lm is not None:
+        return anchor_data.generate_anchors(lm, out=out, judge=judge, seed=seed, progress=progress)
+    with ContrastiveLM.from_model(backbone.model, backbone.tokenizer, model_id=backbone.model_id) as own:
+        return anchor_data.generate_anchors(own, out=out, judge=judge, seed=seed, progress=progress)
+
+
+def _check_validation(pairs: Sequence[AnchorPair], safe: Instructions, unsafe: Instructions) -> None:
+    if not safe or not unsafe:
+        raise TuningError("The validation split needs harmless and harmful instructions, at least one of each.")
+    learnt = tuple({pair.id: Instruction(pair.id, pair.text) for pair in pairs}.values())
+    anchor_data.check_disjoint(
+        {"the anchors": learnt, "the harmless validation split": safe, "the harmful validation split": unsafe}
+    )
+
+
+def _replaceable(target: Path) -> bool:
+    return (target / "pair.json").is_file() or not any(target.iterdir())
+
+
+def _remove_if_empty(folder: Path) -> None:
+    if folder.is_dir() and not any(folder.iterdir()):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _figures(losses: Mapping[str, float], state: _State) -> str:
+    shown = f"loss {losses['total']:.3f}"
+    if state.curve:
+        point = state.curve[-1]
+        shown += f"  harmless {point.harmless_rate:.2f}  over-refusal {point.over_refusal:.2f}"
+    return shown
+
+
+def _metrics(history: Mapping[str, Any], settings: TuneSettings, point: Point, plain: Point) -> dict[str, Any]:
+    return {
+        "objective": history["objective"],
+        "steps": settings.steps,
+        "chosen_step": point.step,
+        "learning_rate": settings.lr,
+        "batch": settings.batch,
+        "seed": settings.seed,
+        "seconds": history["seconds"],
+        "anchors": history["anchors"],
+        "anchor_counts": history["counts"],
+        "judge": history["judge"],
+        "validation_harmless_rate": point.harmless_rate,
+        "validation_over_refusal": point.over_refusal,
+        "validation_plain_harmless_rate": plain.harmless_rate,
+        "validation_plain_over_refusal": plain.over_refusal,
+        "alpha": point.alpha,
+        "selection": history["selection"],
+        "margin": settings.margin,
+        "revision": history["revision"],
+        "curve": history["validation"],
+    }
