@@ -54,6 +54,7 @@ class Backbone:
         self.context_length: int = _context_length(self.config, tokenizer)
         self.eos_ids: frozenset[int] = _eos_ids(model, tokenizer)
         self._fingerprint: str | None = None
+        self.attached: dict[str, object] = {}  # what lives exactly as long as this backbone: its engine and chat
 
     @classmethod
     def load(cls, model: str, *, revision: str | None = None, dtype: str = "auto", device: str = "auto") -> Backbone:

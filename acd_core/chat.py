@@ -67,9 +67,9 @@ class Chat:
                 hint="Use an instruction-tuned model, or set tokenizer.chat_template before ContrastiveLM.from_model.",
             )
         # Encoding plain text flips a switch inside the tokenizer; on a shared one that is a race and a mutation.
-        self._tokenizer = copy.deepcopy(tokenizer)
+        self.tokenizer = copy.deepcopy(tokenizer)
         self._lock = threading.Lock()
-        self._control = _control_pattern(self._tokenizer)
+        self._control = _control_pattern(self.tokenizer)
         self.supports_system_role = self._keeps_system_text()
         self.merges_roles = not self._renders([_user("a"), _user("b")])
         self.renders_tools = self._shows_tools()
@@ -150,7 +150,7 @@ class Chat:
         continues = bool(messages[-1].get("prefix"))
         plain = [{key: value for key, value in message.items() if key != "prefix"} for message in messages]
         try:
-            rendered = self._tokenizer.apply_chat_template(
+            rendered = self.tokenizer.apply_chat_template(
                 plain,
                 tools=[self._mark(dict(tool)) for tool in tools] or None,
                 tokenize=False,
@@ -177,7 +177,7 @@ class Chat:
 
     def _encode(self, text: str) -> tuple[int, ...]:
         with self._lock:
-            return tuple(encode_marked_chat(self._tokenizer, text))
+            return tuple(encode_marked_chat(self.tokenizer, text))
 
     def _encode_tail(self, text: str) -> tuple[int, ...]:
         """Encode what follows the slot: not the start of a text, so no SentencePiece prefix space."""
@@ -189,7 +189,7 @@ class Chat:
 
     def _keeps_system_text(self) -> bool:
         try:
-            text = self._tokenizer.apply_chat_template(
+            text = self.tokenizer.apply_chat_template(
                 [{"role": "system", "content": _SLOT}, _user("probe")], tokenize=False, add_generation_prompt=True
             )
         except Exception:
@@ -198,14 +198,14 @@ class Chat:
 
     def _renders(self, messages: list[dict[str, Any]]) -> bool:
         try:
-            self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         except Exception:
             return False
         return True
 
     def _shows_tools(self) -> bool:
         try:
-            text = self._tokenizer.apply_chat_template(
+            text = self.tokenizer.apply_chat_template(
                 [_user("probe")], tools=[_PROBE_TOOL], tokenize=False, add_generation_prompt=True
             )
         except Exception:

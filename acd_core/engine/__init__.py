@@ -1,0 +1,6 @@
+"""In-flight batching of branch pairs: one thread owns the model and its KV cache."""
+
+from acd_core.engine.request import Branch, Matcher, Reply, Request, TextStream, soft_branch
+from acd_core.engine.scheduler import Counters, Engine, EngineOptions
+
+__all__ = ["Branch", "Counters", "Engine", "EngineOptions", "Matcher", "Reply", "Request", "TextStream", "soft_branch"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, Union
 
@@ -158,10 +158,11 @@ class TextStream:
     The pieces add up to the decoded reply, cut before the first stop string.
     """
 
-    def __init__(self, tokenizer: Any, stops: Sequence[str] = (), *, keep_special: bool = False) -> None:
+    def __init__(self, tokenizer: Any, stops: Sequence[str] = (), hidden_ids: Container[int] = ()) -> None:
+        """hidden_ids: tokens whose text is never part of the reply (special tokens, but for tool-call marks)."""
         self._tokenizer = tokenizer
         self._stops = tuple(stops)
-        self._keep_special = keep_special
+        self._hidden = hidden_ids
         self._ids: list[int] = []
         self._window = 0  # decoding starts here: far enough back for the tokenizer's own context
         self._read = 0  # ids before this one are in `_held` or were given out
@@ -170,6 +171,8 @@ class TextStream:
 
     def push(self, token: int) -> str:
         """The text that is certain after `token`: possibly empty, possibly ending the reply (see `stopped_by`)."""
+        if token in self._hidden:
+            return ""
         self._ids.append(token)
         text = self._new_text(final=False)
         return self._release(text, final=False) if text else ""
@@ -182,7 +185,7 @@ class TextStream:
 
     def _decode(self, ids: Sequence[int]) -> str:
         text: str = self._tokenizer.decode(
-            list(ids), skip_special_tokens=not self._keep_special, clean_up_tokenization_spaces=False
+            list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
         return text
 

@@ -1,0 +1,69 @@
+"""Which row of the cache belongs to whom: decoding rows compacted at the front, a group being prefilled behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from acd_core.engine.cache import SlotCache
+from acd_core.engine.request import Request
+from acd_core.engine.step import Row
+
+
+class RowTable:
+    """decoding: rows whose slot is their index. filling: rows of the group being prefilled, in slots behind those."""
+
+    def __init__(self, cache: SlotCache) -> None:
+        self.cache = cache
+        self.decoding: list[Row] = []
+        self.filling: list[Row] = []
+
+    def __len__(self) -> int:
+        return len(self.decoding) + len(self.filling)
+
+    def open(self, request: Request) -> list[Row]:
+        """New rows for `request` at the end of the group."""
+        rows = [Row(request, "kept", len(self))]
+        if request.rows_needed == 2:
+            rows.append(Row(request, "other", len(self) + 1))
+        self.filling.extend(rows)
+        return rows
+
+    def settle(self) -> list[Row]:
+        """Move the filled group behind the decoding rows, where it joins them; returns its rows."""
+        group, self.filling = self.filling, []
+        for row in group:  # ascending slots, targets never above them: nothing is overwritten before it was moved
+            self._move(row, len(self.decoding))
+            self.decoding.append(row)
+        return group
+
+    def release(self, requests: Sequence[Request]) -> None:
+        """Free every row of `requests`."""
+        gone = {id(request) for request in requests}
+        if not gone:
+            return
+        if any(id(row.request) in gone for row in self.filling):
+            first = self.filling[0].slot
+            self.filling = [row for row in self.filling if id(row.request) not in gone]
+            for index, row in enumerate(self.filling):
+                self._move(row, first + index)
+        self._free([row for row in self.decoding if id(row.request) in gone])
+
+    def release_uncontrasted(self) -> None:
+        """Free the second rows of requests whose contrast is over."""
+        self._free([row for row in self.decoding if row.side == "other" and not row.request.contrasting])
+
+    def clear(self) -> None:
+        self.decoding, self.filling = [], []
+
+    def _free(self, rows: Sequence[Row]) -> None:
+        """Fill each hole with the last row."""
+        for row in sorted(rows, key=lambda freed: -freed.slot):
+            last = self.decoding.pop()
+            if last is not row:
+                self._move(last, row.slot)
+                self.decoding[row.slot] = last
+
+    def _move(self, row: Row, slot: int) -> None:
+        if row.slot != slot:
+            self.cache.copy_row(row.slot, slot, row.length)
+            row.slot = slot

@@ -1,0 +1,474 @@
+"""The engine: one thread owns the model and its cache; any thread or event loop may submit.
+
+Each round of the loop: 1) drop what was cancelled or is too late, 2) admit what fits, 3) one chunk of prefill, 4) one
+decode step for every running row, 5) hand out tokens, 6) free the rows of what ended.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from acd_core.backbone import Backbone
+from acd_core.engine.cache import SlotCache
+from acd_core.engine.prefix import PrefixStore
+from acd_core.engine.request import Request
+from acd_core.engine.rows import RowTable
+from acd_core.engine.step import Row, Stepper, choose
+from acd_core.errors import (
+    ContextLengthError,
+    DeadlineError,
+    EngineClosedError,
+    OutOfMemoryError,
+    QueueFullError,
+)
+
+IDLE_SECONDS = 5.0
+"""An engine thread without work ends after this long; the next request starts a new one."""
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """Limits of one engine.
+
+    max_rows: rows in one forward (a contrasted request holds two). max_cache_bytes: KV buffers; None takes half of what
+    is free at the first request. prefill_tokens: prompt tokens computed between two decode steps. prefix_bytes: the
+    prefix store's budget, 0 switches it off. max_queue: waiting requests before QueueFullError.
+    """
+
+    max_rows: int = 64
+    max_cache_bytes: int | None = None
+    prefill_tokens: int = 1024
+    prefix_bytes: int = 256 * 2**20
+    max_queue: int = 4096
+
+
+@dataclass
+class Counters:
+    """What the engine did since it was made."""
+
+    prefill_forwards: int = 0
+    decode_forwards: int = 0
+    decoded_rows: int = 0
+    prefilled_tokens: int = 0
+    finished: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    most_rows: int = 0
+    out_of_memory: int = 0
+
+
+class Engine:
+    """Serves requests over one backbone. Nothing runs and nothing is allocated before the first `submit`."""
+
+    def __init__(self, backbone: Backbone, options: EngineOptions | None = None) -> None:
+        self.backbone = backbone
+        self.options = options or EngineOptions()
+        self.counters = Counters()
+        self.prefixes = PrefixStore(self.options.prefix_bytes)
+        self._cache = SlotCache()
+        self._stepper = Stepper(backbone, self._cache)
+        self._rows = RowTable(self._cache)
+        self._row_limit = self.options.max_rows
+        self._byte_limit = self.options.max_cache_bytes
+        self._running: list[Request] = []
+        self._filling: list[Request] = []
+        self._waiting: deque[Request] = deque()
+        self._lock = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        _engines.add(self)
+
+    # -- any thread -------------------------------------------------------------------------------------------------
+
+    def submit(self, request: Request) -> None:
+        """Queue `request`; its sink hears the rest. Raises EngineClosedError, QueueFullError or ContextLengthError."""
+        limit = self.backbone.context_length
+        if request.longest > limit:
+            raise ContextLengthError(
+                f"The prompt takes {request.longest - request.max_tokens} positions and {request.max_tokens} new "
+                f"tokens were asked for, but the model's context holds {limit}.",
+                hint="Shorten the conversation or lower max_tokens.",
+            )
+        with self._lock:
+            if self._closed:
+                raise EngineClosedError("The engine is closed.", hint="Make a new ContrastiveLM.")
+            if len(self._waiting) >= self.options.max_queue:
+                raise QueueFullError(
+                    f"{len(self._waiting)} requests are waiting already (max_queue).",
+                    hint="Retry later, or raise max_queue in EngineOptions.",
+                )
+            self._waiting.append(request)
+            if self._thread is None:
+                self._thread = threading.Thread(target=_serve, args=(self,), name="acd-engine", daemon=True)
+                self._thread.start()
+            self._lock.notify_all()
+
+    def cancel(self, request: Request) -> None:
+        """Ask for `request` to end; its rows are free within one step. Safe at any time, also twice."""
+        with self._lock:
+            request.cancelled = True
+            self._lock.notify_all()
+
+    def close(self, *, drain: bool = False, timeout: float | None = None) -> None:
+        """Stop serving: with `drain` once everything submitted is answered, else failing it with EngineClosedError."""
+        with self._lock:
+            self._closed = True
+            if not drain:
+                for request in self._all():
+                    request.cancelled = True
+            thread = self._thread
+            self._lock.notify_all()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout)
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    @property
+    def active_rows(self) -> int:
+        """Rows that hold cache right now."""
+        return len(self._rows)
+
+    @property
+    def queued(self) -> int:
+        """Requests that wait for rows."""
+        return len(self._waiting)
+
+    # -- the engine thread ------------------------------------------------------------------------------------------
+
+    def _round(self) -> bool:
+        """One round of the loop; False when the thread should end."""
+        with self._lock:
+            if not self._all():
+                if not self._closed:
+                    self._lock.wait(IDLE_SECONDS)
+                if not self._waiting:
+                    self._thread = None
+                    return False
+        self._drop_ended()
+        self._admit()
+        if self._filling:
+            self._guarded(self._prefill, self._filling)
+        if self._running:
+            self._guarded(self._decode, self._running)
+        return True
+
+    def _all(self) -> list[Request]:
+        return [*self._waiting, *self._filling, *self._running]
+
+    def _guarded(self, work: Callable[[], None], involved: Sequence[Request]) -> None:
+        """Run one forward's work; its failure fails the requests in it and no others."""
+        involved = list(involved)
+        try:
+            work()
+        except Exception as error:
+            if _is_out_of_memory(error):
+                self._shrink(error)
+                return
+            self._fail(involved, error)
+
+    def _fail(self, requests: Sequence[Request], error: BaseException) -> None:
+        for request in requests:
+            if not request.done:
+                request.fail(error)
+                self.counters.failed += 1
+        self._forget(requests)
+
+    def _forget(self, requests: Sequence[Request]) -> None:
+        """Free the rows of requests that ended, wherever they are."""
+        gone = {id(request) for request in requests}
+        self._running = [request for request in self._running if id(request) not in gone]
+        self._filling = [request for request in self._filling if id(request) not in gone]
+        self._rows.release(requests)
+
+    def _drop_ended(self) -> None:
+        with self._lock:
+            ended = [request for request in self._all() if request.cancelled or request.expired()]
+            if not ended:
+                return
+            gone = {id(request) for request in ended}
+            self._waiting = deque(request for request in self._waiting if id(request) not in gone)
+            closed = self._closed
+        for request in ended:
+            if request.cancelled:
+                self.counters.cancelled += 1
+                request.fail(EngineClosedError("The engine was closed." if closed else "The request was cancelled."))
+            else:
+                self.counters.failed += 1
+                request.fail(DeadlineError("The request's deadline passed.", hint="Raise deadline_s."))
+        self._forget(ended)
+
+    # -- admission --------------------------------------------------------------------------------------------------
+
+    def _admit(self) -> None:
+        """Move waiting requests into a new prefill group, in order, while rows, cache bytes and tokens allow."""
+        if self._filling:
+            return
+        tokens = 0
+        opened: list[Row] = []
+        while True:
+            with self._lock:
+                request = self._waiting[0] if self._waiting else None
+            if request is None or not self._may_join(request):
+                break
+            tokens += len(request.kept.ids)
+            if self._filling and tokens > self.options.prefill_tokens:
+                break
+            error = self._reserve(request)
+            if error is _WAIT:
+                break
+            with self._lock:
+                if self._waiting and self._waiting[0] is request:
+                    self._waiting.popleft()
+            if isinstance(error, BaseException):
+                self._fail([request], error)
+                continue
+            opened.extend(self._rows.open(request))
+            self._filling.append(request)
+        for row in opened:
+            self._reuse_prefix(row)
+        self.counters.most_rows = max(self.counters.most_rows, len(self._rows))
+
+    def _may_join(self, request: Request) -> bool:
+        others = [*self._running, *self._filling]
+        if not others:
+            return True
+        if request.alone or any(other.alone for other in others):
+            return False
+        return len(self._rows) + request.rows_needed <= self._row_limit
+
+    def _reserve(self, request: Request) -> object:
+        """Make room for `request`: None when there is, _WAIT until others end, or the error it must fail with."""
+        cache, others = self._cache, [*self._running, *self._filling]
+        rows = len(self._rows) + request.rows_needed
+        slots = max([request.longest, *(other.longest for other in others)])
+        if rows <= cache.rows and slots <= cache.capacity:
+            return None
+        new_rows = max(cache.rows, _doubled(rows, self._row_limit))
+        new_slots = max(cache.capacity, _doubled(slots, self.backbone.context_length))
+        each = cache.bytes_per_slot
+        if each and new_rows * (new_slots + 1) * each > self._budget():
+            new_rows, new_slots = rows, slots  # exactly what is needed, nothing to spare
+            needed = new_rows * (new_slots + 1) * each
+            if needed > self._budget():
+                if others:
+                    return _WAIT
+                return OutOfMemoryError(
+                    f"The request needs {needed / 2**20:.0f} MiB of KV cache; the budget is "
+                    f"{self._budget() / 2**20:.0f} MiB.",
+                    hint="Lower max_tokens or shorten the prompt, or raise max_cache_bytes.",
+                )
+        try:
+            cache.resize(new_rows, new_slots, len(self._rows), min(cache.capacity, new_slots))
+        except Exception as error:
+            if not _is_out_of_memory(error):
+                raise
+            if others:
+                self._shrink(error)
+                return _WAIT
+            cache.drop()
+            return _no_room(error)
+        return None
+
+    def _budget(self) -> int:
+        if self._byte_limit is None:
+            self._byte_limit = max(_free_bytes(self.backbone.device) // 2, 64 * 2**20)
+        return self._byte_limit
+
+    def _reuse_prefix(self, row: Row) -> None:
+        """Copy the longest known prefix into `row`, leaving at least one token to compute."""
+        if not self.prefixes.max_bytes or not self._cache.layers:
+            return
+        ids = row.ids
+        known, saved = self.prefixes.longest(ids)
+        known = min(known, len(ids) - 1)
+        if saved is None or known <= 0:
+            return
+        self._cache.load(row.slot, saved, known)
+        row.length = known
+        if row.side == "kept" and not row.request.generated:
+            row.request.cached_tokens = sum(1 for token in ids[:known] if token >= 0)
+        self.prefixes.reused_tokens += known
+
+    # -- the two kinds of forward -----------------------------------------------------------------------------------
+
+    def _prefill(self) -> None:
+        rows = self._rows.filling
+        before = sum(row.length for row in rows)
+        # With nobody streaming there is nobody to keep waiting: larger chunks, fewer forwards.
+        budget = self.options.prefill_tokens * (1 if self._running else 4)
+        filled = self._stepper.prefill(rows, budget)
+        self.counters.prefill_forwards += 1
+        self.counters.prefilled_tokens += sum(row.length for row in rows) - before
+        if not filled:
+            return
+        self._keep_soft_prefixes(rows)
+        group, requests = self._rows.settle(), self._filling
+        self._filling = []
+        self._running.extend(requests)
+        logits = [row.logits for row in group]
+        for row in group:
+            row.logits = None
+        self._advance(requests, group, logits)
+
+    def _decode(self) -> None:
+        rows = list(self._rows.decoding)
+        logits = self._stepper.decode(rows, [row.request.generated[-1] for row in rows])
+        self.counters.decode_forwards += 1
+        self.counters.decoded_rows += len(rows)
+        self._advance(list(self._running), rows, list(logits))
+
+    def _advance(
+        self, requests: Sequence[Request], rows: Sequence[Row], logits: Sequence[torch.Tensor | None]
+    ) -> None:
+        """Choose and hand out one token for each of `requests`, then free what ended."""
+        found = {(id(row.request), row.side): scores for row, scores in zip(rows, logits) if scores is not None}
+        kept = torch.stack([found[id(request), "kept"] for request in requests])
+        other = [found.get((id(request), "other")) if request.contrasting else None for request in requests]
+        ended: list[Request] = []
+        for request, token in zip(requests, choose(requests, kept, other)):
+            try:
+                if isinstance(token, Exception):
+                    raise token
+                if request.accept(token):
+                    self.counters.finished += 1
+                    ended.append(request)
+            except Exception as error:
+                self._fail([request], error)
+        self._remember(ended)
+        self._forget(ended)
+        self._rows.release_uncontrasted()
+
+    # -- prefixes and memory ----------------------------------------------------------------------------------------
+
+    def _keep_soft_prefixes(self, rows: Sequence[Row]) -> None:
+        """Save the keys and values up to the end of each new soft prompt: every later request starts with them."""
+        if not self.prefixes.max_bytes:
+            return
+        for row in rows:
+            soft = row.branch.soft
+            if soft is not None:
+                start = row.branch.ids[: row.branch.soft_at + int(soft.shape[0])]
+                if not self.prefixes.covers(start):
+                    self.prefixes.add(start, self._cache.save(row.slot, len(start)))
+
+    def _remember(self, ended: Sequence[Request]) -> None:
+        """Save the rows of finished conversations: an agent's next turn starts with them."""
+        if not self.prefixes.max_bytes:
+            return
+        finished = {id(request) for request in ended}
+        for row in self._rows.decoding:
+            if id(row.request) in finished and not self.prefixes.covers(row.ids[: row.length]):
+                self.prefixes.add(row.ids[: row.length], self._cache.save(row.slot, row.length))
+
+    def _shrink(self, error: BaseException) -> None:
+        """Out of memory: forget prefixes, free the buffers, halve the row limit, and start what was running again.
+
+        Nothing is lost: a request goes back to the queue with its reply so far, which is prefilled with its prompt.
+        """
+        self.counters.out_of_memory += 1
+        self.prefixes.clear()
+        back = [request for request in [*self._running, *self._filling] if not request.done]
+        self._row_limit = max(2, len(self._rows) // 2)
+        self._rows.clear()
+        self._running, self._filling = [], []
+        self._cache.drop()
+        self._byte_limit = self.options.max_cache_bytes
+        if self.backbone.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if len(back) == 1:
+            self._fail(back, _no_room(error))
+            return
+        with self._lock:
+            self._waiting.extendleft(reversed(back))
+
+    def _abandon(self, error: BaseException) -> None:
+        """Fail everything: the loop itself broke, and nobody may wait for ever."""
+        with self._lock:
+            left = self._all()
+            self._waiting.clear()
+            self._thread = None
+        self._running, self._filling = [], []
+        self._rows.clear()
+        self._cache.drop()
+        for request in left:
+            request.fail(error)
+
+    def _start_anew(self) -> None:
+        """In a forked child: the parent's thread, lock and requests are not ours."""
+        self._lock = threading.Condition()
+        self._thread = None
+        self._waiting = deque()
+        self._running, self._filling = [], []
+        self._rows.clear()
+        self._cache.drop()
+
+
+_WAIT = object()
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+def _serve(engine: Engine) -> None:
+    # inference_mode is thread-local: it is entered here, once, and never around a yield.
+    with torch.inference_mode():
+        try:
+            while engine._round():
+                pass
+        except BaseException as error:
+            engine._abandon(error)
+            raise
+
+
+def _no_room(error: BaseException) -> OutOfMemoryError:
+    return OutOfMemoryError(
+        f"The device has no room for this request alone: {' '.join(str(error).split())[:160]}",
+        hint="Lower max_tokens, shorten the prompt, or load the model in a smaller dtype.",
+    )
+
+
+def _doubled(needed: int, limit: int) -> int:
+    size = 16
+    while size < needed:
+        size *= 2
+    return max(needed, min(size, limit))
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    with contextlib.suppress(ValueError, OSError, AttributeError):
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return 4 * 2**30
+
+
+@atexit.register
+def _close_all() -> None:
+    """No engine thread may run while the interpreter takes torch apart."""
+    for engine in list(_engines):
+        engine.close(timeout=10.0)
+
+
+def _after_fork() -> None:
+    for engine in list(_engines):
+        engine._start_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,249 @@
+"""The two computations of the engine: one forward over some rows, and one choice of tokens from the joined rows.
+
+Knows rows and tensors; knows nothing of threads, queues or admission (that is scheduler.py).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from acd_core.backbone import Backbone
+from acd_core.decoding import rules
+from acd_core.decoding.sampling import warp
+from acd_core.engine.cache import MaskBuilder, SlotCache
+from acd_core.engine.request import Branch, Request
+from acd_core.errors import ModelError
+from acd_core.params import TokenLogprob
+
+WINDOW_STEP = 16
+"""Attention windows are rounded up to this many slots."""
+
+
+@dataclass
+class Row:
+    """One row of the cache: which request, which branch, its slot, how many tokens the cache holds."""
+
+    request: Request
+    side: Literal["kept", "other"]
+    slot: int
+    length: int = 0
+    logits: torch.Tensor | None = None
+
+    @property
+    def branch(self) -> Branch:
+        if self.side == "kept":
+            return self.request.kept
+        assert self.request.other is not None
+        return self.request.other
+
+    @property
+    def ids(self) -> list[int]:
+        """Prompt and reply so far, as the cache must come to hold them."""
+        return [*self.branch.ids, *self.request.generated]
+
+
+class Stepper:
+    """Runs the model over rows of a SlotCache. All methods run on the engine thread, under inference mode."""
+
+    def __init__(self, backbone: Backbone, cache: SlotCache) -> None:
+        self.backbone = backbone
+        self.cache = cache
+        self.masks = MaskBuilder(backbone.config)
+        reason = self.masks.unsupported() or _unsupported(backbone)
+        if reason:
+            raise ModelError(
+                f"The model {backbone.model_id!r} cannot be served: it has {reason}.",
+                hint="Supported: decoder-only models with full or sliding-window attention.",
+            )
+        signature = inspect.signature(backbone.model.forward)
+        names = set(signature.parameters)
+        free = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
+        self._options: dict[str, Any] = {"use_cache": True}
+        if "logits_to_keep" in names or free:
+            self._options["logits_to_keep"] = 1
+        self._positions = "position_ids" in names or free
+        self.forwards = 0
+
+    def decode(self, rows: Sequence[Row], tokens: Sequence[int]) -> torch.Tensor:
+        """One token a row, rows in slot order from `rows[0].slot`: logits [rows, vocab] in the model's dtype."""
+        device = self.backbone.device
+        lengths = [row.length for row in rows]
+        positions = torch.tensor(lengths, device=device)[:, None]
+        same = lengths[0] if min(lengths) == max(lengths) else None
+        ids = torch.tensor(list(tokens), device=device)[:, None]
+        logits = self._forward(rows, self.backbone.embed(ids), positions, positions, max(lengths) + 1, same)
+        for row in rows:
+            row.length += 1
+        return logits
+
+    def prefill(self, rows: Sequence[Row], budget: int) -> bool:
+        """The next chunk of each row's prompt, at most about `budget` tokens in all; True once every row is filled.
+
+        Rows are aligned to the right, so that the last column holds every row's last token; padding writes to the
+        trash slot and looks at slot 0. A row that is filled keeps its next-token logits in `row.logits`.
+        """
+        pending = [len(row.ids) - row.length for row in rows]
+        width = min(max(pending), max(1, budget // len(rows)))
+        taken = [min(width, left) for left in pending]
+        device, trash = self.backbone.device, self.cache.capacity
+        embeds = torch.zeros((len(rows), width, self.backbone.embedding_width), dtype=self.backbone.dtype, device=device)
+        query = torch.zeros((len(rows), width), dtype=torch.long)
+        write = torch.full((len(rows), width), trash, dtype=torch.long)
+        for index, (row, count) in enumerate(zip(rows, taken)):
+            if count:
+                embeds[index, width - count :] = self._embed(row, row.length, row.length + count)
+                span = torch.arange(row.length, row.length + count)
+                query[index, width - count :] = span
+                write[index, width - count :] = span
+        window = max(row.length + count for row, count in zip(rows, taken))
+        logits = self._forward(rows, embeds, query.to(device), write.to(device), window, None)
+        for index, (row, count) in enumerate(zip(rows, taken)):
+            row.length += count
+            if count and count == pending[index]:
+                row.logits = logits[index]
+        return all(len(row.ids) == row.length for row in rows)
+
+    def _embed(self, row: Row, start: int, stop: int) -> torch.Tensor:
+        ids = torch.tensor(row.ids[start:stop], device=self.backbone.device)
+        embeds = self.backbone.embed(ids.clamp_min(0))
+        soft = row.branch.soft
+        if soft is not None:
+            places = (ids < 0).nonzero()[:, 0]
+            if len(places):
+                offset = start - row.branch.soft_at
+                embeds = embeds.clone()
+                embeds[places] = soft.to(embeds.device, embeds.dtype)[places + offset]
+        return embeds
+
+    def _forward(
+        self,
+        rows: Sequence[Row],
+        embeds: torch.Tensor,
+        query: torch.Tensor,
+        write: torch.Tensor,
+        needed: int,
+        column: int | None,
+    ) -> torch.Tensor:
+        window = min(self.cache.capacity, -(-needed // WINDOW_STEP) * WINDOW_STEP)
+        low = rows[0].slot
+        self.cache.begin(low, low + len(rows), write, window, column if embeds.shape[1] == 1 else None)
+        options = dict(self._options)
+        if self._positions:
+            options["position_ids"] = query
+        output = self.backbone.model(
+            inputs_embeds=embeds.to(self.backbone.dtype),
+            attention_mask=self.masks.build(query, window, self.backbone.dtype),
+            past_key_values=self.cache,
+            **options,
+        )
+        self.forwards += 1
+        logits: torch.Tensor = output.logits[:, -1]
+        return logits
+
+
+def _unsupported(backbone: Backbone) -> str | None:
+    config = backbone.config
+    if getattr(config, "is_encoder_decoder", False):
+        return "an encoder and a decoder"
+    if getattr(config, "_attn_implementation", None) in ("flash_attention_2", "flash_attention_3"):
+        return "flash attention, which takes no custom masks (load it with attn_implementation='sdpa')"
+    return None
+
+
+def choose(requests: Sequence[Request], kept: torch.Tensor, other: Sequence[torch.Tensor | None]) -> list[int | Exception]:
+    """The next token of every request, or the error its own settings raised.
+
+    kept: [requests, vocab] logits of the kept rows. other: logits [vocab] of the subtracted row, or None.
+    Order: contrast in float32, grammar, plausibility, repetition penalty, temperature, top-k, top-p, min-p, draw.
+    """
+    joined = _joined(requests, kept.float(), other)
+    scores = list(joined)
+    picks: list[torch.Tensor | Exception | None] = [None] * len(requests)
+    groups: dict[tuple[float, int, float, float], list[int]] = {}
+    for index, request in enumerate(requests):
+        try:
+            scores[index] = _constrain(request, joined[index], kept[index])
+        except Exception as error:
+            picks[index] = error
+            continue
+        groups.setdefault(request.sampler.signature, []).append(index)
+    for signature, members in groups.items():
+        try:
+            warped = warp(torch.stack([scores[index] for index in members]), signature)
+        except Exception as error:
+            for index in members:
+                picks[index] = error
+            continue
+        if signature[0] == 0.0:
+            for index, pick in zip(members, warped.argmax(dim=-1)):
+                picks[index] = pick
+            continue
+        for row, index in enumerate(members):
+            try:
+                picks[index] = requests[index].sampler.draw(warped[row])
+            except Exception as error:
+                picks[index] = error
+    tokens = _hand_out(picks)
+    for request, score, token in zip(requests, joined, tokens):
+        if request.logprobs is not None and isinstance(token, int):
+            _note_logprobs(request, score, token)
+    return tokens
+
+
+def _joined(
+    requests: Sequence[Request], kept: torch.Tensor, other: Sequence[torch.Tensor | None]
+) -> list[torch.Tensor]:
+    """The joined score [vocab] of every request, with its divergence noted."""
+    scores: list[torch.Tensor] = list(kept)
+    pairs = [(index, row) for index, row in enumerate(other) if row is not None]
+    if not pairs:
+        return scores
+    members = [index for index, _ in pairs]
+    first = kept[members]
+    second = torch.stack([row for _, row in pairs]).float()
+    alpha = torch.tensor([[requests[index].alpha] for index in members], device=kept.device)
+    rescale = torch.tensor([[requests[index].rescale] for index in members], device=kept.device)
+    joined = rules.contrast(first, second, alpha, rescale)
+    distance = rules.divergence(first, second)
+    for place, index in enumerate(members):
+        request = requests[index]
+        scores[index] = joined[place]
+        request.contrasted += 1
+        request.divergence = distance[place] if request.divergence is None else request.divergence + distance[place]
+    return scores
+
+
+def _constrain(request: Request, score: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+    """Grammar, logprobs, plausibility, repetition penalty on one score [vocab]."""
+    if request.matcher is not None:
+        score = request.matcher.mask(score)
+    if request.plausibility > 0.0:
+        allowed = kept.float().masked_fill(torch.isneginf(score), -torch.inf)[None]
+        head = rules.plausible(allowed, torch.tensor([[request.plausibility]], device=score.device))[0]
+        score = score.masked_fill(~head, -torch.inf)
+    if request.sampler.penalty != 1.0:
+        score = request.sampler.penalise(score[None], [*request.kept.visible, *request.generated])[0]
+    return score
+
+
+def _note_logprobs(request: Request, score: torch.Tensor, token: int) -> None:
+    """Keep the chosen token's log-probability and the best others, under `score` [vocab]."""
+    assert request.logprobs is not None
+    logs = score.log_softmax(dim=-1)
+    best: tuple[tuple[int, float], ...] = ()
+    if request.logprobs:
+        values, ids = logs.topk(min(request.logprobs, logs.shape[-1]))
+        best = tuple(zip(ids.tolist(), values.tolist()))
+    request.token_logprobs.append(TokenLogprob(token, float(logs[token]), best))
+
+
+def _hand_out(picks: Sequence[torch.Tensor | Exception | None]) -> list[int | Exception]:
+    """All chosen ids with one copy off the device."""
+    chosen = [pick for pick in picks if isinstance(pick, torch.Tensor)]
+    ids = iter(torch.stack(chosen).tolist() if chosen else [])
+    return [next(ids) if isinstance(pick, torch.Tensor) else pick for pick in picks]  # type: ignore[misc]

@@ -1,0 +1,483 @@
+"""The front door: a frozen chat model, a method, and safer replies. Everything above talks to this."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import os
+import queue
+import threading
+import time
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from typing import Any, cast, overload
+
+import torch
+
+from acd_core.backbone import Backbone
+from acd_core.chat import SOFT, Chat, Conversation, Message, check_conversation
+from acd_core.decoding.methods import Method, Slot, Source, method_named
+from acd_core.decoding.sampling import Sampler
+from acd_core.engine import Branch, Engine, EngineOptions, Matcher, Request, TextStream, soft_branch
+from acd_core.engine.request import Item
+from acd_core.errors import ContextLengthError, EngineClosedError, UsageError
+from acd_core.formats import Formats
+from acd_core.pair import PromptPair
+from acd_core.params import Done, Event, Generation, GenerationParams
+from acd_core.session import Plan, Session, demonstrated
+
+DEFAULT_MAX_TOKENS = 1024
+
+
+class ContrastiveLM:
+    """A local chat model that decodes with a named method. Thread-safe; concurrent calls share forward passes.
+
+    Build one with `from_pretrained` or `from_model`. `method` is a name of `acd_core.decoding.methods.METHODS`; alpha
+    None takes the pair's recommendation. `deterministic=True` serves each request alone, so that low-precision rounding
+    cannot depend on neighbours. `allow_adversarial=True` unlocks decoding under the adversarial prompt alone, for the
+    ablation only.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        pair: PromptPair | None = None,
+        method: str | None = None,
+        *,
+        alpha: float | None = None,
+        options: EngineOptions | None = None,
+        deterministic: bool = False,
+        allow_adversarial: bool = False,
+    ) -> None:
+        self.backbone = backbone
+        self.pair = pair
+        self.allow_adversarial = allow_adversarial
+        self.method = method if method is not None else ("acd" if pair is not None else "none")
+        self.alpha = GenerationParams.of(alpha=alpha).contrast.alpha
+        self.deterministic = deterministic
+        if pair is not None:
+            pair.check(backbone)
+        self._method(self.method)
+        shared = _shared(backbone, options)
+        self.engine, self.chat, self.formats = shared.engine, shared.chat, shared.formats
+        self._shared = shared
+        self._closed = False
+        shared.holders.add(self)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str,
+        pair: str | os.PathLike[str] | PromptPair | None = None,
+        method: str | None = None,
+        *,
+        alpha: float | None = None,
+        dtype: str = "auto",
+        device: str = "auto",
+        revision: str | None = None,
+        options: EngineOptions | None = None,
+        deterministic: bool = False,
+        allow_adversarial: bool = False,
+    ) -> ContrastiveLM:
+        """Load a model by folder, hub id or "reference", and a pair by folder, hub id, "reference" or object.
+
+        Weights and engine are shared by everything in the process that names the same model, revision, dtype and
+        device. Raises ModelError, PairError or UsageError, each naming the next command.
+        """
+        backbone = Backbone.load(model, revision=revision, dtype=dtype, device=device)
+        loaded = pair if isinstance(pair, PromptPair) or pair is None else PromptPair.load(pair, backbone=backbone)
+        return cls(
+            backbone,
+            loaded,
+            method,
+            alpha=alpha,
+            options=options,
+            deterministic=deterministic,
+            allow_adversarial=allow_adversarial,
+        )
+
+    @classmethod
+    def from_model(
+        cls,
+        model: Any,
+        tokenizer: Any,
+        pair: str | os.PathLike[str] | PromptPair | None = None,
+        method: str | None = None,
+        *,
+        model_id: str | None = None,
+        alpha: float | None = None,
+        options: EngineOptions | None = None,
+        deterministic: bool = False,
+        allow_adversarial: bool = False,
+    ) -> ContrastiveLM:
+        """Use a model and tokenizer the caller loaded (any dtype, quantised, device-mapped); neither is changed."""
+        backbone = _backbone_of(model, tokenizer, model_id)
+        loaded = pair if isinstance(pair, PromptPair) or pair is None else PromptPair.load(pair, backbone=backbone)
+        return cls(
+            backbone,
+            loaded,
+            method,
+            alpha=alpha,
+            options=options,
+            deterministic=deterministic,
+            allow_adversarial=allow_adversarial,
+        )
+
+    # -- replies ----------------------------------------------------------------------------------------------------
+
+    @overload
+    def generate(
+        self, messages: str | Sequence[Message], params: GenerationParams | None = None, **overrides: Any
+    ) -> Generation: ...
+    @overload
+    def generate(
+        self, messages: Sequence[Conversation], params: GenerationParams | None = None, **overrides: Any
+    ) -> list[Generation]: ...
+    def generate(
+        self, messages: Any, params: GenerationParams | None = None, **overrides: Any
+    ) -> Generation | list[Generation]:
+        """The reply to one conversation, or the list of replies to a list of conversations (decoded together).
+
+        Settings come from `params` and flat `overrides` (`max_tokens=64, alpha=0.4, method="rose", ...`).
+        """
+        settings = GenerationParams.of(params, **overrides)
+        if not is_batch(messages):
+            return next(self._collect([messages], settings))
+        return list(self._collect(list(messages), settings))
+
+    def generate_each(
+        self, conversations: Sequence[Conversation], params: GenerationParams | None = None, **overrides: Any
+    ) -> Iterator[tuple[int, Generation]]:
+        """Replies to many conversations as they finish, each with its place in `conversations`: for progress bars."""
+        settings = GenerationParams.of(params, **overrides)
+        yield from self._race(list(conversations), settings)
+
+    def stream(
+        self, messages: str | Sequence[Message], params: GenerationParams | None = None, **overrides: Any
+    ) -> Iterator[Event]:
+        """Events of one reply as they come; the last is Done. Closing the iterator frees its rows."""
+        plan = self._plan(messages, GenerationParams.of(params, **overrides))
+        return self._stream(plan)
+
+    async def agenerate(
+        self, messages: Any, params: GenerationParams | None = None, **overrides: Any
+    ) -> Any:
+        """`generate` without blocking the event loop."""
+        settings = GenerationParams.of(params, **overrides)
+        if is_batch(messages):
+            return list(await asyncio.gather(*(self._acollect(item, settings) for item in messages)))
+        return await self._acollect(messages, settings)
+
+    async def astream(
+        self, messages: str | Sequence[Message], params: GenerationParams | None = None, **overrides: Any
+    ) -> AsyncIterator[Event]:
+        """`stream` without blocking the event loop."""
+        settings = GenerationParams.of(params, **overrides)
+        plan = await asyncio.to_thread(self._plan, messages, settings)
+        async for event in self._astream(plan):
+            yield event
+
+    # -- counting and facts -----------------------------------------------------------------------------------------
+
+    def count_tokens(self, messages: Conversation, tools: Sequence[Mapping[str, Any]] = ()) -> int:
+        """Tokens of a plain text, or of a conversation as the template renders it (without the pair's own length)."""
+        if isinstance(messages, str):
+            return len(self.token_ids(messages))
+        return len(self.chat.layout(messages, None, tools))
+
+    def token_ids(self, text: str) -> list[int]:
+        """Ids of plain text, as the model would read it inside a message."""
+        return list(self.chat.encode_text(text))
+
+    @property
+    def model_id(self) -> str:
+        return self.backbone.model_id
+
+    @property
+    def context_length(self) -> int:
+        """Positions of the model, prompts of ours included."""
+        return self.backbone.context_length
+
+    @property
+    def max_input_tokens(self) -> int:
+        """Context less the pair's own length."""
+        return self.backbone.context_length - (self.pair.length if self.pair is not None else 0)
+
+    @property
+    def supports_system_role(self) -> bool:
+        return self.chat.supports_system_role
+
+    @property
+    def renders_tools(self) -> bool:
+        """Whether the model's template shows tools to the model."""
+        return self.chat.renders_tools
+
+    @property
+    def supports_tools(self) -> bool:
+        """Whether tools are rendered and calls can be read back."""
+        return self.chat.renders_tools and self.formats.parses_tools
+
+    def close(self) -> None:
+        """Give up this LM. The shared engine ends with its last LM; requests of others are not touched."""
+        if self._closed:
+            return
+        self._closed = True
+        with _registry:
+            self._shared.holders.discard(self)
+            last = not self._shared.holders
+        if last:
+            self.engine.close()
+
+    def __enter__(self) -> ContrastiveLM:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- from settings to a request ---------------------------------------------------------------------------------
+
+    def _method(self, name: str) -> Method:
+        method = method_named(name, allow_adversarial=self.allow_adversarial)
+        if method.needs_pair and self.pair is None:
+            raise UsageError(
+                f"The method {name!r} needs a prompt pair and none was given.",
+                hint=f"acd tune --model {self.backbone.model_id} --out my-pair, then pair='my-pair'.",
+            )
+        return method
+
+    def _alpha(self, method: Method, settings: GenerationParams) -> float:
+        if not method.contrasts:
+            return 0.0
+        for value in (settings.contrast.alpha, self.alpha):
+            if value is not None:
+                return value
+        return self.pair.alpha if method.needs_pair and self.pair is not None else method.alpha
+
+    def _branch(
+        self, messages: list[dict[str, Any]], source: Source, method: Method, tools: Sequence[Mapping[str, Any]]
+    ) -> Branch:
+        prompt = self._prompt(source)
+        if isinstance(prompt, torch.Tensor):
+            layout = self.chat.layout(messages, SOFT, tools, method.wrap_user)
+            return soft_branch(layout.before, prompt, layout.after)
+        return Branch(self.chat.layout(messages, prompt, tools, method.wrap_user).ids)
+
+    def _prompt(self, source: Source) -> str | torch.Tensor | None:
+        if isinstance(source, str):
+            return source
+        if source is Slot.NOTHING:
+            return None
+        assert self.pair is not None
+        return self.pair.safeguarding if source is Slot.PAIR_SAFE else self.pair.adversarial
+
+    def _plan(self, conversation: Conversation, settings: GenerationParams) -> Plan:
+        if self._closed:
+            raise EngineClosedError("This ContrastiveLM is closed.", hint="Make a new one.")
+        method = self._method(settings.method or self.method)
+        alpha = self._alpha(method, settings)
+        format_ = self.formats.resolve(settings)
+        messages = check_conversation(conversation)
+        if method.demonstration is not None:
+            messages = demonstrated(messages, method.demonstration)
+        kept = self._branch(messages, method.kept, method, format_.tools)
+        contrasts = method.other is not None and alpha > 0.0 and settings.contrast.contrast_tokens != 0
+        other = (
+            self._branch(messages, method.other, method, format_.tools)
+            if contrasts and method.other is not None
+            else None
+        )
+        max_tokens = self._room(settings, kept, other)
+        prefix = self.chat.text(messages, format_.tools) if format_.needs_prefix else ""
+        hidden = format_.hidden_ids
+
+        def make(matcher: Matcher | None, sink: Callable[[Item], None]) -> Request:
+            return Request(
+                kept=kept,
+                other=other,
+                sampler=Sampler(settings, self.backbone.device),
+                sink=sink,
+                text=TextStream(self._shared.decoder, () if matcher is not None else settings.stop, hidden),
+                max_tokens=max_tokens,
+                eos_ids=self.backbone.eos_ids,
+                alpha=alpha,
+                rescale=settings.contrast.rescale,
+                plausibility=settings.contrast.plausibility,
+                contrast_tokens=settings.contrast.contrast_tokens,
+                logprobs=settings.logprobs,
+                matcher=matcher,
+                deadline=_deadline(settings),
+                alone=self.deterministic,
+            )
+
+        return Plan(
+            make=make,
+            reader=lambda: format_.reader(prefix),
+            method=method.name,
+            alpha=alpha,
+            prompt_tokens=len(kept.visible),
+            matcher=format_.matcher,
+            probes_refusal=format_.forced,
+            refuses=format_.refuses,
+        )
+
+    def _room(self, settings: GenerationParams, kept: Branch, other: Branch | None) -> int:
+        """How many new tokens fit; raises ContextLengthError saying how long the prompt is and how much fits."""
+        prompt = max(len(kept.ids), len(other.ids) if other is not None else 0)
+        free = self.backbone.context_length - prompt
+        wanted = settings.max_tokens if settings.max_tokens is not None else min(DEFAULT_MAX_TOKENS, max(free, 1))
+        if free < wanted:
+            soft = prompt - max(len(kept.visible), len(other.visible) if other is not None else 0)
+            raise ContextLengthError(
+                f"The conversation takes {prompt - soft} tokens and the prompt pair {soft} more; with {wanted} new tokens "
+                f"that is {prompt + wanted}, but the model's context holds {self.backbone.context_length}.",
+                hint=f"At most {max(self.backbone.context_length - soft - wanted, 0)} tokens of conversation fit: "
+                "shorten it or lower max_tokens.",
+            )
+        return wanted
+
+    # -- driving sessions -------------------------------------------------------------------------------------------
+
+    def _stream(self, plan: Plan) -> Iterator[Event]:
+        items: queue.SimpleQueue[tuple[int, Item]] = queue.SimpleQueue()
+        session = Session(plan, items.put)
+        self.engine.submit(session.start())
+        over = False
+        try:
+            while not over:
+                events, following, over = session.take(items.get())
+                if following is not None:
+                    self.engine.submit(following)
+                yield from events
+        finally:
+            if session.current is not None:
+                self.engine.cancel(session.current)
+
+    def _collect(self, conversations: list[Conversation], settings: GenerationParams) -> Iterator[Generation]:
+        replies = dict(self._race(conversations, settings))
+        for index in range(len(conversations)):
+            yield replies[index]
+
+    def _race(
+        self, conversations: list[Conversation], settings: GenerationParams
+    ) -> Iterator[tuple[int, Generation]]:
+        """All conversations at once, a window ahead of the engine; an error cancels the rest and is raised."""
+        items: queue.SimpleQueue[tuple[int, tuple[int, Item]]] = queue.SimpleQueue()
+        sessions: dict[int, Session] = {}
+        pending = iter(enumerate(conversations))
+        window = max(2 * self.engine.options.max_rows, 1)
+
+        def fill() -> None:
+            while len(sessions) < window:
+                following = next(pending, None)
+                if following is None:
+                    return
+                index, conversation = following
+                plan = self._plan(conversation, settings)
+                session = Session(plan, lambda item, index=index: items.put((index, item)))  # type: ignore[misc]
+                sessions[index] = session
+                self.engine.submit(session.start())
+
+        try:
+            fill()
+            while sessions:
+                index, item = items.get()
+                session = sessions.get(index)
+                if session is None:
+                    continue
+                events, request, over = session.take(item)
+                if request is not None:
+                    self.engine.submit(request)
+                if over:
+                    del sessions[index]
+                    fill()
+                    yield index, cast(Done, events[-1]).generation
+        finally:
+            for session in sessions.values():
+                if session.current is not None:
+                    self.engine.cancel(session.current)
+
+    async def _acollect(self, conversation: Conversation, settings: GenerationParams) -> Generation:
+        plan = await asyncio.to_thread(self._plan, conversation, settings)
+        last: Event | None = None
+        async for event in self._astream(plan):
+            last = event
+        return cast(Done, last).generation
+
+    async def _astream(self, plan: Plan) -> AsyncIterator[Event]:
+        loop = asyncio.get_running_loop()
+        items: asyncio.Queue[tuple[int, Item]] = asyncio.Queue()
+
+        def put(item: tuple[int, Item]) -> None:
+            try:
+                loop.call_soon_threadsafe(items.put_nowait, item)
+            except RuntimeError:  # the caller's loop is gone: nobody listens any more
+                if session.current is not None:
+                    session.current.cancelled = True
+
+        session = Session(plan, put)
+        self.engine.submit(session.start())
+        over = False
+        try:
+            while not over:
+                events, following, over = session.take(await items.get())
+                if following is not None:
+                    self.engine.submit(following)
+                for event in events:
+                    yield event
+        finally:
+            if session.current is not None:
+                self.engine.cancel(session.current)
+
+
+def is_batch(messages: Any) -> bool:
+    """Whether `messages` is a list of conversations rather than one: a list of strings or of lists."""
+    return (
+        isinstance(messages, (list, tuple))
+        and bool(messages)
+        and all(isinstance(item, (str, list, tuple)) for item in messages)
+    )
+
+
+def _deadline(settings: GenerationParams) -> float | None:
+    return None if settings.deadline_s is None else time.monotonic() + settings.deadline_s
+
+
+class _Shared:
+    """What all LMs over one backbone share: the engine, the chat, the formats, and a tokenizer to decode with."""
+
+    def __init__(self, backbone: Backbone, options: EngineOptions | None) -> None:
+        self.engine = Engine(backbone, options)
+        self.chat = Chat(backbone.tokenizer)
+        self.formats = Formats(backbone, self.chat)
+        # The engine thread decodes on a copy of its own: encoding elsewhere borrows the tokenizer mutably.
+        self.decoder = copy.deepcopy(backbone.tokenizer)
+        self.holders: weakref.WeakSet[ContrastiveLM] = weakref.WeakSet()
+
+
+_registry = threading.RLock()
+_wrapped: weakref.WeakValueDictionary[tuple[int, int], Backbone] = weakref.WeakValueDictionary()
+
+
+def _shared(backbone: Backbone, options: EngineOptions | None) -> _Shared:
+    """The one engine of a backbone. Options given later must agree: one engine has one set of limits."""
+    with _registry:
+        known = backbone.attached.get("lm")
+        if isinstance(known, _Shared) and not known.engine.closed:
+            if options is not None and options != known.engine.options:
+                raise UsageError(
+                    f"An engine for {backbone.model_id!r} runs already with other options: {known.engine.options}.",
+                    hint="Close the ContrastiveLMs that use it, or pass the same options.",
+                )
+            return known
+        fresh = backbone.attached["lm"] = _Shared(backbone, options)
+        return fresh
+
+
+def _backbone_of(model: Any, tokenizer: Any, model_id: str | None) -> Backbone:
+    """One backbone for one model object, so that every LM over it shares one engine."""
+    key = (id(model), id(tokenizer))
+    with _registry:
+        backbone = _wrapped.get(key)
+        if backbone is None or backbone.model is not model or backbone.tokenizer is not tokenizer:
+            backbone = _wrapped[key] = Backbone.wrap(model, tokenizer, model_id)
+        return backbone
