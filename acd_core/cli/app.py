@@ -1,0 +1,95 @@
+"""The application: its verbs, its two global options, and how an error reaches a person.
+
+An error of our own tree is printed as its message and its hint, without a traceback: exit code 2 for a mistake in what
+was asked (UsageError), 1 for everything else, 130 for Ctrl-C. `--debug`, anywhere on the line, shows the traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import typer
+from rich.text import Text
+from typer.core import TyperGroup
+
+from acd_core.cli.chat import chat
+from acd_core.cli.console import say, stderr
+from acd_core.cli.demo import demo
+from acd_core.cli.doctor import doctor, version_of
+from acd_core.cli.tune import tune
+from acd_core.errors import ACDError, UsageError
+
+INTERRUPTED = 130
+
+
+class _Verbs(TyperGroup):
+    """Shows our errors as text, and takes --debug before or after the verb."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.meta["acd.debug"] = "--debug" in args
+        return super().parse_args(ctx, [argument for argument in args if argument != "--debug"])
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ACDError as error:
+            if ctx.meta["acd.debug"]:
+                raise
+            _show(error)
+            raise typer.Exit(2 if isinstance(error, UsageError) else 1) from None
+        except KeyboardInterrupt:
+            if ctx.meta["acd.debug"]:
+                raise
+            stderr().print("stopped")
+            raise typer.Exit(INTERRUPTED) from None
+
+
+def _show(error: ACDError) -> None:
+    console = stderr()
+    console.print(Text.assemble(("error: ", "bold red"), error.message), soft_wrap=True)
+    if error.hint:
+        console.print(Text.assemble(("next:  ", "bold"), error.hint), soft_wrap=True)
+
+
+app = typer.Typer(
+    name="acd",
+    cls=_Verbs,
+    help="Safer decoding for any local chat model: two opposite prompts, tuned once, contrasted at every token.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,  # a traceback is for --debug and for bugs, and then in Python's own form
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,
+    add_completion=False,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        say(f"acd {version_of('acd-integrations') or 'unknown'}")
+        raise typer.Exit()
+
+
+@app.callback()
+def options(
+    version: bool = typer.Option(False, "--version", help="Print the version.", callback=_print_version, is_eager=True),
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error. Works after the verb too."),
+) -> None:
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # the bars of transformers and of downloads are noise in a log
+
+
+app.command()(demo)
+app.command()(tune)
+app.command()(chat)
+app.command()(doctor)
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        app()
+    except BrokenPipeError:  # `acd doctor | head`
+        sys.stderr.close()
+        sys.exit(1)

@@ -1,0 +1,171 @@
+"""`acd chat`: talk to a model, with or without the contrast. The adversarial prompt alone is never a mode of it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import typer
+
+from acd_core.cli.console import facts, note, say, stdout
+from acd_core.errors import ACDError, UsageError
+from acd_core.params import Done, GenerationParams, TextDelta, Usage
+
+HELP = """/alpha X    strength of the contrast from now on, in [0, 1); 0 is exactly the model with the kept prompt
+/method M   another method (see acd chat --help)
+/system T   a system prompt of your own, kept after the safe one; starts the conversation anew
+/reset      forget the conversation
+/quit       leave (so does Ctrl-D)"""
+
+
+def chat(
+    model: str = typer.Option("reference", "--model", "-m", help="Folder, hub id, or 'reference' for the bundled one."),
+    pair: str = typer.Option(
+        "",
+        "--pair",
+        "-p",
+        help="Folder, hub id or 'reference'. Default: the bundled pair, if the model is the bundled one.",
+    ),
+    method: str = typer.Option("", help="acd (default with a pair), none, safe-prompt, rose, ... "),
+    alpha: float | None = typer.Option(None, help="Strength in [0, 1). Default: what the pair recommends."),
+    system: str = typer.Option("", help="A system prompt of your own."),
+    max_tokens: int | None = typer.Option(None, help="Longest reply, in tokens."),
+    temperature: float = typer.Option(0.0, help="0 is greedy."),
+    seed: int | None = typer.Option(None, help="Fixes the draws of every reply."),
+    stream: bool = typer.Option(True, "--stream/--no-stream", help="Print tokens as they come."),
+    device: str = typer.Option("auto", help="auto, cpu, cuda, cuda:N, mps or map."),
+    dtype: str = typer.Option("auto", help="auto, float32, bfloat16 or float16."),
+) -> None:
+    """Talk to a model. Reads lines; on a pipe, every line is one turn and only the replies go to stdout."""
+    # Checked before the model is loaded: a typing mistake should not cost a minute.
+    params = GenerationParams.of(
+        alpha=alpha, max_tokens=max_tokens, temperature=temperature, seed=seed, method=check_method(method)
+    )
+    if not pair and model == "reference" and method in ("", "acd"):
+        pair = "reference"
+
+    note(f"loading {model} ...")
+    from acd_core.lm import ContrastiveLM
+
+    with ContrastiveLM.from_pretrained(model, pair or None, method or None, device=device, dtype=dtype) as lm:
+        conversation = Conversation(lm, params, system, stream)
+        if sys.stdin.isatty():
+            facts(lm.backbone.describe() | {"pair": pair or "none", "method": lm.method})
+            note("/help lists the commands; Ctrl-D leaves; Ctrl-C stops a reply.")
+        for line in _lines():
+            if line.startswith("/"):
+                if line in ("/quit", "/exit"):
+                    return
+                _shielded(conversation.command, line)
+            elif line:
+                _shielded(conversation.turn, line)
+
+
+def check_method(method: str) -> str | None:
+    """`method`, or None for an empty one. Raises UsageError for an unknown one, before anything is loaded."""
+    if not method:
+        return None
+    from acd_core.decoding.methods import method_named
+
+    return method_named(method).name  # without the flag that lets the adversarial prompt decode alone
+
+
+class Conversation:
+    """The turns so far, and the settings of the next one."""
+
+    def __init__(self, lm: Any, params: GenerationParams, system: str, stream: bool) -> None:
+        self._lm = lm
+        self._params = params
+        self._stream = stream
+        self._system = system
+        self._messages: list[dict[str, str]] = []
+        self._reset()
+
+    def turn(self, text: str) -> None:
+        """Ask, print the reply, remember both. After an error the question is forgotten, so that one can go on."""
+        self._messages.append({"role": "user", "content": text})
+        reply: str | None = None
+        try:
+            reply = self._streamed() if self._stream else self._whole()
+        finally:
+            if reply is None:
+                self._messages.pop()
+        if reply is not None:
+            self._messages.append({"role": "assistant", "content": reply})
+
+    def _streamed(self) -> str:
+        """The reply as it comes. Ctrl-C ends it where it stands; closing the iterator frees its rows in the engine."""
+        events = self._lm.stream(self._messages, self._params)
+        text, usage = "", None
+        try:
+            for event in events:
+                if isinstance(event, TextDelta):
+                    text += event.text
+                    stdout().print(event.text, end="", soft_wrap=True)
+                    sys.stdout.flush()
+                elif isinstance(event, Done):
+                    text, usage = event.generation.text, event.generation.usage
+        except KeyboardInterrupt:
+            note(" [stopped]")
+        finally:
+            events.close()
+            say("")
+        _report(usage)
+        return text
+
+    def _whole(self) -> str:
+        reply = self._lm.generate(self._messages, self._params)
+        say(reply.text)
+        _report(reply.usage)
+        return str(reply.text)
+
+    def command(self, line: str) -> None:
+        name, _, value = line.partition(" ")
+        value = value.strip()
+        if name == "/help":
+            note(HELP, style="")
+        elif name == "/reset":
+            self._reset()
+        elif name == "/system":
+            self._system = value
+            self._reset()
+        elif name == "/alpha":
+            self._params = GenerationParams.of(self._params, alpha=value)
+        elif name == "/method":
+            self._params = GenerationParams.of(self._params, method=check_method(value))
+        else:
+            raise UsageError(f"Unknown command {name!r}.", hint="/help lists the commands.")
+
+    def _reset(self) -> None:
+        self._messages = [{"role": "system", "content": self._system}] if self._system else []
+
+
+def _report(usage: Usage | None) -> None:
+    if usage is not None and sys.stdin.isatty():
+        note(f"[{usage.prompt_tokens} tokens in ({usage.cached_tokens} cached), {usage.completion_tokens} out]")
+
+
+def _shielded(act: Any, line: str) -> None:
+    """A bad line costs the line, not the session, when a person is typing; on a pipe it ends the run."""
+    try:
+        act(line)
+    except ACDError as error:
+        if not sys.stdin.isatty():
+            raise
+        note(f"error: {error}", style="red")
+
+
+def _lines() -> Any:
+    interactive = sys.stdin.isatty()
+    if interactive:
+        import contextlib
+
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401  (line editing and history)
+    while True:
+        try:
+            yield input("> " if interactive else "").strip()
+        except EOFError:
+            if interactive:
+                say("")
+            return

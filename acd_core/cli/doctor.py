@@ -1,0 +1,129 @@
+"""`acd doctor`: what is installed, which device and dtype and why, what is missing and how to get it."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+import typer
+
+from acd_core.cli.console import facts, note, say
+
+TRIAL_TOKENS = 8
+
+if TYPE_CHECKING:
+    from acd_core.backbone import Backbone
+
+BASE = ("acd-integrations", "torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "pydantic")
+
+# What each extra adds, and what it is for. The names are those in pyproject.toml (tests/cli compares the two).
+EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
+    "langchain": (("langchain-core",), "ChatACD in chains and agents"),
+    "llama-index": (("llama-index-core",), "ACDLLM in query engines"),
+    "structured": (("llguidance",), "JSON schemas and forced tool calls"),
+    "plots": (("matplotlib",), "figures of reports"),
+    "eval": (("scikit-learn",), "probes in evaluations"),
+    "serve": (("fastapi", "uvicorn"), "an OpenAI-compatible server"),
+    "ray": (("ray",), "many replicas"),
+    "peft": (("peft", "accelerate"), "adapters as contrast, several devices"),
+}
+
+
+def doctor(
+    model: str = typer.Option("", "--model", "-m", help="Also check this model: folder, hub id or 'reference'."),
+    pair: str = typer.Option("", "--pair", "-p", help="Also check this pair against the model."),
+    device: str = typer.Option("auto", help="auto, cpu, cuda, cuda:N, mps or map."),
+    dtype: str = typer.Option("auto", help="auto, float32, bfloat16 or float16."),
+) -> None:
+    """Say what is installed, what would be used and why, and what is missing.
+
+    With --model: its chat template, system slot and tools. With --pair too: whether the pair fits, and a short reply.
+    """
+    python = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    facts({"python": python} | {name: version_of(name) or "not installed" for name in BASE}, "installed")
+    say("")
+    facts({extra: _extra(extra) for extra in EXTRAS}, "extras")
+    say("")
+
+    note("loading torch ...")
+    from acd_core.backbone import choose_device, choose_dtype
+
+    chosen_device, device_reason = choose_device(device)
+    chosen_dtype, dtype_reason = choose_dtype(dtype, chosen_device)
+    facts(
+        {
+            "device": f"{chosen_device} ({device_reason})",
+            "dtype": f"{str(chosen_dtype).removeprefix('torch.')} ({dtype_reason})",
+            "threads": _threads(),
+        },
+        "would be used",
+    )
+    if not model and not pair:
+        return
+
+    from acd_core.backbone import Backbone
+
+    say("")
+    note(f"loading {model or 'reference'} ...")
+    backbone = Backbone.load(model or "reference", device=device, dtype=dtype)
+    facts(backbone.describe() | _template(backbone), "model")
+    if pair:
+        say("")
+        facts(_pair(pair, backbone), "pair")
+
+
+def version_of(distribution: str) -> str | None:
+    """The installed version, or None."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _extra(extra: str) -> str:
+    packages, purpose = EXTRAS[extra]
+    versions = {package: version_of(package) for package in packages}
+    if all(versions.values()):
+        return "yes: " + ", ".join(f"{package} {version}" for package, version in versions.items())
+    return f'no: {purpose}. pip install "acd-integrations[{extra}]"'
+
+
+def _threads() -> str:
+    import torch
+
+    return str(torch.get_num_threads())
+
+
+def _template(backbone: Backbone) -> dict[str, str]:
+    """How the model's own chat template treats a system message, tools, and the slot of a soft prompt."""
+    from acd_core.chat import Chat
+
+    chat = Chat(backbone.tokenizer)
+    layout = chat.layout([{"role": "user", "content": "Hello"}], "Be kind.")
+    return {
+        "chat template": f"renders; one short message with a text prompt is {len(layout.before)} tokens",
+        "system slot": "the template's own system turn"
+        if chat.supports_system_role
+        else "none: prompts go to the start of the first user turn",
+        "tools": "rendered by the template" if chat.renders_tools else "the template does not render tools",
+    }
+
+
+def _pair(name: str, backbone: Backbone) -> dict[str, str]:
+    """Whether the pair fits, what was measured when it was tuned, and a trial of both branches."""
+    from acd_core.lm import ContrastiveLM
+    from acd_core.pair import PromptPair
+
+    pair = PromptPair.load(name, backbone=backbone)
+    measured = {key: value for key, value in pair.metrics.items() if isinstance(value, (int, float))}
+    with ContrastiveLM(backbone, pair, "acd") as lm:
+        reply = lm.generate("Hello", max_tokens=TRIAL_TOKENS)
+    return {
+        "pair": f"{name} ({pair.id})",
+        "fits": f"yes, made for {pair.base_model}" if pair.base_model else "yes: texts fit every model",
+        "alpha": f"{pair.alpha:g} (recommended)",
+        "measured": ", ".join(f"{key} {value:g}" for key, value in measured.items()) or "nothing",
+        "trial": f"{reply.usage.completion_tokens} tokens, both branches; they differ by "
+        f"{reply.report.mean_divergence:.2f} on average (0: the pair does nothing, 1: nothing in common)",
+    }

@@ -1,0 +1,127 @@
+"""`acd tune`: make a pair for a model. Killed at any moment it leaves the old pair or none; run again it continues."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.table import Table
+
+from acd_core.cli.console import note, say, stderr, stdout
+from acd_core.errors import UsageError
+
+if TYPE_CHECKING:
+    from acd_core.tuning import TuneResult
+    from acd_core.tuning.validation import Point
+
+
+def tune(
+    model: str = typer.Option(..., "--model", "-m", help="Folder, hub id, or 'reference' for the bundled one."),
+    out: str = typer.Option(
+        ..., "--out", "-o", help="Folder of the pair; a pair that is there is replaced at the end."
+    ),
+    anchors: str = typer.Option(
+        "", help="JSONL of anchor pairs. Default: the model's own replies to the bundled ones."
+    ),
+    safe: str = typer.Option("", help="JSONL of harmless instructions of your own, to make anchors from."),
+    unsafe: str = typer.Option("", help="JSONL of harmful instructions of your own, to make anchors from."),
+    objective: str = typer.Option("", help="Which losses. Default: the paper's."),
+    steps: int | None = typer.Option(None, help="Updates of the two prompts."),
+    lr: float | None = typer.Option(None, help="Step size, as a share of the initial vectors' size."),
+    batch: int | None = typer.Option(None, help="Anchor pairs a step."),
+    micro: int | None = typer.Option(None, help="Rows in memory at a time; lower it when memory is short."),
+    reply_tokens: int | None = typer.Option(None, help="Supervised tokens of a reply."),
+    patience: int | None = typer.Option(None, help="Stop after so many validations without improvement; 0: never."),
+    seed: int | None = typer.Option(None, help="Order of the anchors and draws of the replies."),
+    resume: bool = typer.Option(True, "--resume/--no-resume", help="Continue a killed run of the same command."),
+    device: str = typer.Option("auto", help="auto, cpu, cuda, cuda:N, mps or map."),
+    dtype: str = typer.Option("auto", help="auto, float32, bfloat16 or float16. The prompts are float32 either way."),
+) -> None:
+    """Tune a pair of soft prompts for a model. The model's weights stay as they are; minutes, once per model."""
+    if bool(safe) != bool(unsafe):
+        raise UsageError(
+            f"Only one of --safe ({safe!r}) and --unsafe ({unsafe!r}) is given; tuning needs both kinds.",
+            hint=f"acd tune --model {model} --out {out} --safe safe.jsonl --unsafe unsafe.jsonl",
+        )
+    if anchors and safe:
+        raise UsageError(
+            "--anchors already holds replies; --safe and --unsafe are instructions to make them from.",
+            hint="Give either --anchors, or --safe and --unsafe.",
+        )
+    given = {
+        "objective": objective or None,
+        "steps": steps,
+        "lr": lr,
+        "batch": batch,
+        "micro": micro,
+        "reply_tokens": reply_tokens,
+        "patience": patience,
+        "seed": seed,
+    }
+    settings = {name: value for name, value in given.items() if value is not None}
+    result = tuned(
+        model,
+        Path(out),
+        anchors=anchors or None,
+        instructions=(safe, unsafe) if safe else None,
+        resume=resume,
+        device=device,
+        dtype=dtype,
+        **settings,
+    )
+    _show(result)
+    say(f"\nsaved to {out}. Try it:\n  acd chat --model {model} --pair {out}")
+
+
+def tuned(
+    model: str,
+    out: Path,
+    *,
+    anchors: str | None = None,
+    instructions: tuple[str, str] | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    **settings: Any,
+) -> TuneResult:
+    """Tune with a bar on stderr (on a pipe: one line a validation point) and save to `out`."""
+    note("loading torch ...")
+    from acd_core.backbone import Backbone
+    from acd_core.tuning import TuneSettings, generate_anchors, load_instructions
+    from acd_core.tuning import tune as run
+
+    plan = {name: value for name, value in settings.items() if name in TuneSettings.__dataclass_fields__}
+    TuneSettings(**plan)  # an impossible setting fails here, before a model is loaded
+
+    bar = stderr().is_terminal
+    backbone = Backbone.load(model, device=device, dtype=dtype)
+    note(
+        f"{backbone.model_id} on {backbone.device} ({backbone.device_reason}), "
+        f"{str(backbone.dtype).removeprefix('torch.')} ({backbone.dtype_reason})"
+    )
+    pairs: Any = anchors
+    if instructions is not None:
+        from acd_core.lm import ContrastiveLM
+
+        own = [load_instructions(path) for path in instructions]
+        with ContrastiveLM(backbone) as lm:
+            pairs = generate_anchors(lm, *own, out=out.with_name(f"{out.name}.tuning") / "anchors.jsonl", progress=bar)
+    return run(backbone, pairs, out=out, progress=bar, on_point=None if bar else _line, **settings)
+
+
+def _line(point: Point) -> None:
+    note(
+        f"step {point.step}: harmless rate {point.harmless_rate:.2f}, over-refusal {point.over_refusal:.2f} "
+        f"at alpha {point.alpha:g}"
+    )
+
+
+def _show(result: TuneResult) -> None:
+    """What the pair does on the validation split, beside the model alone."""
+    table = Table(title="validation split (never learned from)", title_justify="left")
+    for name in ("", "harmless rate", "over-refusal"):
+        table.add_column(name, justify="right" if name else "left")
+    for name, point in (("model alone", result.plain), (f"ACD, alpha {result.pair.alpha:g}", result.validation)):
+        if point is not None:
+            table.add_row(name, f"{point.harmless_rate:.2f}", f"{point.over_refusal:.2f}")
+    stdout().print(table)
