@@ -28,7 +28,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 class Backbone:
     """A frozen model and tokenizer. Build one with `Backbone.load` or `Backbone.wrap`.
 
-    Attributes: model, tokenizer, model_id, dtype and dtype_reason, device and device_reason, embedding_width (width of a
+    Attributes: model, tokenizer, model_id, dtype and dtype_reason, device and device_reason, embedding_width (of a
     soft vector), vocab_size (width of the logits), context_length (positions), eos_ids, fingerprint (sha256 over the
     architecture, the vocabulary and a sample of the embedding; the same for every dtype the model is loaded in).
     """
@@ -61,7 +61,7 @@ class Backbone:
         """Load a local folder, a hub id or "reference".
 
         dtype: "auto" (bf16 where the device computes in it quickly, else float32), "float32", "bfloat16", "float16".
-        device: "auto" (cuda, then mps, then cpu), any torch device, or "map" for device_map="auto" over several devices.
+        device: "auto" (cuda, then mps, then cpu), any torch device, or "map" for device_map="auto" over several.
         Loaded backbones are shared by the whole process as long as somebody holds one.
         Raises ModelError for an unknown or unreadable model, UsageError for an unknown dtype or device.
         """
@@ -98,7 +98,7 @@ class Backbone:
             config = AutoConfig.from_pretrained(source, trust_remote_code=False, **options)
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
             placed: dict[str, Any] = {"device_map": "auto"} if device_map else {}
-            loaded = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 source, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False, **placed, **options
             )
         except Exception as error:

@@ -74,7 +74,9 @@ class Formats:
         if choice is not None and choice not in ("auto", "none") and not settings.tools:
             raise UsageError(f"tool_choice is {choice!r} but no tools were given.", hint="Pass tools=[...] as well.")
         if settings.tools and settings.response_format is not None and choice not in (None, "auto", "none"):
-            raise UsageError("A reply cannot be both a forced tool call and a JSON document.", hint="Ask for one of them.")
+            raise UsageError(
+                "A reply cannot be both a forced tool call and a JSON document.", hint="Ask for one of them."
+            )
         tools: Tools = () if choice == "none" else settings.tools
         if tools and not self.parses_tools:
             raise ModelError(

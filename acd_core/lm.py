@@ -159,9 +159,7 @@ class ContrastiveLM:
         plan = self._plan(messages, GenerationParams.of(params, **overrides))
         return self._stream(plan)
 
-    async def agenerate(
-        self, messages: Any, params: GenerationParams | None = None, **overrides: Any
-    ) -> Any:
+    async def agenerate(self, messages: Any, params: GenerationParams | None = None, **overrides: Any) -> Any:
         """`generate` without blocking the event loop."""
         settings = GenerationParams.of(params, **overrides)
         if is_batch(messages):
@@ -357,9 +355,7 @@ class ContrastiveLM:
         for index in range(len(conversations)):
             yield replies[index]
 
-    def _race(
-        self, conversations: list[Conversation], settings: GenerationParams
-    ) -> Iterator[tuple[int, Generation]]:
+    def _race(self, conversations: list[Conversation], settings: GenerationParams) -> Iterator[tuple[int, Generation]]:
         """All conversations at once, a window ahead of the engine; an error cancels the rest and is raised."""
         items: queue.SimpleQueue[tuple[int, tuple[int, Item]]] = queue.SimpleQueue()
         sessions: dict[int, Session] = {}

@@ -54,7 +54,7 @@ def model_card(document: Mapping[str, Any], length: int) -> str:
 
 
 def _is_figure(value: Any) -> bool:
-    return isinstance(value, (str, int, float)) and not isinstance(value, bool) or isinstance(value, bool)
+    return (isinstance(value, (str, int, float)) and not isinstance(value, bool)) or isinstance(value, bool)
 
 
 def _short(value: Any) -> str:

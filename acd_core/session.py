@@ -141,9 +141,7 @@ class Session:
             reasoning=parsed.reasoning,
             refusal=parsed.text if self._refused else None,
             logprobs=reply.logprobs,
-            report=ContrastReport(
-                self._plan.method, self._plan.alpha, reply.contrasted_tokens, reply.mean_divergence
-            ),
+            report=ContrastReport(self._plan.method, self._plan.alpha, reply.contrasted_tokens, reply.mean_divergence),
         )
 
 
@@ -153,5 +151,3 @@ def demonstrated(messages: Sequence[dict[str, Any]], turns: tuple[str, str]) -> 
     others = [message for message in messages if message["role"] != "system"]
     shown = [{"role": "user", "content": turns[0]}, {"role": "assistant", "content": turns[1]}]
     return [*system, *shown, *others]
-
-

@@ -28,7 +28,7 @@ def plausible(kept: torch.Tensor, beta: torch.Tensor) -> torch.Tensor:
     intersection). beta: [n, 1] in [0, 1); 0 keeps everything. Returns bool [n, vocab], never all False in a row.
     """
     best = kept.amax(dim=-1, keepdim=True)
-    return torch.where(beta > 0, kept >= best + torch.log(beta.clamp_min(1e-30)), torch.ones_like(kept, dtype=torch.bool))
+    return (beta == 0) | (kept >= best + torch.log(beta.clamp_min(1e-30)))
 
 
 def divergence(kept: torch.Tensor, other: torch.Tensor) -> torch.Tensor:

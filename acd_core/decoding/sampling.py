@@ -1,13 +1,14 @@
 """From one row of scores to one token: transformers' own processors, a generator per request.
 
 Order (transformers' own): repetition penalty, temperature, top-k, top-p, min-p. Scores are the joined logits, not
-log-probabilities, so that alpha = 0 is exactly what `generate` does, repetition penalty (which looks at signs) included.
+log-probabilities, so that alpha = 0 is exactly what `generate` does, repetition penalty (it looks at signs) included.
 """
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from transformers import (
@@ -73,5 +74,5 @@ def warp(scores: torch.Tensor, signature: tuple[float, int, float, float]) -> to
     if min_p > 0.0:
         warpers.append(MinPLogitsWarper(min_p=min_p))
     unused = torch.empty((scores.shape[0], 0), dtype=torch.long, device=scores.device)
-    warped: torch.Tensor = warpers(unused, scores)
+    warped: torch.Tensor = warpers(cast(torch.LongTensor, unused), scores)
     return warped

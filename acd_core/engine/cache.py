@@ -6,7 +6,7 @@ left-padding writes. Masks are ready-made 4D tensors, one per kind of layer.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
@@ -27,14 +27,21 @@ class _Step:
         self.column: int | None = None  # the one column all rows write, when there is just one
 
 
-class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
+class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     """Keys and values [rows, heads, capacity + 1, head_dim] of one attention layer."""
 
     is_sliding = False
 
     def __init__(self, owner: SlotCache) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.owner = owner
+
+    @property
+    def buffers(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The two buffers, [rows, heads, capacity + 1, head_dim] each."""
+        assert self.keys is not None
+        assert self.values is not None
+        return self.keys, self.values
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         rows, capacity = self.owner.rows, self.owner.capacity
@@ -52,12 +59,14 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         step = self.owner.step
-        keys, values = self.keys, self.values
+        keys, values = self.buffers
         if step.column is not None:
             keys[step.low : step.high, :, step.column : step.column + 1] = key_states
             values[step.low : step.high, :, step.column : step.column + 1] = value_states
         else:
-            rows, positions = step.rows.to(keys.device), step.positions.to(keys.device)  # type: ignore[union-attr]
+            assert step.rows is not None
+            assert step.positions is not None
+            rows, positions = step.rows.to(keys.device), step.positions.to(keys.device)
             keys[rows, :, positions] = key_states.transpose(1, 2)
             values[rows, :, positions] = value_states.transpose(1, 2)
         reach = slice(step.low, step.high), slice(None), slice(0, step.window)
@@ -74,7 +83,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         return -1
 
 
-class SlotCache(Cache):  # type: ignore[misc]
+class SlotCache(Cache):
     """One SlotLayer a model layer, made when the model first writes to it."""
 
     def __init__(self) -> None:
@@ -84,21 +93,23 @@ class SlotCache(Cache):  # type: ignore[misc]
         super().__init__(layer_class_to_replicate=lambda: SlotLayer(self))  # type: ignore[arg-type]
 
     @property
+    def slots(self) -> list[SlotLayer]:
+        """The layers written to so far, without those that share another layer's keys and values."""
+        return [layer for layer in cast("list[SlotLayer]", self.layers) if layer.is_initialized]
+
+    @property
     def bytes_per_slot(self) -> int:
         """Bytes of one token of one row over all layers; 0 before the first forward."""
         total = 0
-        for layer in self.layers:
-            for tensor in (layer.keys, layer.values):
-                if tensor is not None:
-                    total += int(tensor.shape[1] * tensor.shape[3] * tensor.element_size())
+        for layer in self.slots:
+            for tensor in layer.buffers:
+                total += int(tensor.shape[1] * tensor.shape[3] * tensor.element_size())
         return total
 
     def resize(self, rows: int, capacity: int, used_rows: int, used_slots: int) -> None:
         """New buffers of `rows` x `capacity`, keeping the first `used_rows` rows and `used_slots` slots."""
         self.rows, self.capacity = rows, capacity
-        for layer in self.layers:
-            if not layer.is_initialized:
-                continue
+        for layer in self.slots:
             for name in ("keys", "values"):
                 old = getattr(layer, name)
                 new = old.new_zeros((rows, old.shape[1], capacity + 1, old.shape[3]))
@@ -114,19 +125,22 @@ class SlotCache(Cache):  # type: ignore[misc]
         step.rows = torch.arange(low, high, device=positions.device)[:, None].expand_as(positions)
 
     def copy_row(self, source: int, target: int, length: int) -> None:
-        for layer in self.layers:
-            layer.keys[target, :, :length] = layer.keys[source, :, :length]
-            layer.values[target, :, :length] = layer.values[source, :, :length]
+        for layer in self.slots:
+            for buffer in layer.buffers:
+                buffer[target, :, :length] = buffer[source, :, :length]
 
     def load(self, row: int, kept: KeyValues, length: int) -> None:
         """Write the first `length` tokens of a saved row into `row`. Layers must exist (a forward has run)."""
-        for layer, (keys, values) in zip(self.layers, kept):
-            layer.keys[row, :, :length] = keys[:, :length]
-            layer.values[row, :, :length] = values[:, :length]
+        for layer, saved in zip(self.slots, kept):
+            for buffer, part in zip(layer.buffers, saved):
+                buffer[row, :, :length] = part[:, :length]
 
     def save(self, row: int, length: int) -> KeyValues:
         """A copy of the first `length` tokens of `row`."""
-        return [(layer.keys[row, :, :length].clone(), layer.values[row, :, :length].clone()) for layer in self.layers]
+        return [
+            (keys[row, :, :length].clone(), values[row, :, :length].clone())
+            for keys, values in (layer.buffers for layer in self.slots)
+        ]
 
     def drop(self) -> None:
         """Free every buffer."""
@@ -161,15 +175,11 @@ class MaskBuilder:
         full = columns <= query
         if self.by_type:
             sliding = full & (columns > query - int(self.sliding_window or 0))
-            return {
-                kind: _additive(sliding if kind == "sliding_attention" else full, dtype) for kind in self.kinds
-            }
+            return {kind: _additive(sliding if kind == "sliding_attention" else full, dtype) for kind in self.kinds}
         if self.sliding_window is not None and not self.kinds:
             full = full & (columns > query - int(self.sliding_window))
         return _additive(full, dtype)
 
 
 def _additive(allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(
-        ~allowed, torch.finfo(dtype).min
-    )
+    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, torch.finfo(dtype).min)

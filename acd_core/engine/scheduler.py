@@ -328,9 +328,7 @@ class Engine:
         self.counters.decoded_rows += len(rows)
         self._advance(list(self._running), rows, list(logits))
 
-    def _advance(
-        self, requests: Sequence[Request], rows: Sequence[Row], logits: Sequence[torch.Tensor | None]
-    ) -> None:
+    def _advance(self, requests: Sequence[Request], rows: Sequence[Row], logits: Sequence[torch.Tensor | None]) -> None:
         """Choose and hand out one token for each of `requests`, then free what ended."""
         found = {(id(row.request), row.side): scores for row, scores in zip(rows, logits) if scores is not None}
         kept = torch.stack([found[id(request), "kept"] for request in requests])

@@ -91,7 +91,9 @@ class Stepper:
         width = min(max(pending), max(1, budget // len(rows)))
         taken = [min(width, left) for left in pending]
         device, trash = self.backbone.device, self.cache.capacity
-        embeds = torch.zeros((len(rows), width, self.backbone.embedding_width), dtype=self.backbone.dtype, device=device)
+        embeds = torch.zeros(
+            (len(rows), width, self.backbone.embedding_width), dtype=self.backbone.dtype, device=device
+        )
         query = torch.zeros((len(rows), width), dtype=torch.long)
         write = torch.full((len(rows), width), trash, dtype=torch.long)
         for index, (row, count) in enumerate(zip(rows, taken)):
@@ -155,7 +157,9 @@ def _unsupported(backbone: Backbone) -> str | None:
     return None
 
 
-def choose(requests: Sequence[Request], kept: torch.Tensor, other: Sequence[torch.Tensor | None]) -> list[int | Exception]:
+def choose(
+    requests: Sequence[Request], kept: torch.Tensor, other: Sequence[torch.Tensor | None]
+) -> list[int | Exception]:
     """The next token of every request, or the error its own settings raised.
 
     kept: [requests, vocab] logits of the kept rows. other: logits [vocab] of the subtracted row, or None.
