@@ -1,0 +1,287 @@
+"""LlamaIndex's messages, tools and replies <-> the core's. Data in, data out; nothing here talks to a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llama_index.core.base.llms.types import (
+    CachePoint,
+    ChatMessage,
+    ChatResponse,
+    CitableBlock,
+    CitationBlock,
+    CompletionResponse,
+    ContentBlock,
+    LogProb,
+    MessageRole,
+    TextBlock,
+    ThinkingBlock,
+    ToolCallBlock,
+)
+from llama_index.core.llms.llm import ToolSelection
+
+from acd_core.errors import RefusalError, UsageError
+from acd_core.params import Done, Event, Generation, ReasoningDelta, TextDelta, ToolCall, ToolCallDelta
+
+_ROLES = {
+    MessageRole.SYSTEM: "system",
+    MessageRole.DEVELOPER: "system",
+    MessageRole.USER: "user",
+    MessageRole.ASSISTANT: "assistant",
+    MessageRole.CHATBOT: "assistant",
+    MessageRole.MODEL: "assistant",
+    MessageRole.TOOL: "tool",
+    MessageRole.FUNCTION: "tool",
+}
+
+
+def to_conversation(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
+    """ChatMessages as the core's dicts.
+
+    Text blocks are joined as `ChatMessage.content` joins them; tool calls come from ToolCallBlocks, or from the older
+    `additional_kwargs["tool_calls"]` where there are none; thinking is not sent back to the model. Raises UsageError
+    for an image, audio, video or document block, which this text engine would otherwise drop.
+    """
+    return [_message(message, index) for index, message in enumerate(messages)]
+
+
+def _message(message: ChatMessage, index: int) -> dict[str, Any]:
+    role = _ROLES[MessageRole(message.role)]
+    texts: list[str] = []
+    calls: list[dict[str, Any]] = []
+    for block in message.blocks:
+        if isinstance(block, TextBlock):
+            texts.append(block.text)
+        elif isinstance(block, ToolCallBlock):
+            calls.append(_call(block.tool_call_id, block.tool_name, block.tool_kwargs))
+        elif isinstance(block, (CitableBlock, CitationBlock)):
+            texts.extend(_cited_texts(block, index))
+        elif not isinstance(block, (ThinkingBlock, CachePoint)):
+            raise _not_text(block, index)
+    if not calls:
+        calls = [_legacy_call(call) for call in message.additional_kwargs.get("tool_calls") or ()]
+    result: dict[str, Any] = {"role": role, "content": "\n".join(texts)}
+    if calls and role == "assistant":
+        result["tool_calls"] = [{**call, "id": call["id"] or f"call_{index}_{at}"} for at, call in enumerate(calls)]
+    for name in ("tool_call_id", "name") if role == "tool" else ():
+        if message.additional_kwargs.get(name):
+            result[name] = str(message.additional_kwargs[name])
+    return result
+
+
+def _cited_texts(block: CitableBlock | CitationBlock, index: int) -> list[str]:
+    texts = []
+    for inner in block.content if isinstance(block, CitableBlock) else [block.cited_content]:
+        if not isinstance(inner, TextBlock):
+            raise _not_text(inner, index)
+        texts.append(inner.text)
+    return texts
+
+
+def _not_text(block: Any, index: int) -> UsageError:
+    return UsageError(
+        f"Message {index} holds a block of type {getattr(block, 'block_type', type(block).__name__)!r}; "
+        "this engine reads text only.",
+        hint="Send TextBlocks, or describe the other content in words first.",
+    )
+
+
+def _call(call_id: str | None, name: str, arguments: dict[str, Any] | str) -> dict[str, Any]:
+    return {"id": call_id or "", "type": "function", "function": {"name": name, "arguments": _arguments(arguments)}}
+
+
+def _legacy_call(call: Any) -> dict[str, Any]:
+    """An OpenAI-style call, as a dict or as the object of some client library."""
+
+    def part(owner: Any, name: str) -> Any:
+        return owner.get(name) if isinstance(owner, dict) else getattr(owner, name, None)
+
+    function = part(call, "function")
+    name = part(function, "name") if function is not None else part(call, "tool_name")
+    if not name:
+        raise UsageError(
+            "A tool call in additional_kwargs['tool_calls'] has no function name.",
+            hint="Put calls into the message as ToolCallBlock(tool_name=..., tool_kwargs=...).",
+        )
+    if function is None:
+        return _call(part(call, "tool_id"), name, part(call, "tool_kwargs") or {})
+    return _call(part(call, "id"), name, part(function, "arguments") or {})
+
+
+def _arguments(arguments: dict[str, Any] | str) -> dict[str, Any]:
+    """Templates want a dict: a JSON string would be quoted a second time."""
+    if isinstance(arguments, dict):
+        return arguments
+    try:
+        parsed = json.loads(arguments or "{}")
+    except json.JSONDecodeError:
+        parsed = None
+    if not isinstance(parsed, dict):
+        raise UsageError(
+            f"The arguments of a tool call in the history are not a JSON object: {arguments[:80]!r}.",
+            hint="Pass tool_kwargs as a dict.",
+        )
+    return parsed
+
+
+def to_tool(tool: Any) -> dict[str, Any]:
+    """A LlamaIndex tool, or an OpenAI-style dict, as an OpenAI-style dict."""
+    if isinstance(tool, dict):
+        return tool
+    # The length check guards a limit of one vendor's API.
+    return dict(tool.metadata.to_openai_tool(skip_length_check=True))
+
+
+def to_tool_choice(tool_choice: Any, tool_required: bool) -> str | None:
+    """None, "auto", "none", "any", "required", a name, or OpenAI's dict -> what GenerationParams takes."""
+    if isinstance(tool_choice, dict):
+        tool_choice = (tool_choice.get("function") or {}).get("name") or tool_choice.get("type")
+    if tool_choice in (None, "auto"):
+        return "required" if tool_required else tool_choice
+    return "required" if tool_choice == "any" else str(tool_choice)
+
+
+def response_format(output_cls: Any) -> dict[str, Any]:
+    """A pydantic class as the `response_format` of GenerationParams."""
+    return {
+        "type": "json_schema",
+        "json_schema": {"name": output_cls.__name__, "schema": output_cls.model_json_schema()},
+    }
+
+
+class Reply:
+    """Makes LlamaIndex's responses of one event stream: each holds the text so far and the new part as `delta`.
+
+    model_name: what `raw["model"]` says. token_text turns a token id into its text, for logprobs. parallel=False keeps
+    only the first tool call.
+    """
+
+    def __init__(self, model_name: str, token_text: Callable[[int], str], *, parallel: bool = True) -> None:
+        self._model_name = model_name
+        self._token_text = token_text
+        self._parallel = parallel
+        self._text = ""
+        self._reasoning = ""
+        self._calls: list[ToolCall] = []
+
+    def feed(self, event: Event) -> ChatResponse | None:
+        """The response to hand on after `event`; None where there is nothing new to show."""
+        extra: dict[str, Any] = {}
+        if isinstance(event, Done):
+            return self.final(event.generation, delta="")
+        if isinstance(event, TextDelta):
+            self._text += event.text
+        elif isinstance(event, ReasoningDelta):
+            self._reasoning += event.text
+            extra = {"thinking_delta": event.text}
+        elif isinstance(event, ToolCallDelta):
+            if self._calls and not self._parallel:
+                return None
+            self._calls.append(event.call)
+        message = _assistant(self._text, self._reasoning or None, self._calls)
+        delta = event.text if isinstance(event, TextDelta) else ""
+        return ChatResponse(message=message, delta=delta, additional_kwargs=extra)
+
+    def final(self, generation: Generation, *, delta: str | None = None) -> ChatResponse:
+        """The whole reply, with token counts in `additional_kwargs` and a small dict in `raw`."""
+        calls = list(generation.tool_calls) if self._parallel else list(generation.tool_calls[:1])
+        message = _assistant(generation.text, generation.reasoning, calls)
+        if generation.refusal is not None:
+            message.additional_kwargs["refusal"] = generation.refusal
+        if generation.invalid_tool_calls:
+            message.additional_kwargs["invalid_tool_calls"] = [
+                {"id": call.id, "name": call.name, "text": call.text, "error": call.error}
+                for call in generation.invalid_tool_calls
+            ]
+        usage = generation.usage
+        counts = {
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
+            "total_tokens": usage.total_tokens,
+        }
+        report = generation.report
+        raw = {
+            "model": self._model_name,
+            "finish_reason": generation.finish_reason,
+            "usage": {**counts, "cached_tokens": usage.cached_tokens},
+            "contrast": {
+                "method": report.method,
+                "alpha": report.alpha,
+                "contrasted_tokens": report.contrasted_tokens,
+                "mean_divergence": report.mean_divergence,
+            },
+        }
+        return ChatResponse(
+            message=message, delta=delta, raw=raw, additional_kwargs=counts, logprobs=self._logprobs(generation)
+        )
+
+    def _logprobs(self, generation: Generation) -> list[list[LogProb]] | None:
+        if generation.logprobs is None:
+            return None
+
+        def entry(token_id: int, logprob: float) -> LogProb:
+            text = self._token_text(token_id)
+            return LogProb(token=text, logprob=logprob, bytes=list(text.encode()))
+
+        return [
+            [entry(item.token_id, item.logprob), *(entry(*other) for other in item.top if other[0] != item.token_id)]
+            for item in generation.logprobs
+        ]
+
+
+def _assistant(text: str, reasoning: str | None, calls: Sequence[ToolCall]) -> ChatMessage:
+    blocks: list[ContentBlock] = []
+    if reasoning:
+        blocks.append(ThinkingBlock(content=reasoning))
+    if text or not calls:
+        # An empty block keeps `message.content` a string: callers concatenate it.
+        blocks.append(TextBlock(text=text))
+    blocks.extend(
+        ToolCallBlock(tool_call_id=call.id, tool_name=call.name, tool_kwargs=call.arguments) for call in calls
+    )
+    message = ChatMessage(role=MessageRole.ASSISTANT, blocks=blocks)
+    if calls:
+        # LlamaIndex's own streaming programs still look for calls here before they ask for ToolSelections.
+        message.additional_kwargs["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": json.dumps(call.arguments, ensure_ascii=False)},
+            }
+            for call in calls
+        ]
+    return message
+
+
+def to_completion(response: ChatResponse) -> CompletionResponse:
+    """A chat response as a completion response; nothing of it is lost but the message's blocks."""
+    return CompletionResponse(
+        text=response.message.content or "",
+        delta=response.delta,
+        raw=response.raw,
+        logprobs=response.logprobs,
+        additional_kwargs={**response.message.additional_kwargs, **response.additional_kwargs},
+    )
+
+
+def tool_selections(response: ChatResponse, error_on_no_tool_call: bool) -> list[ToolSelection]:
+    """The calls of a reply. Raises RefusalError for a refusal, UsageError without calls, if asked to raise."""
+    message = response.message
+    calls = [block for block in message.blocks if isinstance(block, ToolCallBlock)]
+    if not calls and error_on_no_tool_call:
+        if "refusal" in message.additional_kwargs:
+            raise RefusalError(message.additional_kwargs["refusal"])
+        broken = message.additional_kwargs.get("invalid_tool_calls")
+        said = f"an ill-formed call ({broken[0]['error']})" if broken else "words"
+        raise UsageError(
+            f"Expected at least one tool call, but the model answered in {said}.",
+            hint="Pass tool_required=True to force a call, or error_on_no_tool_call=False to accept words.",
+        )
+    return [
+        ToolSelection(
+            tool_id=call.tool_call_id or "", tool_name=call.tool_name, tool_kwargs=_arguments(call.tool_kwargs)
+        )
+        for call in calls
+    ]

@@ -1,0 +1,417 @@
+"""ACDLLM: safer decoding for any local chat model as a LlamaIndex LLM.
+
+    from acd_integrations.llama_index import ACDLLM
+    Settings.llm = ACDLLM(model="Qwen/Qwen2.5-7B-Instruct", pair="my-pair")
+
+Chat is the primitive and complete is derived from it. Every method goes through `acd_core.ContrastiveLM`, so plain and
+streamed, sync and async replies, tool calls and structured values are all decoded under the same contrast. Nothing is
+loaded before the first call or the first look at `metadata`; a server calls `await llm.aload()` at its start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import threading
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import aclosing, closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ConfigDict, Field, PrivateAttr, ValidationError, field_serializer
+
+from acd_core.errors import UsageError, missing_extra
+from acd_core.params import GenerationParams, usage_error
+
+try:
+    from llama_index.core.base.llms.generic_utils import messages_to_prompt as default_messages_to_prompt
+    from llama_index.core.base.llms.types import (
+        ChatMessage,
+        ChatResponse,
+        ChatResponseAsyncGen,
+        ChatResponseGen,
+        CompletionResponse,
+        CompletionResponseAsyncGen,
+        CompletionResponseGen,
+        LLMMetadata,
+        MessageRole,
+    )
+    from llama_index.core.constants import DEFAULT_NUM_OUTPUTS
+    from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
+    from llama_index.core.llms.llm import ToolSelection, default_completion_to_prompt
+except ImportError as error:  # pragma: no cover - depends on the installation
+    raise missing_extra("llama-index-core", "llama-index") from error
+
+from acd_integrations._llama_index_messages import (
+    Reply,
+    to_completion,
+    to_conversation,
+    to_tool,
+    to_tool_choice,
+    tool_selections,
+)
+from acd_integrations._llama_index_structured import StructuredPrediction
+
+if TYPE_CHECKING:
+    from acd_core.lm import ContrastiveLM
+
+_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_tokens", "stop", "seed")
+_CONTRAST = ("alpha", "plausibility", "contrast_tokens")
+
+
+class ACDLLM(StructuredPrediction):
+    """A local chat model under Adversarial Contrastive Decoding (or another method), as a LlamaIndex LLM.
+
+    Setup:
+        pip install "acd-integrations[llama-index]"
+
+    Instantiate:
+        llm = ACDLLM(model="reference", pair="reference", max_tokens=128)
+        llm = ACDLLM.from_lm(lm)                       # over a ContrastiveLM that is already there
+
+    Use, as any LlamaIndex LLM:
+        llm.complete("...")  llm.chat([...])  llm.stream_chat([...])  await llm.achat([...])
+        index.as_query_engine(llm=llm)   FunctionAgent(tools=[...], llm=llm)   llm.structured_predict(Class, prompt)
+
+    Settings can be changed per call: `llm.chat(messages, temperature=0.7, max_tokens=64, alpha=0.2)`. Unknown ones
+    raise UsageError. Replies carry token counts in `additional_kwargs` and `raw["usage"]`, the end in
+    `raw["finish_reason"]`; a refusal where a tool call was forced stands in `message.additional_kwargs["refusal"]`, and
+    `structured_predict` raises RefusalError with it.
+
+    For exact packing of retrieved text, let LlamaIndex count as the model does: `Settings.tokenizer = llm.token_ids`.
+    """
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+    model: str = Field(description='A local folder, a hub id, or "reference" for the bundled model.')
+    pair: Any = Field(default=None, description='A PromptPair, its folder or hub id, or "reference". None: no pair.')
+    method: str | None = Field(default=None, description='A decoding method. None: "acd" with a pair, else "none".')
+    alpha: float | None = Field(default=None, description="Contrast strength in [0, 1). None: the pair's own.")
+    plausibility: float = Field(default=0.0, description="Drop tokens below this share of the best one's probability.")
+    contrast_tokens: int | None = Field(default=None, description="Contrast only so many tokens. None: all of them.")
+    temperature: float = Field(default=0.0, description="0 is greedy.")
+    top_p: float = Field(default=1.0, description="In (0, 1]; 1 is off.")
+    top_k: int = Field(default=0, description="0 is off.")
+    min_p: float = Field(default=0.0, description="In [0, 1]; 0 is off.")
+    repetition_penalty: float = Field(default=1.0, description="1 is off.")
+    max_tokens: int | None = Field(default=None, description="New tokens at most. None: what the context holds.")
+    stop: list[str] | None = Field(default=None, description="Strings that end the reply and are cut off it.")
+    seed: int | None = Field(default=None, description="Fixes the draws of each call.")
+    dtype: str = Field(default="auto", description='"auto", "float32", "bfloat16" or "float16".')
+    device: str = Field(default="auto", description='"auto", any torch device, or "map" for several.')
+    revision: str | None = Field(default=None, description="Revision of a hub model.")
+
+    _lm: Any = PrivateAttr(default=None)
+    _lm_key: Any = PrivateAttr(default=None)
+    _loading: Any = PrivateAttr(default_factory=threading.Lock)
+
+    def __init__(self, **data: Any) -> None:
+        """Checks the settings; loads nothing. Raises UsageError for an unknown or impossible one."""
+        if isinstance(data.get("pair"), os.PathLike):
+            data["pair"] = os.fspath(data["pair"])
+        try:
+            super().__init__(**data)
+        except ValidationError as error:
+            raise usage_error(error) from None
+        self._params({})
+
+    @classmethod
+    def from_lm(cls, lm: ContrastiveLM, **settings: Any) -> ACDLLM:
+        """Over a ContrastiveLM that exists already: same engine, same weights. `settings` are fields of this class."""
+        llm = cls(model=lm.model_id, pair=lm.pair, method=_method_name(lm), **settings)
+        llm._lm, llm._lm_key = lm, llm._source()
+        return llm
+
+    @classmethod
+    def class_name(cls) -> str:
+        return "ACDLLM"
+
+    # -- the model behind it ----------------------------------------------------------------------------------------
+
+    @property
+    def lm(self) -> ContrastiveLM:
+        """The ContrastiveLM behind this class, loaded on first use and shared with every class over the same model."""
+        key = self._source()
+        if self._lm is not None and self._lm_key == key:
+            return self._lm
+        with self._loading:
+            if self._lm is None or self._lm_key != key:
+                from acd_core.lm import ContrastiveLM
+
+                self._lm = ContrastiveLM.from_pretrained(
+                    self.model, self.pair, self.method, dtype=self.dtype, device=self.device, revision=self.revision
+                )
+                self._lm_key = key
+            return self._lm
+
+    def load(self) -> ACDLLM:
+        """Load the model now. Returns itself."""
+        _ = self.lm
+        return self
+
+    async def aload(self) -> ACDLLM:
+        """Load the model now, off the event loop. Returns itself."""
+        if self._lm is None or self._lm_key != self._source():
+            await asyncio.to_thread(self.load)
+        return self
+
+    def token_ids(self, text: str) -> list[int]:
+        """Ids of `text` in the model's own vocabulary, for `Settings.tokenizer = llm.token_ids`."""
+        return list(self.lm.token_ids(text))
+
+    def count_tokens(self, messages: str | Sequence[ChatMessage]) -> int:
+        """Tokens of a text, or of a conversation as the model's template renders it."""
+        return self.lm.count_tokens(messages if isinstance(messages, str) else to_conversation(messages))
+
+    def _source(self) -> tuple[Any, ...]:
+        """What the loaded model depends on; a changed field means another model."""
+        pair = self.pair if isinstance(self.pair, str) else id(self.pair)
+        return (self.model, pair, self.method, self.dtype, self.device, self.revision)
+
+    @property
+    def metadata(self) -> LLMMetadata:
+        """What LlamaIndex packs prompts and picks routes by. `context_window` leaves out the pair's own length."""
+        lm = self.lm
+        window = lm.max_input_tokens
+        return LLMMetadata(
+            context_window=window,
+            num_output=min(self.max_tokens or min(DEFAULT_NUM_OUTPUTS, window // 4), window),
+            is_chat_model=True,
+            is_function_calling_model=lm.supports_tools,
+            model_name=_display_name(self.model),
+            # Models without a system role get system text at the start of the first user turn; callers need not know.
+            system_role=MessageRole.SYSTEM,
+        )
+
+    def to_payload(self) -> dict[str, Any]:
+        """What instrumentation may see: settings and names, never a path. Loads nothing: it runs on the event loop."""
+        pair = self.pair if self.pair is None or isinstance(self.pair, str) else getattr(self.pair, "id", "")[:16]
+        payload = {
+            "class_name": self.class_name(),
+            "model_name": _display_name(self.model),
+            "pair": _display_name(pair) if pair else None,
+            "method": self.method,
+            **{name: getattr(self, name) for name in (*_CONTRAST, *_SAMPLING)},
+        }
+        return {**payload, **self.metadata.model_dump(mode="json")} if self._lm is not None else payload
+
+    # -- the eight methods ------------------------------------------------------------------------------------------
+
+    @llm_chat_callback()
+    def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        return self._chat(messages, **kwargs)
+
+    @llm_chat_callback()
+    def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
+        return self._stream_chat(messages, **kwargs)
+
+    @llm_chat_callback()
+    async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        return await self._achat(messages, **kwargs)
+
+    @llm_chat_callback()
+    async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
+        return await self._astream_chat(messages, **kwargs)
+
+    @llm_completion_callback()
+    def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        return to_completion(self._chat(self._completion(prompt, formatted), _formatted=formatted, **kwargs))
+
+    @llm_completion_callback()
+    def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
+        responses = self._stream_chat(self._completion(prompt, formatted), _formatted=formatted, **kwargs)
+
+        def completions() -> CompletionResponseGen:
+            with closing(responses):
+                for response in responses:
+                    yield to_completion(response)
+
+        return completions()
+
+    @llm_completion_callback()
+    async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        return to_completion(await self._achat(self._completion(prompt, formatted), _formatted=formatted, **kwargs))
+
+    @llm_completion_callback()
+    async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
+        responses = await self._astream_chat(self._completion(prompt, formatted), _formatted=formatted, **kwargs)
+
+        async def completions() -> CompletionResponseAsyncGen:
+            async with aclosing(responses):
+                async for response in responses:
+                    yield to_completion(response)
+
+        return completions()
+
+    # The undecorated four: complete calls these, so that one call fires one pair of events and is counted once.
+
+    def _chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        conversation, params, parallel = self._request(messages, kwargs)
+        lm = self.lm
+        return self._reply(lm, parallel).final(lm.generate(conversation, params))
+
+    def _stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
+        conversation, params, parallel = self._request(messages, kwargs)
+        lm = self.lm
+        reply = self._reply(lm, parallel)
+
+        def responses() -> ChatResponseGen:
+            with _closing(lm.stream(conversation, params)) as events:
+                for event in events:
+                    if (response := reply.feed(event)) is not None:
+                        yield response
+
+        return responses()
+
+    async def _achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        conversation, params, parallel = self._request(messages, kwargs)
+        lm = (await self.aload()).lm
+        return self._reply(lm, parallel).final(await lm.agenerate(conversation, params))
+
+    async def _astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
+        conversation, params, parallel = self._request(messages, kwargs)
+        lm = (await self.aload()).lm
+        reply = self._reply(lm, parallel)
+
+        async def responses() -> ChatResponseAsyncGen:
+            async with _aclosing(lm.astream(conversation, params)) as events:
+                async for event in events:
+                    if (response := reply.feed(event)) is not None:
+                        yield response
+
+        return responses()
+
+    def _reply(self, lm: ContrastiveLM, parallel: bool) -> Reply:
+        return Reply(_display_name(self.model), lambda token: lm.backbone.tokenizer.decode([token]), parallel=parallel)
+
+    # -- prompts and settings of one call ---------------------------------------------------------------------------
+
+    def _params(self, overrides: dict[str, Any]) -> GenerationParams:
+        """The settings of one call. Raises UsageError for unknown names and impossible values."""
+        own = {name: getattr(self, name) for name in (*_SAMPLING, *_CONTRAST)}
+        return GenerationParams.of(None, **{**own, **overrides})
+
+    def _request(
+        self, messages: Sequence[ChatMessage], kwargs: dict[str, Any]
+    ) -> tuple[list[dict[str, Any]], GenerationParams, bool]:
+        """Conversation, settings, and whether several tool calls may come. Checks everything before anything runs."""
+        formatted = kwargs.pop("_formatted", False)
+        parallel = bool(kwargs.pop("allow_parallel_tool_calls", True))
+        if kwargs.get("tools") is not None:
+            kwargs["tools"] = [to_tool(tool) for tool in kwargs["tools"]]
+        if "tool_choice" in kwargs:
+            kwargs["tool_choice"] = to_tool_choice(kwargs["tool_choice"], tool_required=False)
+        params = self._params(kwargs)
+        prepared = list(messages)
+        if not formatted:
+            if prepared and self.system_prompt and not self._opens_with_system_prompt(prepared):
+                prepared.insert(0, ChatMessage(role=MessageRole.SYSTEM, content=self.system_prompt))
+            if prepared and self.messages_to_prompt not in (None, default_messages_to_prompt):
+                prepared = [ChatMessage(role=MessageRole.USER, content=self.messages_to_prompt(prepared))]
+        return to_conversation(prepared), params, parallel
+
+    def _opens_with_system_prompt(self, messages: Sequence[ChatMessage]) -> bool:
+        first = messages[0]
+        return first.role == MessageRole.SYSTEM and first.content == self.system_prompt
+
+    def _completion(self, prompt: str, formatted: bool) -> list[ChatMessage]:
+        """A completion's prompt as one user turn. `formatted` prompts already hold the system and wrapper texts."""
+        message = ChatMessage(role=MessageRole.USER, content=prompt)
+        return [message] if formatted else self._extend_messages([message])
+
+    def _extend_messages(self, messages: list[ChatMessage]) -> list[ChatMessage]:
+        """Lay completion_to_prompt, query_wrapper_prompt and system_prompt around a templated prompt.
+
+        LlamaIndex calls this in predict, stream, apredict, astream and structured prediction. Its own version knows the
+        system prompt only, so that the other two were lost on every chat model.
+        """
+        extended = list(messages)
+        to_prompt = self.completion_to_prompt
+        if to_prompt not in (None, default_completion_to_prompt) and [m.role for m in extended] == [MessageRole.USER]:
+            extended[0] = _with_text(extended[0], to_prompt(extended[0].content or ""))
+        if self.query_wrapper_prompt is not None:
+            for index in range(len(extended) - 1, -1, -1):
+                if extended[index].role == MessageRole.USER:
+                    text = self.query_wrapper_prompt.format(query_str=extended[index].content or "")
+                    extended[index] = _with_text(extended[index], text)
+                    break
+        return super()._extend_messages(extended)
+
+    # -- tools ------------------------------------------------------------------------------------------------------
+
+    def _prepare_chat_with_tools(
+        self,
+        tools: Sequence[Any],
+        user_msg: str | ChatMessage | None = None,
+        chat_history: list[ChatMessage] | None = None,
+        verbose: bool = False,
+        allow_parallel_tool_calls: bool = False,
+        tool_required: bool = False,
+        tool_choice: Any = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        messages = list(chat_history or [])
+        if user_msg is not None:
+            messages.append(user_msg if isinstance(user_msg, ChatMessage) else ChatMessage(content=user_msg))
+        prepared: dict[str, Any] = {"messages": messages, **kwargs}
+        if tools:
+            prepared["tools"] = [to_tool(tool) for tool in tools]
+            prepared["tool_choice"] = to_tool_choice(tool_choice, tool_required)
+            prepared["allow_parallel_tool_calls"] = allow_parallel_tool_calls
+        elif tool_required or tool_choice not in (None, "auto", "none"):
+            raise UsageError("A tool call is required, but there are no tools.", hint="Pass tools=[...].")
+        return prepared
+
+    def get_tool_calls_from_response(
+        self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
+    ) -> list[ToolSelection]:
+        """The tool calls of a reply.
+
+        Raises, if asked to: RefusalError where the model refused, UsageError where it answered in words.
+        """
+        return tool_selections(response, error_on_no_tool_call)
+
+    # -- copies -----------------------------------------------------------------------------------------------------
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> ACDLLM:
+        """Copies share the model: weights and the engine's thread are never copied."""
+        return self.model_copy()
+
+    def __getstate__(self) -> dict[Any, Any]:
+        if self.pair is not None and not isinstance(self.pair, str):
+            # The base class drops what cannot be pickled; here that would leave a model without its protection.
+            raise UsageError(
+                "An ACDLLM over a prompt pair held in memory cannot be pickled.",
+                hint="Save the pair with pair.save(folder) and build ACDLLM(model=..., pair=folder).",
+            )
+        return super().__getstate__()
+
+    @field_serializer("pair")
+    def _pair_as_name(self, pair: Any) -> str | None:
+        return pair if pair is None or isinstance(pair, str) else str(getattr(pair, "id", pair))
+
+
+def _method_name(lm: ContrastiveLM) -> str | None:
+    method: Any = lm.method
+    return method if method is None or isinstance(method, str) else str(method.name)
+
+
+def _display_name(name: str) -> str:
+    """The name without its folders, where it is a path; a hub id stays whole."""
+    looks_local = name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1 or name[1:2] == ":"
+    if looks_local or Path(name).exists():
+        return re.split(r"[/\\]", name.rstrip("/\\"))[-1] or name
+    return name
+
+
+def _with_text(message: ChatMessage, text: str) -> ChatMessage:
+    return ChatMessage(role=message.role, content=text, additional_kwargs=message.additional_kwargs)
+
+
+def _closing(events: Iterator[Any]) -> Any:
+    return closing(events)
+
+
+def _aclosing(events: AsyncIterator[Any]) -> Any:
+    return aclosing(events)
