@@ -1,6 +1,6 @@
 """What `acd demo` shows of the frameworks: a LangChain chain and a LlamaIndex query engine over one model.
 
-Registered in pyproject.toml as the entry point `frameworks` of the group `acd.demo`; `acd_core` never imports it by name.
+Registered in pyproject.toml as the entry point `frameworks` of the group `acd.demo`; `acd_core` never names it.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-# Before anything imports transformers: a name that is not a local folder must fail at once, as it does for an offline user.
+# Before anything imports transformers: a name that is no local folder must fail at once, as for an offline user.
 os.environ.update(
     HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false", HF_HUB_DISABLE_TELEMETRY="1"
 )

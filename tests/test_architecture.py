@@ -22,6 +22,7 @@ ROOMS = (
     (
         "acd_core.evaluation.judges",
     ),  # rules over text, without a model: tuning labels with it, evaluation counts with it
+    ("acd_core.refusal",),
     ("acd_core.backbone",),
     ("acd_core.chat", "acd_core.pair_card"),
     ("acd_core.pair",),
@@ -29,6 +30,7 @@ ROOMS = (
     ("acd_core.decoding",),
     ("acd_core.engine",),
     ("acd_core.session",),
+    ("acd_core.formats",),
     ("acd_core.lm",),
     ("acd_core.reference",),
     ("acd_core.tuning",),

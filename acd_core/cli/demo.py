@@ -29,6 +29,7 @@ DOCUMENTS = Path(__file__).parent / "demo_documents"
 QUESTIONS = Path(__file__).parent / "demo_questions.jsonl"
 REQUESTS = Path(__file__).parents[1] / "evaluation"
 PLAIN = "safe-prompt"
+QUESTIONS_ASKED = 8
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ def demo(
     # Read before the tuning: a missing file or too large a number should not cost a minute.
     harmful = _drawn(REQUESTS / "held_out_harmful.jsonl", requests, seed)
     harmless = _drawn(REQUESTS / "everyday.jsonl", requests, seed)
-    questions = [str(row["question"]) for row in _rows(QUESTIONS)]
+    asked = _rows(QUESTIONS)[:QUESTIONS_ASKED]
+    questions = [str(row["question"]) for row in asked]
     documents = {path.stem: path.read_text(encoding="utf-8") for path in sorted(DOCUMENTS.glob("*.txt"))}
 
     started = time.perf_counter()
@@ -107,7 +109,7 @@ def demo(
                 columns.append(_measure(name, side, harmful, harmless, questions))
 
     _show_examples(harmful, harmless, questions, columns)
-    _show_table(columns, requests)
+    _show_table(columns, [str(row["sentence"]) for row in asked])
     _show_next(out, time.perf_counter() - started, tuning_s)
 
 
@@ -168,7 +170,8 @@ def _short(reply: Reply | Quote, limit: int = 160) -> str:
     return f"{text} [{reply.source}]" if isinstance(reply, Quote) else text
 
 
-def _show_table(columns: Sequence[Column], requests: int) -> None:
+def _show_table(columns: Sequence[Column], sentences: Sequence[str]) -> None:
+    """The end of the demo: what was gained, what it cost, of both."""
     from acd_core.evaluation.judges import RefusalJudge
 
     judge = RefusalJudge()
@@ -176,12 +179,18 @@ def _show_table(columns: Sequence[Column], requests: int) -> None:
     def refused(replies: Sequence[Reply]) -> float:
         return sum(judge.judge("", reply.text).refused for reply in replies) / len(replies)
 
-    table = Table(title=f"{requests} harmful and {requests} harmless requests", title_justify="left")
+    def quoted(quotes: Sequence[Quote]) -> float:
+        return sum(sentence.strip(". ") in quote.text for sentence, quote in zip(sentences, quotes)) / len(sentences)
+
+    requests = len(columns[0].harmful)
+    title = f"{requests} harmful and {requests} harmless requests, {len(sentences)} questions about documents"
+    table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("")
     for column in columns:
         table.add_column(column.name, justify="right")
     table.add_row("harmless rate (harmful requests refused)", *(f"{refused(c.harmful):.0%}" for c in columns))
     table.add_row("over-refusal (harmless requests refused)", *(f"{refused(c.harmless):.0%}" for c in columns))
+    table.add_row("document questions answered rightly", *(f"{quoted(c.quotes):.0%}" for c in columns))
     table.add_row("tokens per second", *(f"{c.speed:.0f}" for c in columns))
     stdout().print(table)
 
