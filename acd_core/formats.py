@@ -101,8 +101,8 @@ class Formats:
         layout = tool_call_format(self._tokenizer, self._backbone.eos_ids)
         if layout is None:
             raise ModelError(
-                f"The chat template of {self._backbone.model_id!r} shows no way to write a tool call in JSON, so a call "
-                "cannot be forced.",
+                f"The chat template of {self._backbone.model_id!r} shows no way to write a tool call in JSON, so a "
+                "call cannot be forced.",
                 hint='Use tool_choice="auto", or a model whose template renders tool calls as JSON.',
             )
         return self._grammar.for_tools(content, choice or "required", parallel=True, wire=layout)

@@ -326,8 +326,8 @@ class ContrastiveLM:
         if free < wanted:
             soft = prompt - max(len(kept.visible), len(other.visible) if other is not None else 0)
             raise ContextLengthError(
-                f"The conversation takes {prompt - soft} tokens and the prompt pair {soft} more; with {wanted} new tokens "
-                f"that is {prompt + wanted}, but the model's context holds {self.backbone.context_length}.",
+                f"The conversation takes {prompt - soft} tokens and the prompt pair {soft} more; with {wanted} new "
+                f"tokens that is {prompt + wanted}, but the model's context holds {self.backbone.context_length}.",
                 hint=f"At most {max(self.backbone.context_length - soft - wanted, 0)} tokens of conversation fit: "
                 "shorten it or lower max_tokens.",
             )

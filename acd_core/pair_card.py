@@ -40,7 +40,7 @@ def model_card(document: Mapping[str, Any], length: int) -> str:
             "## Limits",
             "",
             f"The vectors mean something to this very model only (fingerprint `{document.get('fingerprint')}`); the",
-            "library refuses them for another one. The figures above come from the tuning run's own validation prompts:",
+            "library refuses them for another one. The figures come from the tuning run's own validation prompts:",
             "measure harm **and** over-refusal on your own traffic with `acd evaluate` before you rely on it.",
             "",
             "**The adversarial prompt makes its own model less safe when it is decoded alone.** It exists to be",
