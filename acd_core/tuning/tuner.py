@@ -476,7 +476,7 @@ def _pairs(
     out = work / "anchors.jsonl" if work is not None else None
     if lm is not None:
         return anchor_data.generate_anchors(lm, out=out, judge=judge, seed=seed, progress=progress)
-    with ContrastiveLM.from_model(backbone.model, backbone.tokenizer, model_id=backbone.model_id) as own:
+    with ContrastiveLM(backbone) as own:
         return anchor_data.generate_anchors(own, out=out, judge=judge, seed=seed, progress=progress)
 
 
