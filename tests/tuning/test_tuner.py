@@ -214,7 +214,7 @@ def test_the_rules_that_choose_a_point() -> None:
     points = [safe_but_unwilling, balanced, weak]
     assert max(points, key=lambda point: rank(point, "safest", plain, 0.02)) == safe_but_unwilling
     assert max(points, key=lambda point: rank(point, "margin", plain, 0.02)) == balanced
-    assert max(points[:1] + [Point(4, 0.4, 0.8, 0.2)], key=lambda point: rank(point, "margin", plain, 0.02)).step == 4
+    assert max([*points[:1], Point(4, 0.4, 0.8, 0.2)], key=lambda point: rank(point, "margin", plain, 0.02)).step == 4
 
 
 @pytest.mark.parametrize(
