@@ -1,0 +1,60 @@
+"""Confidence intervals for rates: Wilson's for a share, the percentile bootstrap for a mean of shares."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+Z95 = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class Rate:
+    """`count` of `total`, with a 95% interval. `value` is NaN when total is 0; low and high are then 0 and 1."""
+
+    count: int
+    total: int
+    low: float
+    high: float
+
+    @property
+    def value(self) -> float:
+        return self.count / self.total if self.total else math.nan
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]" if self.total else "-"
+
+    def to_dict(self) -> dict[str, float | int | None]:
+        """For JSON; the value is None when nothing was counted."""
+        value = self.value if self.total else None
+        return {"value": value, "count": self.count, "total": self.total, "low": self.low, "high": self.high}
+
+
+def wilson(count: int, total: int, z: float = Z95) -> Rate:
+    """Wilson's score interval (Wilson 1927) of `count` successes in `total` trials, 0 <= count <= total."""
+    if not 0 <= count <= total:
+        raise ValueError(f"count must lie in 0..total (given: {count} of {total})")
+    if total == 0:
+        return Rate(0, 0, 0.0, 1.0)
+    share, square = count / total, z * z
+    centre = (share + square / (2 * total)) / (1 + square / total)
+    half = z * math.sqrt(share * (1 - share) / total + square / (4 * total * total)) / (1 + square / total)
+    return Rate(count, total, max(0.0, centre - half), min(1.0, centre + half))
+
+
+def bootstrap_mean(groups: Sequence[Sequence[float]], draws: int = 2000, seed: int = 0) -> tuple[float, float, float]:
+    """(mean, low, high): the mean over groups of each group's mean, resampling inside every group, 95% percentile.
+
+    Empty groups are left out; NaN three times when all are empty. Seeded, so a report is the same twice.
+    """
+    kept = [list(group) for group in groups if group]
+    if not kept:
+        return math.nan, math.nan, math.nan
+    draw = random.Random(seed)
+    mean = sum(sum(group) / len(group) for group in kept) / len(kept)
+    means = sorted(
+        sum(sum(draw.choices(group, k=len(group))) / len(group) for group in kept) / len(kept) for _ in range(draws)
+    )
+    return mean, means[int(0.025 * draws)], means[min(draws - 1, int(0.975 * draws))]
