@@ -1,0 +1,234 @@
+"""LangChain messages to conversations, and events of the core back to LangChain's messages and chunks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    BaseMessage,
+    ChatMessage,
+    FunctionMessage,
+    HumanMessage,
+    InvalidToolCall,
+    SystemMessage,
+    ToolCall,
+    ToolMessage,
+)
+from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
+from langchain_core.messages.tool import tool_call_chunk
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk
+
+from acd_core.errors import UsageError
+from acd_core.params import Event, Generation, ReasoningDelta, TextDelta, ToolCallDelta
+
+_ROLES = {"developer": "system", "human": "user", "ai": "assistant", "model": "assistant"}
+# Blocks of an assistant's own turn that are no text: calls are read from message.tool_calls, thoughts apart.
+_CALL_BLOCKS = ("tool_use", "tool_call", "tool_call_chunk", "invalid_tool_call", "function_call")
+_THOUGHT_BLOCKS = ("reasoning", "thinking", "redacted_thinking")
+
+
+def conversation(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
+    """OpenAI-style dicts, in order. Raises UsageError for what a text model cannot read (images, audio, files)."""
+    return [_message(message) for message in messages]
+
+
+def _message(message: BaseMessage) -> dict[str, Any]:
+    if isinstance(message, ToolMessage):
+        text = _text(message)
+        if message.status == "error" and not text.lower().startswith("error"):
+            text = f"Error: {text}"  # templates have no place for the status
+        return _named({"role": "tool", "content": text, "tool_call_id": message.tool_call_id}, message)
+    if isinstance(message, FunctionMessage):
+        return {"role": "tool", "content": _text(message), "name": message.name}
+    if isinstance(message, AIMessage):
+        return _assistant(message)
+    if isinstance(message, HumanMessage):
+        return _named({"role": "user", "content": _text(message)}, message)
+    if isinstance(message, SystemMessage):
+        return {"role": "system", "content": _text(message)}
+    if isinstance(message, ChatMessage):
+        return _named({"role": _ROLES.get(message.role, message.role), "content": _text(message)}, message)
+    raise UsageError(f"A message of type {type(message).__name__} cannot be sent to a model.")
+
+
+def _named(out: dict[str, Any], message: BaseMessage) -> dict[str, Any]:
+    if message.name:
+        out["name"] = message.name
+    return out
+
+
+def _assistant(message: AIMessage) -> dict[str, Any]:
+    """An assistant turn. A call that was malformed stays visible as the text it was."""
+    out: dict[str, Any] = {"role": "assistant", "content": _text(message)}
+    calls = [_call(call["id"], call["name"], call["args"]) for call in message.tool_calls]
+    known = {call["id"] for call in calls}
+    for block in _blocks(message):
+        if block.get("type") in ("tool_use", "tool_call") and block.get("id") not in known:
+            calls.append(_call(block.get("id"), block["name"], block.get("input", block.get("args", {}))))
+    if calls:
+        out["tool_calls"] = calls
+    broken = [str(call["args"]) for call in message.invalid_tool_calls if call.get("args")]
+    out["content"] = "\n".join([part for part in (out["content"], *broken) if part])
+    thoughts = message.additional_kwargs.get("reasoning_content") or "".join(
+        str(block.get("reasoning") or block.get("thinking") or "")
+        for block in _blocks(message)
+        if block.get("type") in _THOUGHT_BLOCKS
+    )
+    if thoughts:
+        out["reasoning_content"] = str(thoughts)
+    return out
+
+
+def _call(call_id: Any, name: str, arguments: Any) -> dict[str, Any]:
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments or "{}")
+        except ValueError:
+            arguments = {"input": arguments}
+    return {"id": str(call_id or ""), "type": "function", "function": {"name": name, "arguments": dict(arguments)}}
+
+
+def _blocks(message: BaseMessage) -> list[Mapping[str, Any]]:
+    return [block for block in message.content if isinstance(block, Mapping)] if _is_list(message) else []
+
+
+def _is_list(message: BaseMessage) -> bool:
+    return isinstance(message.content, list)
+
+
+def _text(message: BaseMessage) -> str:
+    """The text of a message, its text blocks joined. Raises UsageError naming any block that is not text."""
+    if isinstance(message.content, str):
+        return message.content
+    parts: list[str] = []
+    for block in message.content:
+        if isinstance(block, str):
+            parts.append(block)
+            continue
+        kind = block.get("type", "text" if "text" in block else None)
+        if isinstance(message, AIMessage) and kind in (*_CALL_BLOCKS, *_THOUGHT_BLOCKS):
+            continue
+        if kind in ("text", "text-plain") and isinstance(block.get("text"), str):
+            parts.append(block["text"])
+        elif kind == "refusal":
+            parts.append(str(block.get("refusal", "")))
+        elif isinstance(message, ToolMessage) and kind == "json":
+            parts.append(json.dumps(block.get("json"), ensure_ascii=False))
+        else:
+            raise UsageError(
+                f"A {message.type} message holds a block of type {kind!r}; this model reads text only.",
+                hint="Send text, or turn the block into text first (a caption, a transcript, the text of the file).",
+            )
+    return "".join(parts)
+
+
+# -- replies ----------------------------------------------------------------------------------------------------------
+
+
+def result(generation: Generation, facts: Mapping[str, Any]) -> ChatGeneration:
+    """A whole reply. `facts` are what the last message says beside the reply: see `metadata`."""
+    message = AIMessage(
+        content=generation.text,
+        additional_kwargs=_extras(generation, whole=True),
+        tool_calls=[ToolCall(name=c.name, args=c.arguments, id=c.id, type="tool_call") for c in generation.tool_calls],
+        invalid_tool_calls=[
+            InvalidToolCall(name=c.name, args=_quoted(c.text), id=c.id, error=c.error, type="invalid_tool_call")
+            for c in generation.invalid_tool_calls
+        ],
+        usage_metadata=_usage(generation, facts),
+        response_metadata=_metadata(generation, facts),
+    )
+    return ChatGeneration(message=message, generation_info={"finish_reason": generation.finish_reason})
+
+
+def chunk(event: Event, facts: Mapping[str, Any]) -> ChatGenerationChunk:
+    """One event as a chunk. Counts, finish reason and report come with the last one only: chunks are added up."""
+    if isinstance(event, TextDelta):
+        return ChatGenerationChunk(message=AIMessageChunk(content=event.text))
+    if isinstance(event, ReasoningDelta):
+        return ChatGenerationChunk(
+            message=AIMessageChunk(content="", additional_kwargs={"reasoning_content": event.text})
+        )
+    if isinstance(event, ToolCallDelta):
+        call = event.call
+        piece = tool_call_chunk(name=call.name, args=json.dumps(call.arguments), id=call.id, index=event.index)
+        return ChatGenerationChunk(message=AIMessageChunk(content="", tool_call_chunks=[piece]))
+    generation = event.generation
+    broken = [
+        tool_call_chunk(name=call.name, args=_quoted(call.text), id=call.id, index=len(generation.tool_calls) + place)
+        for place, call in enumerate(generation.invalid_tool_calls)
+    ]
+    message = AIMessageChunk(
+        content="",
+        additional_kwargs=_extras(generation, whole=False),
+        tool_call_chunks=broken,
+        usage_metadata=_usage(generation, facts),
+        response_metadata=_metadata(generation, facts),
+        chunk_position="last",
+    )
+    return ChatGenerationChunk(message=message, generation_info={"finish_reason": generation.finish_reason})
+
+
+def _quoted(text: str) -> str:
+    """The text of a malformed call as a JSON string. LangChain completes partial JSON when it adds chunks up: a call
+    that was cut off would come out as a valid one, with arguments missing."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _extras(generation: Generation, *, whole: bool) -> dict[str, Any]:
+    extras: dict[str, Any] = {}
+    if generation.refusal is not None:
+        extras["refusal"] = generation.refusal
+    if whole and generation.reasoning is not None:
+        extras["reasoning_content"] = generation.reasoning
+    return extras
+
+
+def _usage(generation: Generation, facts: Mapping[str, Any]) -> UsageMetadata:
+    usage = generation.usage
+    counts = UsageMetadata(
+        input_tokens=usage.prompt_tokens,
+        output_tokens=usage.completion_tokens,
+        total_tokens=usage.total_tokens,
+        input_token_details=InputTokenDetails(cache_read=usage.cached_tokens),
+    )
+    if generation.reasoning is not None:
+        counts["output_token_details"] = OutputTokenDetails(reasoning=facts["count"](generation.reasoning))
+    return counts
+
+
+def _metadata(generation: Generation, facts: Mapping[str, Any]) -> dict[str, Any]:
+    report = generation.report
+    metadata: dict[str, Any] = {
+        "finish_reason": generation.finish_reason,
+        "model_name": facts["model_name"],
+        "model_provider": "acd",
+        "acd": {
+            "method": report.method,
+            "alpha": report.alpha,
+            "contrasted_tokens": report.contrasted_tokens,
+            "mean_divergence": report.mean_divergence,
+        },
+    }
+    if generation.logprobs is not None:
+        metadata["logprobs"] = {"content": _logprobs(generation, facts)}
+    return metadata
+
+
+def _logprobs(generation: Generation, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Log-probabilities in OpenAI's shape."""
+
+    def entry(token: int, logprob: float) -> dict[str, Any]:
+        text = facts["decode"]([token])
+        return {"token": text, "bytes": list(text.encode()), "logprob": logprob}
+
+    def entries(pairs: Iterable[tuple[int, float]]) -> list[dict[str, Any]]:
+        return [entry(token, logprob) for token, logprob in pairs]
+
+    return [
+        {**entry(item.token_id, item.logprob), "top_logprobs": entries(item.top)} for item in generation.logprobs or ()
+    ]

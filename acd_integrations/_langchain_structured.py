@@ -1,0 +1,169 @@
+"""Structured output for ChatACD: schemas in, parsers out, and refusals as errors of their own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
+from typing import Any, ClassVar, Literal
+
+from langchain_core.exceptions import OutputParserException
+from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
+from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser, PydanticToolsParser
+from langchain_core.outputs import ChatGeneration, Generation
+from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
+from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
+from langchain_core.utils.pydantic import is_basemodel_subclass
+
+from acd_core.errors import RefusalError, UsageError
+
+Method = Literal["json_schema", "function_calling", "json_mode"]
+METHODS = ("json_schema", "function_calling", "json_mode")
+
+
+def tool_choice_of(choice: Any, names: Sequence[str]) -> str | None:
+    """LangChain's and the providers' ways to write a tool choice as ours: None, "auto", "none", "required" or a name.
+
+    Raises UsageError for a name that is not among the tools, or a form that is not known.
+    """
+    if choice is None or choice is False:
+        return None
+    if choice is True or choice == "any":
+        return "required"
+    if isinstance(choice, Mapping):
+        function = choice.get("function")
+        name = function.get("name") if isinstance(function, Mapping) else choice.get("name")
+        return tool_choice_of(name if name is not None else choice.get("type"), names)
+    if choice in names or choice in ("auto", "none", "required"):
+        return str(choice)
+    raise UsageError(
+        f"tool_choice is {choice!r}, which is not among the tools: {', '.join(names) or 'none were given'}.",
+        hint="Use 'auto', 'none', 'any' (or 'required', or True), or the name of a tool.",
+    )
+
+
+def tools_of(tools: Sequence[Any]) -> list[dict[str, Any]]:
+    """Tools of any of LangChain's kinds, OpenAI-style. Raises UsageError for what is no tool."""
+    converted = []
+    for tool in tools:
+        try:
+            out = convert_to_openai_tool(tool)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise UsageError(
+                f"{str(tool)[:80]!r} cannot be used as a tool: {' '.join(str(error).split())[:160]}"
+            ) from error
+        function = out.get("function")
+        if not isinstance(function, Mapping) or not function.get("name"):
+            raise UsageError(
+                f"The tool {str(tool)[:80]!r} is not a function tool; only those can be called from a local model.",
+                hint="Give a function, a BaseTool, a Pydantic class, or an OpenAI-style function dict.",
+            )
+        # `strict` is a wish to a server. Ours is always kept, so the model need not read it.
+        converted.append({**out, "function": {key: value for key, value in function.items() if key != "strict"}})
+    return converted
+
+
+def schema_of(schema: Any) -> tuple[str, dict[str, Any]]:
+    """(name, JSON schema) of a Pydantic class (v1 or v2), a TypedDict, a JSON schema or an OpenAI function."""
+    try:
+        converted = convert_to_json_schema(schema)
+    except (ValueError, TypeError, AttributeError) as error:
+        if not isinstance(schema, Mapping):
+            raise UsageError(
+                f"{str(schema)[:80]!r} is no schema: {' '.join(str(error).split())[:160]}",
+                hint="Give a Pydantic class, a TypedDict, or a JSON schema with title and properties.",
+            ) from error
+        converted = dict(schema)  # a JSON schema without a title
+    name = str(converted.get("title") or "reply")
+    if isinstance(schema, type) and hasattr(schema, "model_json_schema"):
+        # LangChain's conversion writes references out, which never ends for a schema that contains itself.
+        converted = schema.model_json_schema()
+    return name, converted
+
+
+class _Checked:
+    """Mixed into a parser: says why there is nothing to parse - the model refused, or the reply was cut off."""
+
+    is_json: ClassVar[bool] = True
+
+    def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
+        message = result[0].message if isinstance(result[0], ChatGeneration) else None
+        refusal = message.additional_kwargs.get("refusal") if message is not None else None
+        if refusal:
+            raise RefusalError(str(refusal))
+        # The last chunk of a stream carries the finish reason: from there on nothing is partial any more.
+        finish = message.response_metadata.get("finish_reason") if message is not None else None
+        partial = partial and finish is None
+        value = None
+        try:
+            if self.is_json and not partial:
+                json.loads(result[0].text)  # the parsers below would complete JSON that was cut off
+            value = super().parse_result(result, partial=partial)  # type: ignore[misc]
+        except (OutputParserException, ValueError) as error:
+            if finish == "length":
+                raise _cut_off(result[0].text) from error
+            if isinstance(error, OutputParserException):
+                raise
+            raise OutputParserException(f"The reply is not JSON: {error}", llm_output=result[0].text) from error
+        if value is None and not partial and not self.is_json:
+            if finish == "length":
+                raise _cut_off(result[0].text)
+            raise OutputParserException("The reply holds no such call.", llm_output=result[0].text)
+        return value
+
+
+def _cut_off(text: str) -> OutputParserException:
+    return OutputParserException(
+        "The reply was cut off by max_tokens before its JSON was complete. Raise max_tokens.", llm_output=text
+    )
+
+
+class _Json(_Checked, JsonOutputParser):
+    """JSON as dicts."""
+
+
+class _Pydantic(_Checked, PydanticOutputParser[Any]):
+    """JSON as an instance of a Pydantic class."""
+
+
+class _KeyTools(_Checked, JsonOutputKeyToolsParser):
+    """The arguments of the call, as a dict."""
+
+    is_json: ClassVar[bool] = False
+
+
+class _PydanticTools(_Checked, PydanticToolsParser):
+    """The arguments of the call, as an instance of a Pydantic class."""
+
+    is_json: ClassVar[bool] = False
+
+
+def binding(schema: Any, method: str) -> tuple[dict[str, Any], Runnable[Any, Any]]:
+    """(what to bind to the model, the parser of its reply) for one of METHODS."""
+    if method not in METHODS:
+        raise UsageError(f"Unknown method {method!r}.", hint=f"One of {', '.join(METHODS)}.")
+    if schema is None and method != "json_mode":
+        raise UsageError(f"The method {method!r} needs a schema.", hint="Give one, or use method='json_mode'.")
+    note = {"ls_structured_output_format": {"kwargs": {"method": method}, "schema": schema}}
+    is_class = isinstance(schema, type) and is_basemodel_subclass(schema)
+    if method == "function_calling":
+        tool = convert_to_openai_tool(schema)
+        parser: Runnable[Any, Any] = (
+            _PydanticTools(tools=[schema], first_tool_only=True)
+            if is_class
+            else _KeyTools(key_name=tool["function"]["name"], first_tool_only=True)
+        )
+        return {"tools": [schema], "tool_choice": tool["function"]["name"], **note}, parser
+    parser = _Pydantic(pydantic_object=schema) if is_class else _Json()
+    if method == "json_mode":
+        return {"response_format": {"type": "json_object"}, **(note if schema is not None else {})}, parser
+    name, json_schema = schema_of(schema)
+    response_format = {"type": "json_schema", "json_schema": {"name": name, "schema": json_schema, "strict": True}}
+    return {"response_format": response_format, **note}, parser
+
+
+def with_raw(llm: Runnable[Any, Any], parser: Runnable[Any, Any]) -> Runnable[Any, Any]:
+    """{"raw", "parsed", "parsing_error"}: a refusal or a reply that does not parse lands in parsing_error."""
+    parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)
+    nothing = RunnablePassthrough.assign(parsed=lambda _: None)
+    return RunnableMap(raw=llm) | parsed.with_fallbacks([nothing], exception_key="parsing_error")

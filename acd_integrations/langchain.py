@@ -1,0 +1,332 @@
+"""ChatACD: any local chat model in LangChain, decoded with Adversarial Contrastive Decoding.
+
+    from acd_integrations.langchain import ChatACD
+
+    llm = ChatACD(model="Qwen/Qwen2.5-7B-Instruct", pair="my-pair")   # was: ChatHuggingFace(...)
+    chain = prompt | llm | parser                                      # unchanged
+
+Thin: messages go down to `acd_core.ContrastiveLM` (see _langchain_messages.py), its events come back as chunks. Every
+public way of asking - invoke, stream, batch, their async twins, tools, structured output - takes that one road, so
+none of them goes around the contrast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, closing, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.exceptions import ContextOverflowError
+from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.language_models.base import LangSmithParams
+from langchain_core.language_models.model_profile import ModelProfile
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable
+from pydantic import ConfigDict, Field, SecretStr, ValidationError
+
+from acd_core.errors import ContextLengthError, TemplateError, UsageError
+from acd_core.params import ContrastParams, Event, GenerationParams, usage_error
+from acd_integrations import _langchain_facts as facts
+from acd_integrations._langchain_messages import chunk, conversation, result
+from acd_integrations._langchain_structured import binding, tool_choice_of, tools_of, with_raw
+
+if TYPE_CHECKING:
+    from acd_core.lm import ContrastiveLM
+
+_SAMPLING = ("max_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed")
+_CONTRAST = ("method", "alpha", "plausibility", "contrast_tokens")
+_PER_CALL = frozenset(GenerationParams.model_fields) | frozenset(ContrastParams.model_fields)
+
+
+class ChatContextLengthError(ContextLengthError, ContextOverflowError):
+    """The conversation does not fit; known to LangChain (summarisation middleware waits for it) and to us."""
+
+
+class ChatACD(BaseChatModel):
+    """A local chat model whose decoding contrasts two opposite system prompts.
+
+    Construction is cheap: weights are loaded at the first call, once per process for every ChatACD, ACDLLM or
+    ContrastiveLM that names the same model.
+
+    Setup: ``pip install "acd-integrations[langchain]"``
+
+    Instantiate::
+
+        llm = ChatACD(model="reference", pair="reference", max_tokens=200)
+        llm = ChatACD.from_lm(ContrastiveLM.from_model(model, tokenizer, pair="my-pair"))
+
+    Invoke, stream, async::
+
+        llm.invoke("How do I sharpen a kitchen knife?").content
+        for piece in llm.stream("..."): print(piece.text, end="")
+        await llm.ainvoke("...")
+
+    Per call: any setting of `GenerationParams` (``llm.invoke(..., alpha=0.6)``, ``llm.bind(seed=1)``,
+    ``llm.configurable_fields(alpha=...)``). Unknown names raise.
+
+    Tools: ``llm.bind_tools([get_weather], tool_choice="any")``. Forced calls are enforced by a grammar.
+
+    Structured output: ``llm.with_structured_output(Schema)``, enforced by a grammar (extra ``structured``). A model
+    that refuses raises `acd_core.errors.RefusalError` there; a forced format never takes its words away.
+
+    Usage and metadata: ``message.usage_metadata`` counts what the user sent and got (soft prompts are not counted);
+    ``message.response_metadata`` has finish_reason ("stop", "length", "tool_calls", "refusal"), model_name, and
+    ``acd``: method, alpha, tokens contrasted, mean divergence of the branches in [0, 1].
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", protected_namespaces=())
+
+    model: str = "reference"
+    """A folder, a hub id, or "reference" for the bundled model."""
+    pair: Any = None
+    """The prompt pair: a folder, a hub id, "reference", a PromptPair, or None for a method that needs none."""
+    revision: str | None = None
+    """Revision of a model from the hub."""
+    dtype: str = "auto"
+    """"auto", "float32", "bfloat16" or "float16"."""
+    device: str = "auto"
+    """"auto", "cpu", "cuda", "cuda:1", "mps", or "map" for several devices."""
+
+    method: str | None = None
+    """A decoding method; None is "acd" with a pair and "none" without."""
+    alpha: float | None = None
+    """Strength of the contrast in [0, 1); None is the pair's own recommendation, 0 switches it off exactly."""
+    plausibility: float = 0.0
+    """Drop tokens whose probability under the kept prompt is below this share of the best; 0 is off."""
+    contrast_tokens: int | None = None
+    """Contrast the first k tokens only; None contrasts all."""
+
+    temperature: float = 0.0
+    """0 is greedy."""
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    max_tokens: int | None = None
+    """New tokens at most; None is what the context holds, at most 1024."""
+    stop: list[str] | None = None
+    """Texts that end the reply and are not part of it."""
+    seed: int | None = None
+    """Fixes the draws; None draws afresh each time."""
+    timeout: float | None = None
+    """Seconds after which a call fails with DeadlineError."""
+    streaming: bool = False
+    """Whether `invoke` streams inside (for callbacks)."""
+
+    max_retries: int | None = Field(default=None, exclude=True)
+    """Taken so that this class can stand where a remote model stood; a local call has nothing to retry."""
+    api_key: SecretStr | None = Field(default=None, exclude=True)
+    """Taken for the same reason; never used."""
+
+    lm_holder: facts.Holder = Field(default_factory=facts.Holder, exclude=True, repr=False)
+    """The loaded model, shared by reference with every copy of this object."""
+
+    def __init__(self, **settings: Any) -> None:
+        if isinstance(settings.get("stop"), str):
+            settings["stop"] = [settings["stop"]]
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            raise usage_error(error) from None
+        self._params(None, {})  # impossible values are told here, not at the first call
+
+    @classmethod
+    def from_lm(cls, lm: ContrastiveLM, **settings: Any) -> ChatACD:
+        """Over a ContrastiveLM the caller made; its pair, method and alpha are the defaults."""
+        return cls(model=lm.model_id, pair=lm.pair, lm_holder=facts.Holder(lm), **settings)
+
+    # -- asking -----------------------------------------------------------------------------------------------------
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        params, asked, lm = self._params(stop, kwargs), conversation(messages), self._lm()
+        with _told():
+            generation = lm.generate(asked, params)
+        return ChatResult(generations=[result(generation, facts.of(lm))])
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        params, asked, lm = self._params(stop, kwargs), conversation(messages), await self._alm()
+        with _told():
+            generation = await lm.agenerate(asked, params)
+        return ChatResult(generations=[result(generation, facts.of(lm))])
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        params, asked, lm = self._params(stop, kwargs), conversation(messages), self._lm()
+        known = facts.of(lm)
+        with _told(), closing(_generator(lm.stream(asked, params))) as events:
+            for event in events:
+                piece = chunk(event, known)
+                if run_manager is not None:  # stream() itself passes none and tells the callbacks; see frameworks
+                    run_manager.on_llm_new_token(piece.text, chunk=piece)
+                yield piece
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        params, asked, lm = self._params(stop, kwargs), conversation(messages), await self._alm()
+        known = facts.of(lm)
+        with _told():
+            async with aclosing(lm.astream(asked, params)) as events:  # type: ignore[type-var]
+                async for event in events:
+                    piece = chunk(event, known)
+                    if run_manager is not None:
+                        await run_manager.on_llm_new_token(piece.text, chunk=piece)
+                    yield piece
+
+    def _params(self, stop: list[str] | None, kwargs: Mapping[str, Any]) -> GenerationParams:
+        """The settings of one call: the fields, and over them what the call itself says. Raises UsageError for a name
+        that is not known here: ignoring a setting in silence would be worse than stopping."""
+        given = dict(kwargs)
+        given.pop("stream", None)  # LangChain's own switch between invoke and stream
+        if given.pop("model", self.model) != self.model:
+            raise UsageError(
+                f"model={kwargs['model']!r} was given for one call, but this ChatACD holds {self.model!r}.",
+                hint="Make another ChatACD for another model.",
+            )
+        unknown = sorted(set(given) - _PER_CALL)
+        if unknown:
+            raise UsageError(
+                f"Unknown setting {', '.join(map(repr, unknown))} for a call.",
+                hint=f"Known: {', '.join(sorted(_PER_CALL))}.",
+            )
+        settings: dict[str, Any] = {name: getattr(self, name) for name in (*_SAMPLING, *_CONTRAST)}
+        settings.update(stop=self.stop if stop is None else stop, deadline_s=self.timeout)
+        if given.get("tools") is not None:
+            given["tools"] = tools_of(given["tools"])
+        if "tool_choice" in given:
+            names = [tool["function"]["name"] for tool in given.get("tools") or ()]
+            given["tool_choice"] = tool_choice_of(given["tool_choice"], names)
+        return GenerationParams.of(**{**settings, **given})
+
+    # -- the model below --------------------------------------------------------------------------------------------
+
+    def _lm(self) -> ContrastiveLM:
+        return self.lm_holder.get(self.model, self.pair, self.revision, self.dtype, self.device)
+
+    async def _alm(self) -> ContrastiveLM:
+        return await self.lm_holder.aget(self.model, self.pair, self.revision, self.dtype, self.device)
+
+    @property
+    def lm(self) -> ContrastiveLM:
+        """The ContrastiveLM below, loaded if it was not yet."""
+        return self._lm()
+
+    @property
+    def _llm_type(self) -> str:
+        return "acd-chat"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        """Everything that changes the text. It is LangChain's cache key: what is missing here could bring back an
+        answer from before a setting was changed."""
+        chosen = {name: getattr(self, name) for name in (*_SAMPLING, *_CONTRAST, "stop", "revision", "dtype", "device")}
+        return {**chosen, **facts.identity(self.model, self.pair, self.lm_holder.given)}
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        return super()._get_ls_params(stop=stop or self.stop or None, **kwargs)
+
+    def _resolve_model_profile(self) -> ModelProfile | None:
+        return facts.profile(self.model, self.lm_holder.loaded)
+
+    # -- counting ---------------------------------------------------------------------------------------------------
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """Ids of `text` by the model's own tokenizer."""
+        if self.custom_get_token_ids is not None:
+            return self.custom_get_token_ids(text)
+        return self._lm().token_ids(text)
+
+    def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
+        """Tokens of the conversation as the model's template renders it (tools included, soft prompts not)."""
+        if not messages:
+            return 0
+        lm, asked = self._lm(), conversation(messages)
+        try:
+            return lm.count_tokens(asked, tools_of(tools or ()))
+        except (UsageError, TemplateError):
+            # trim_messages counts pieces that are no conversation (system text alone, say): about what they add to one.
+            parts = [f"{message['role']}\n{message['content']}" for message in asked]
+            return sum(lm.count_tokens(part) + 4 for part in parts)
+
+    # -- tools and structured output --------------------------------------------------------------------------------
+
+    def bind_tools(
+        self,
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | Any],
+        *,
+        tool_choice: dict[str, Any] | str | bool | None = None,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """This model with tools.
+
+        tool_choice: "auto", "none", "any" (or "required", or True), a tool's name, or a provider's dict of those.
+        strict: taken for LangChain's sake; forced calls keep their schema in any case. Other keywords are bound as they
+        are. Raises UsageError for an unknown tool, TemplateError for a model whose template ignores tools.
+        """
+        converted = tools_of(tools)
+        choice = tool_choice_of(tool_choice, [tool["function"]["name"] for tool in converted])
+        if converted:
+            facts.check_tools(self.model, self.lm_holder.loaded)
+        chosen = {} if choice is None else {"tool_choice": choice}
+        return self.bind(tools=converted, **chosen, **kwargs)
+
+    def with_structured_output(
+        self,
+        schema: Any = None,
+        *,
+        method: str = "json_schema",
+        include_raw: bool = False,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, Any]:
+        """This model with replies of one form.
+
+        schema: a Pydantic class (instances come back), a TypedDict, JSON schema or OpenAI function (dicts come back).
+        method: "json_schema" (the reply is JSON of that schema), "function_calling" (the reply is a call), "json_mode"
+        (any JSON object; the schema only parses). strict: taken for LangChain's sake; the form is always enforced.
+        include_raw: give {"raw", "parsed", "parsing_error"} and raise nothing.
+        Raises, when run, RefusalError where the model refused, and OutputParserException where max_tokens cut it off.
+        """
+        if kwargs:
+            raise UsageError(f"with_structured_output does not know {', '.join(map(repr, sorted(kwargs)))}.")
+        bound, parser = binding(schema, method)
+        llm = self.bind_tools(bound.pop("tools"), **bound) if "tools" in bound else self.bind(**bound)
+        return with_raw(llm, parser) if include_raw else llm | parser
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """A conversation that is too long, told so that LangChain understands it too."""
+    try:
+        yield
+    except ContextLengthError as error:
+        raise ChatContextLengthError(error.message, hint=error.hint) from error
+
+
+def _generator(events: Iterator[Event]) -> Any:
+    """`events` as something that can be closed."""
+    return events if hasattr(events, "close") else (event for event in events)
