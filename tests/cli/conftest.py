@@ -50,7 +50,7 @@ def save_tiny_model(folder: Path, width: int = 32, seed: int = 0, template: str 
         num_hidden_layers=1,
         num_attention_heads=2,
         num_key_value_heads=2,
-        max_position_embeddings=1024,
+        max_position_embeddings=4096,
         bos_token_id=None,
         eos_token_id=0,
         pad_token_id=0,

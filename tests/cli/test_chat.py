@@ -64,4 +64,4 @@ def test_a_bad_line_on_a_pipe_ends_the_run(acd, tiny, tiny_pair):
     arguments = ("chat", "--model", str(tiny), "--pair", str(tiny_pair), *FIXED)
     assert acd(*arguments, lines="/alpha 1\nHello\n").exit_code == 2
     assert acd(*arguments, lines="/fly\n").exit_code == 2
-    assert acd(*arguments, lines="x" * 5000 + "\n").exit_code == 2  # longer than the context
+    assert acd(*arguments, lines="x" * 9000 + "\n").exit_code == 2  # longer than the context

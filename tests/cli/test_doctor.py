@@ -42,7 +42,7 @@ def test_its_extras_are_those_of_the_packaging():
 def test_a_model_is_checked(acd, tiny: Path):
     result = acd("doctor", "--model", str(tiny), "--device", "cpu", "--dtype", "float32")
     assert result.exit_code == 0, result.output
-    assert re.search(r"^context +1024 tokens", result.stdout, re.M)
+    assert re.search(r"^context +4096 tokens", result.stdout, re.M)
     assert re.search(r"^system slot +the template's own system turn", result.stdout, re.M)
     assert re.search(r"^tools +the template does not render tools", result.stdout, re.M)
 
