@@ -175,7 +175,7 @@ WORDS: tuple[str, ...] = tuple(
     shovel silver sketch slipper snowflake socket spiral spoon spruce station stencil summer sunrise tablet teapot
     temple thimble thread timber toast tomato trail tulip tunnel turnip umbrella valley vanilla velvet village
     violet walnut whistle willow window winter wooden yarn yellow zebra zephyr zinnia zipper
-    """.split()  # noqa: SIM905 - a page of quotes and commas reads worse
+    """.split()
 )
 
 
