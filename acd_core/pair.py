@@ -292,7 +292,8 @@ def _read_document(folder: Path) -> dict[str, Any]:
         raise PairError(f"{str(path)!r} has no format_version.", hint=_RETUNE)
     if document["format_version"] > FORMAT_VERSION:
         raise PairError(
-            f"{str(path)!r} has format version {document['format_version']}; this library reads {FORMAT_VERSION} at most.",
+            f"{str(path)!r} has format version {document['format_version']}; this library reads up to "
+            f"{FORMAT_VERSION}.",
             hint="pip install --upgrade acd-integrations",
         )
     return document
