@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from acd_core.cli.demo import Quote, Reply
 from acd_core.errors import missing_extra
-from acd_integrations.langchain import ChatACD
-from acd_integrations.llama_index import ACDLLM
 
 try:
     from langchain_core.callbacks import BaseCallbackHandler
@@ -29,6 +27,9 @@ try:
     from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 except ImportError as error:  # pragma: no cover - depends on the installation
     raise missing_extra("llama-index-core", "llama-index") from error
+
+from acd_integrations.langchain import ChatACD
+from acd_integrations.llama_index import ACDLLM
 
 if TYPE_CHECKING:
     from acd_core.lm import ContrastiveLM

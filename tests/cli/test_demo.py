@@ -1,4 +1,4 @@
-"""The demo end to end through both real frameworks, on a tiny random model; only the tuning is replaced by a ready pair."""
+"""The demo end to end through both real frameworks, on a tiny random model; only the tuning is a ready pair."""
 
 from __future__ import annotations
 
