@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import typer
 from rich.table import Table
 
 from acd_core.cli.console import note, say, stderr, stdout
-from acd_core.errors import UsageError
+from acd_core.errors import UsageError, missing_extra
 
 if TYPE_CHECKING:
     from acd_core.tuning import TuneResult
@@ -35,6 +36,7 @@ def tune(
     patience: int | None = typer.Option(None, help="Stop after so many validations without improvement; 0: never."),
     seed: int | None = typer.Option(None, help="Order of the anchors and draws of the replies."),
     resume: bool = typer.Option(True, "--resume/--no-resume", help="Continue a killed run of the same command."),
+    plot: str = typer.Option("", help="Draw losses and validation to this file (.png, .svg, .pdf)."),
     device: str = typer.Option("auto", help="auto, cpu, cuda, cuda:N, mps or map."),
     dtype: str = typer.Option("auto", help="auto, float32, bfloat16 or float16. The prompts are float32 either way."),
 ) -> None:
@@ -49,6 +51,8 @@ def tune(
             "--anchors already holds replies; --safe and --unsafe are instructions to make them from.",
             hint="Give either --anchors, or --safe and --unsafe.",
         )
+    if plot and find_spec("matplotlib") is None:
+        raise missing_extra("matplotlib", "plots")
     given = {
         "objective": objective or None,
         "steps": steps,
@@ -71,6 +75,10 @@ def tune(
         **settings,
     )
     _show(result)
+    if plot:
+        from acd_core.tuning.plot import plot_history
+
+        say(f"plot: {plot_history(result.history, plot)}")
     say(f"\nsaved to {out}. Try it:\n  acd chat --model {model} --pair {out}")
 
 

@@ -37,14 +37,23 @@ def arguments(tiny: Path, anchors: Path, out: Path, steps: int) -> list[str]:
 
 def test_a_pair_that_loads_and_what_it_does(acd, tiny: Path, anchors: Path, tmp_path: Path):
     out = tmp_path / "pair"
-    result = acd(*arguments(tiny, anchors, out, steps=2))
+    picture = tmp_path / "run.svg"
+    result = acd(*arguments(tiny, anchors, out, steps=2), "--plot", str(picture))
     assert result.exit_code == 0, (result.output, result.exception)
     pair = PromptPair.load(out, backbone=Backbone.load(str(tiny), device="cpu", dtype="float32"))
     assert pair.is_soft
     assert pair.metrics["steps"] == 2
     assert "model alone" in result.stdout
     assert f"acd chat --model {tiny} --pair {out}" in result.stdout
+    assert picture.read_text().lstrip().startswith("<?xml")
     assert "step 2: harmless rate" in result.stderr
+
+
+def test_a_picture_needs_its_extra_and_says_so_at_once(acd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("acd_core.cli.tune.find_spec", lambda name: None)
+    result = acd("tune", "-m", "./no-such-model", "--out", str(tmp_path / "p"), "--plot", "run.png")
+    assert result.exit_code == 1
+    assert 'pip install "acd-integrations[plots]"' in result.stderr
 
 
 def test_half_of_the_instructions_is_not_enough(acd, tiny: Path, tmp_path: Path):
