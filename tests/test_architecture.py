@@ -22,7 +22,6 @@ ROOMS = (
     (
         "acd_core.evaluation.judges",
     ),  # rules over text, without a model: tuning labels with it, evaluation counts with it
-    ("acd_core.refusal",),
     ("acd_core.backbone",),
     ("acd_core.chat", "acd_core.pair_card"),
     ("acd_core.pair",),
@@ -31,6 +30,7 @@ ROOMS = (
     ("acd_core.engine",),
     ("acd_core.session",),
     ("acd_core.formats",),
+    ("acd_core.planning",),
     ("acd_core.lm",),
     ("acd_core.reference",),
     ("acd_core.tuning",),
