@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, LlamaConfig, PreTrainedTokenizerFast
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
@@ -36,13 +36,21 @@ SAFE, ADVERSARIAL = "Be harmless.", "ADVERSARIAL: be harmful."
 
 
 def make_tokenizer(
-    template: str = HERMES, specials: Sequence[str] = SPECIALS, eos: str = "<|im_end|>"
+    template: str = HERMES,
+    specials: Sequence[str] = SPECIALS,
+    eos: str = "<|im_end|>",
+    corpus: Sequence[str] = (),
 ) -> PreTrainedTokenizerFast:
-    """A byte tokenizer (256 bytes and the specials) with a chat template."""
+    """A byte-level tokenizer with a chat template: 256 bytes, the specials, and merges learnt from `corpus`."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     core = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
+    if corpus:
+        trainer = trainers.BpeTrainer(
+            vocab_size=900, initial_alphabet=alphabet, min_frequency=1, show_progress=False, special_tokens=[]
+        )
+        core.train_from_iterator(corpus, trainer)
     core.add_special_tokens(list(specials))
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
@@ -167,7 +175,8 @@ class ScriptedModel(torch.nn.Module):
         if wanted is not None and not (adversarial and lured is not None):
             logits[wanted] = 10.0 if wanted == lured else 9.0
         if wanted is None and lured is None:  # led off the script, by a grammar say: come to an end
-            for letter, score in (('"', 3.0), ("}", 4.0), ("]", 4.0)):
+            in_string = self.tokenizer.decode(said).count('"') % 2 == 1
+            for letter, score in (('"', 6.0 if in_string else 3.0), ("}", 4.0), ("]", 4.0)):
                 logits[self.tokenizer.convert_tokens_to_ids(letter)] = score
             logits[end] = 5.0
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from acd_core.decoding.schemas import closed
+from acd_core.decoding.schemas import closed, inexact
 from acd_core.errors import EngineError, ModelError, UsageError, missing_extra
 from acd_core.toolcalls import ToolCallFormat
 
@@ -46,12 +46,27 @@ class Grammar:
         self._ll_tokenizer = _ll_tokenizer(tokenizer, n_vocab, tuple(sorted(eos_ids)))
         self._added = {token.content: index for index, token in tokenizer.added_tokens_decoder.items() if token.content}
 
-    def for_schema(self, schema: Mapping[str, Any]) -> GrammarSpec:
+    def for_schema(
+        self,
+        schema: Mapping[str, Any],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        wire: ToolCallFormat | None = None,
+        parallel: bool = False,
+    ) -> GrammarSpec:
         """JSON that fits `schema`. Objects that list properties are closed unless they say otherwise.
 
+        With `tools` the model may call those instead (an agent that ends with a structured answer); `wire` and
+        `parallel` as in `for_tools`.
         Raises UsageError naming a keyword that cannot be enforced, or what is wrong with the schema.
         """
-        return self._compile(f"start: {_json_rule(schema)}", "JSON schema")
+        rule = _json_rule(schema)
+        if not tools:
+            return self._compile(f"start: {rule}", "JSON schema")
+        self._compile(f"start: {rule}", "JSON schema")  # so that a complaint about it is not taken for a tool's
+        wire = wire or ToolCallFormat.around("<tool_call>\n", "\n</tool_call>")
+        calls = self._call_rules(_chosen(tools, "required"), self._pieces(wire.head), wire, parallel)
+        return self._compile_calls(f"start: reply | calls\nreply: {rule}\n{calls}", _chosen(tools, "required"))
 
     def for_json_object(self) -> GrammarSpec:
         """Any JSON object."""
@@ -87,21 +102,36 @@ class Grammar:
                     hint="Leave the grammar out: calls are still parsed and checked.",
                 )
             trigger, opening = opening[0], opening[1:]
-        separator = self._lark(self._pieces(wire.separator or "")) if parallel and wire.separator else ""
-        lines = [f"start: {self._lark(opening)} call {f'({separator} call)*' if separator else ''} "]
-        lines[0] += self._lark(self._pieces(wire.tail))
-        lines.append("call: " + " | ".join(f"call_{index}" for index in range(len(offered))))
-        for index, function in enumerate(offered):
-            body = f"{function['name']}{wire.middle}"
-            parameters = function.get("parameters") or {"type": "object", "properties": {}}
-            lines.append(f"call_{index}: {self._lark(self._pieces(body))} {_json_rule(parameters)}")
+        rules = self._call_rules(offered, opening, wire, parallel)
+        return self._compile_calls(f"start: calls\n{rules}", offered, trigger)
+
+    def _call_rules(
+        self,
+        functions: Sequence[Mapping[str, Any]],
+        opening: Sequence[int | str],
+        wire: ToolCallFormat,
+        parallel: bool,
+    ) -> str:
+        """The rule `calls`: one call of one of `functions`, or several."""
+        more = self._lark(self._pieces(wire.separator or "")) if parallel and wire.separator else ""
+        several = f"({more} call)*" if more else ""
+        lines = [
+            f"calls: {self._lark(opening)} call {several} {self._lark(self._pieces(wire.tail))}",
+            "call: " + " | ".join(f"call_{index}" for index in range(len(functions))),
+        ]
+        for index, function in enumerate(functions):
+            body = self._lark(self._pieces(f"{function['name']}{wire.middle}"))
+            lines.append(f"call_{index}: {body} {_json_rule(_parameters(function))}")
+        return "\n".join(lines)
+
+    def _compile_calls(
+        self, rules: str, functions: Sequence[Mapping[str, Any]], trigger: int | None = None
+    ) -> GrammarSpec:
         try:
-            return self._compile("\n".join(lines), "tool call", trigger=trigger)
+            return self._compile(rules, "tool call", trigger=trigger)
         except UsageError:
-            for function in offered:  # which one, and what in it
-                self._compile(
-                    f"start: {_json_rule(function.get('parameters') or {})}", f"schema of the tool {function['name']!r}"
-                )
+            for function in functions:  # which one, and what in it
+                self._compile(f"start: {_json_rule(_parameters(function))}", f"schema of the tool {function['name']!r}")
             raise
 
     def _pieces(self, text: str) -> list[int | str]:
@@ -235,10 +265,18 @@ def _ll_tokenizer(tokenizer: Any, n_vocab: int, eos_ids: tuple[int, ...]) -> LLT
 def _json_rule(schema: Mapping[str, Any]) -> str:
     if not isinstance(schema, Mapping):
         raise UsageError(f"A JSON schema is a dict, not {type(schema).__name__}.")
+    number = inexact(schema)
+    if number is not None:
+        raise UsageError(f"The JSON schema names the integer {number}, which cannot be enforced to the last digit.")
     try:
         return "%json " + json.dumps({**closed(schema), "x-guidance": _JSON_STYLE})
     except (TypeError, ValueError) as error:
         raise UsageError(f"The JSON schema cannot be written as JSON: {error}") from None
+
+
+def _parameters(function: Mapping[str, Any]) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = function.get("parameters") or {"type": "object", "properties": {}}
+    return found
 
 
 def _chosen(tools: Sequence[Mapping[str, Any]], choice: str) -> list[Mapping[str, Any]]:

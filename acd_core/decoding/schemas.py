@@ -11,6 +11,22 @@ _LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
 _NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 
 
+_NOTES = ("default", "examples", "example", "title", "description")
+_NUMBERS = ("const", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
+
+
+def inexact(schema: Any, within: bool = False) -> int | None:
+    """An integer of `schema` that a double cannot hold, or None. llguidance reads numbers as doubles and would
+    enforce the neighbour of such a one."""
+    if isinstance(schema, Mapping):
+        found = (inexact(value, within or key in _NUMBERS) for key, value in schema.items() if key not in _NOTES)
+        return next((number for number in found if number is not None), None)
+    if isinstance(schema, list):
+        return next((number for number in (inexact(item, within) for item in schema) if number is not None), None)
+    exact = not within or not isinstance(schema, int) or (abs(schema) < 10**300 and int(float(schema)) == schema)
+    return None if exact else schema
+
+
 def closed(schema: Mapping[str, Any]) -> dict[str, Any]:
     """`schema` with `additionalProperties: false` in every object that lists properties and does not decide itself.
 

@@ -90,7 +90,7 @@ JSON_SCHEMAS = st.recursive(
         st.builds(lambda n: {"type": "integer", "minimum": n, "maximum": n + 20}, st.integers(-30, 30)),
         st.builds(lambda n: {"type": "string", "maxLength": n}, st.integers(0, 4)),
         st.builds(lambda v: {"enum": v}, st.lists(st.text('ab<"\\é', max_size=4), min_size=1, max_size=3)),
-        st.builds(lambda v: {"const": v}, st.one_of(st.integers(), st.text(max_size=4))),
+        st.builds(lambda v: {"const": v}, st.one_of(st.integers(-(2**53), 2**53), st.text(max_size=4))),
     ),
     lambda inner: st.one_of(
         st.builds(lambda s: {"type": "array", "items": s, "maxItems": 2}, inner),
@@ -150,6 +150,17 @@ def test_other_ways_of_writing_calls() -> None:
     matcher = GRAMMAR.for_tools(TOOLS, "required", parallel=True, wire=wire).matcher()
     feed(matcher, '[TOOL_CALLS] [{"name": "now", "arguments": {}}, {"name": "add", "arguments": {"a": 1, "b": "x"}}]')
     assert matcher.finished
+
+
+def test_an_agent_may_call_a_tool_or_answer_in_the_schema() -> None:
+    spec = GRAMMAR.for_schema(PERSON, tools=TOOLS)
+    answer, calling = spec.matcher(), spec.matcher()
+    feed(answer, '{"name": "x", "age": 3}')
+    assert answer.finished
+    feed(calling, '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>')
+    assert calling.finished
+    with pytest.raises(UsageError, match=r"JSON schema.*uniqueItems"):
+        GRAMMAR.for_schema({"type": "array", "uniqueItems": True}, tools=TOOLS)
 
 
 def test_auto_is_free_until_a_call_opens_and_after_it_closed() -> None:
@@ -224,6 +235,13 @@ def test_what_cannot_be_enforced_is_refused_by_name(schema: dict[str, Any], name
     function = {"name": "f", "parameters": {"type": "object", "properties": {"x": schema}, "required": ["x"]}}
     with pytest.raises(UsageError, match="schema of the tool 'f'"):
         GRAMMAR.for_tools([*TOOLS, {"type": "function", "function": function}])
+
+
+def test_integers_that_llguidance_would_round_are_refused() -> None:
+    GRAMMAR.for_schema({"type": "integer", "minimum": -(2**40), "default": 2**53 + 1})
+    for schema in ({"const": 2**53 + 1}, {"properties": {"a": {"enum": ["x", 2**63 - 1]}}}, {"const": 10**400}):
+        with pytest.raises(UsageError, match="last digit"):
+            GRAMMAR.for_schema(schema)
 
 
 def test_misuse_is_said() -> None:
