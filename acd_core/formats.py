@@ -13,8 +13,8 @@ from acd_core.chat import Chat
 from acd_core.decoding.grammar import Grammar, GrammarSpec
 from acd_core.engine import Matcher
 from acd_core.errors import ModelError, UsageError
+from acd_core.evaluation.judges import RefusalJudge
 from acd_core.params import GenerationParams
-from acd_core.refusal import is_refusal
 from acd_core.session import PlainReader, Reader
 from acd_core.toolcalls import (
     ToolCallReader,
@@ -44,7 +44,8 @@ class Format:
 
     @staticmethod
     def refuses(text: str) -> bool:
-        return is_refusal(text)
+        """Whether `text`, possibly the first words only, declines the request."""
+        return bool(text.strip()) and RefusalJudge().judge("", text).refused
 
 
 class Formats:

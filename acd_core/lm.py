@@ -7,24 +7,20 @@ import copy
 import os
 import queue
 import threading
-import time
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any, cast, overload
 
-import torch
-
 from acd_core.backbone import Backbone
-from acd_core.chat import SOFT, Chat, Conversation, Message, check_conversation
-from acd_core.decoding.methods import Method, Slot, Source, method_named
-from acd_core.decoding.sampling import Sampler
-from acd_core.engine import Branch, Engine, EngineOptions, Matcher, Request, TextStream, soft_branch
+from acd_core.chat import Chat, Conversation, Message
+from acd_core.engine import Engine, EngineOptions
 from acd_core.engine.request import Item
-from acd_core.errors import ContextLengthError, EngineClosedError, UsageError
+from acd_core.errors import EngineClosedError, UsageError
 from acd_core.formats import Formats
 from acd_core.pair import PromptPair
 from acd_core.params import Done, Event, Generation, GenerationParams
-from acd_core.session import Plan, Session, demonstrated
+from acd_core.planning import Planner, runnable
+from acd_core.session import Plan, Session
 
 DEFAULT_MAX_TOKENS = 1024
 
@@ -57,9 +53,19 @@ class ContrastiveLM:
         self.deterministic = deterministic
         if pair is not None:
             pair.check(backbone)
-        self._method(self.method)
+        runnable(self.method, pair, backbone, allow_adversarial=allow_adversarial)
         shared = _shared(backbone, options)
         self.engine, self.chat, self.formats = shared.engine, shared.chat, shared.formats
+        self._planner = Planner(
+            backbone,
+            shared.chat,
+            shared.formats,
+            shared.decoder,
+            pair,
+            alpha=self.alpha,
+            deterministic=deterministic,
+            allow_adversarial=allow_adversarial,
+        )
         self._shared = shared
         self._closed = False
         shared.holders.add(self)
@@ -232,108 +238,12 @@ class ContrastiveLM:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # -- from settings to a request ---------------------------------------------------------------------------------
-
-    def _method(self, name: str) -> Method:
-        method = method_named(name, allow_adversarial=self.allow_adversarial)
-        if method.needs_pair and self.pair is None:
-            raise UsageError(
-                f"The method {name!r} needs a prompt pair and none was given.",
-                hint=f"acd tune --model {self.backbone.model_id} --out my-pair, then pair='my-pair'.",
-            )
-        return method
-
-    def _alpha(self, method: Method, settings: GenerationParams) -> float:
-        if not method.contrasts:
-            return 0.0
-        for value in (settings.contrast.alpha, self.alpha):
-            if value is not None:
-                return value
-        return self.pair.alpha if method.needs_pair and self.pair is not None else method.alpha
-
-    def _branch(
-        self, messages: list[dict[str, Any]], source: Source, method: Method, tools: Sequence[Mapping[str, Any]]
-    ) -> Branch:
-        prompt = self._prompt(source)
-        if isinstance(prompt, torch.Tensor):
-            layout = self.chat.layout(messages, SOFT, tools, method.wrap_user)
-            return soft_branch(layout.before, prompt, layout.after)
-        return Branch(self.chat.layout(messages, prompt, tools, method.wrap_user).ids)
-
-    def _prompt(self, source: Source) -> str | torch.Tensor | None:
-        if isinstance(source, str):
-            return source
-        if source is Slot.NOTHING:
-            return None
-        assert self.pair is not None
-        return self.pair.safeguarding if source is Slot.PAIR_SAFE else self.pair.adversarial
+    # -- driving sessions -------------------------------------------------------------------------------------------
 
     def _plan(self, conversation: Conversation, settings: GenerationParams) -> Plan:
         if self._closed:
             raise EngineClosedError("This ContrastiveLM is closed.", hint="Make a new one.")
-        method = self._method(settings.method or self.method)
-        alpha = self._alpha(method, settings)
-        format_ = self.formats.resolve(settings)
-        messages = check_conversation(conversation)
-        if method.demonstration is not None:
-            messages = demonstrated(messages, method.demonstration)
-        kept = self._branch(messages, method.kept, method, format_.tools)
-        contrasts = method.other is not None and alpha > 0.0 and settings.contrast.contrast_tokens != 0
-        other = (
-            self._branch(messages, method.other, method, format_.tools)
-            if contrasts and method.other is not None
-            else None
-        )
-        max_tokens = self._room(settings, kept, other)
-        prefix = self.chat.text(messages, format_.tools) if format_.needs_prefix else ""
-        hidden = format_.hidden_ids
-
-        def make(matcher: Matcher | None, sink: Callable[[Item], None]) -> Request:
-            return Request(
-                kept=kept,
-                other=other,
-                sampler=Sampler(settings, self.backbone.device),
-                sink=sink,
-                text=TextStream(self._shared.decoder, () if matcher is not None else settings.stop, hidden),
-                max_tokens=max_tokens,
-                eos_ids=self.backbone.eos_ids,
-                alpha=alpha,
-                rescale=settings.contrast.rescale,
-                plausibility=settings.contrast.plausibility,
-                contrast_tokens=settings.contrast.contrast_tokens,
-                logprobs=settings.logprobs,
-                matcher=matcher,
-                deadline=_deadline(settings),
-                alone=self.deterministic,
-            )
-
-        return Plan(
-            make=make,
-            reader=lambda: format_.reader(prefix),
-            method=method.name,
-            alpha=alpha,
-            prompt_tokens=len(kept.visible),
-            matcher=format_.matcher,
-            probes_refusal=format_.forced,
-            refuses=format_.refuses,
-        )
-
-    def _room(self, settings: GenerationParams, kept: Branch, other: Branch | None) -> int:
-        """How many new tokens fit; raises ContextLengthError saying how long the prompt is and how much fits."""
-        prompt = max(len(kept.ids), len(other.ids) if other is not None else 0)
-        free = self.backbone.context_length - prompt
-        wanted = settings.max_tokens if settings.max_tokens is not None else min(DEFAULT_MAX_TOKENS, max(free, 1))
-        if free < wanted:
-            soft = prompt - max(len(kept.visible), len(other.visible) if other is not None else 0)
-            raise ContextLengthError(
-                f"The conversation takes {prompt - soft} tokens and the prompt pair {soft} more; with {wanted} new "
-                f"tokens that is {prompt + wanted}, but the model's context holds {self.backbone.context_length}.",
-                hint=f"At most {max(self.backbone.context_length - soft - wanted, 0)} tokens of conversation fit: "
-                "shorten it or lower max_tokens.",
-            )
-        return wanted
-
-    # -- driving sessions -------------------------------------------------------------------------------------------
+        return self._planner.plan(conversation, settings, self.method)
 
     def _stream(self, plan: Plan) -> Iterator[Event]:
         items: queue.SimpleQueue[tuple[int, Item]] = queue.SimpleQueue()
@@ -432,10 +342,6 @@ def is_batch(messages: Any) -> bool:
         and bool(messages)
         and all(isinstance(item, (str, list, tuple)) for item in messages)
     )
-
-
-def _deadline(settings: GenerationParams) -> float | None:
-    return None if settings.deadline_s is None else time.monotonic() + settings.deadline_s
 
 
 class _Shared:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+import weakref
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, Union
@@ -39,10 +40,20 @@ class Branch:
 
 def soft_branch(before: Sequence[int], vectors: torch.Tensor, after: Sequence[int]) -> Branch:
     """A branch with soft vectors [n, width] between `before` and `after`."""
-    data = vectors.detach().to("cpu", torch.float32).contiguous().numpy().tobytes()
-    base = int.from_bytes(hashlib.sha256(data).digest()[:6], "big") << 12
-    marks = tuple(-(base + index + 1) for index in range(vectors.shape[0]))
-    return Branch((*before, *marks, *after), vectors, len(before))
+    return Branch((*before, *_marks(vectors), *after), vectors, len(before))
+
+
+_known_marks: weakref.WeakKeyDictionary[torch.Tensor, tuple[int, ...]] = weakref.WeakKeyDictionary()
+
+
+def _marks(vectors: torch.Tensor) -> tuple[int, ...]:
+    """One negative number a vector, from a hash of all of them; computed once for each tensor object."""
+    marks = _known_marks.get(vectors)
+    if marks is None:
+        data = vectors.detach().to("cpu", torch.float32).contiguous().numpy().tobytes()
+        base = int.from_bytes(hashlib.sha256(data).digest()[:6], "big") << 12
+        marks = _known_marks[vectors] = tuple(-(base + index + 1) for index in range(vectors.shape[0]))
+    return marks
 
 
 @dataclass(frozen=True)

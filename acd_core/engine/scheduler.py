@@ -7,18 +7,18 @@ decode step for every running row, 5) hand out tokens, 6) free the rows of what 
 from __future__ import annotations
 
 import atexit
-import contextlib
 import os
 import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 
 from acd_core.backbone import Backbone
 from acd_core.engine.cache import SlotCache
+from acd_core.engine.memory import doubled, free_bytes, is_out_of_memory, no_room
+from acd_core.engine.options import Counters, EngineOptions
 from acd_core.engine.prefix import PrefixStore
 from acd_core.engine.request import Request
 from acd_core.engine.rows import RowTable
@@ -33,37 +33,6 @@ from acd_core.errors import (
 
 IDLE_SECONDS = 5.0
 """An engine thread without work ends after this long; the next request starts a new one."""
-
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """Limits of one engine.
-
-    max_rows: rows in one forward (a contrasted request holds two). max_cache_bytes: KV buffers; None takes half of what
-    is free at the first request. prefill_tokens: prompt tokens computed between two decode steps. prefix_bytes: the
-    prefix store's budget, 0 switches it off. max_queue: waiting requests before QueueFullError.
-    """
-
-    max_rows: int = 64
-    max_cache_bytes: int | None = None
-    prefill_tokens: int = 1024
-    prefix_bytes: int = 256 * 2**20
-    max_queue: int = 4096
-
-
-@dataclass
-class Counters:
-    """What the engine did since it was made."""
-
-    prefill_forwards: int = 0
-    decode_forwards: int = 0
-    decoded_rows: int = 0
-    prefilled_tokens: int = 0
-    finished: int = 0
-    failed: int = 0
-    cancelled: int = 0
-    most_rows: int = 0
-    out_of_memory: int = 0
 
 
 class Engine:
@@ -172,7 +141,7 @@ class Engine:
         try:
             work()
         except Exception as error:
-            if _is_out_of_memory(error):
+            if is_out_of_memory(error):
                 self._shrink(error)
                 return
             self._fail(involved, error)
@@ -254,8 +223,8 @@ class Engine:
         slots = max([request.longest, *(other.longest for other in others)])
         if rows <= cache.rows and slots <= cache.capacity:
             return None
-        new_rows = max(cache.rows, _doubled(rows, self._row_limit))
-        new_slots = max(cache.capacity, _doubled(slots, self.backbone.context_length))
+        new_rows = max(cache.rows, doubled(rows, self._row_limit))
+        new_slots = max(cache.capacity, doubled(slots, self.backbone.context_length))
         each = cache.bytes_per_slot
         if each and new_rows * (new_slots + 1) * each > self._budget():
             new_rows, new_slots = rows, slots  # exactly what is needed, nothing to spare
@@ -271,18 +240,18 @@ class Engine:
         try:
             cache.resize(new_rows, new_slots, len(self._rows), min(cache.capacity, new_slots))
         except Exception as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             if others:
                 self._shrink(error)
                 return _WAIT
             cache.drop()
-            return _no_room(error)
+            return no_room(error)
         return None
 
     def _budget(self) -> int:
         if self._byte_limit is None:
-            self._byte_limit = max(_free_bytes(self.backbone.device) // 2, 64 * 2**20)
+            self._byte_limit = max(free_bytes(self.backbone.device) // 2, 64 * 2**20)
         return self._byte_limit
 
     def _reuse_prefix(self, row: Row) -> None:
@@ -385,7 +354,7 @@ class Engine:
         if self.backbone.device.type == "cuda":
             torch.cuda.empty_cache()
         if len(back) == 1:
-            self._fail(back, _no_room(error))
+            self._fail(back, no_room(error))
             return
         with self._lock:
             self._waiting.extendleft(reversed(back))
@@ -425,35 +394,6 @@ def _serve(engine: Engine) -> None:
         except BaseException as error:
             engine._abandon(error)
             raise
-
-
-def _no_room(error: BaseException) -> OutOfMemoryError:
-    return OutOfMemoryError(
-        f"The device has no room for this request alone: {' '.join(str(error).split())[:160]}",
-        hint="Lower max_tokens, shorten the prompt, or load the model in a smaller dtype.",
-    )
-
-
-def _doubled(needed: int, limit: int) -> int:
-    size = 16
-    while size < needed:
-        size *= 2
-    return max(needed, min(size, limit))
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
-
-
-def _free_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    with contextlib.suppress(ValueError, OSError, AttributeError):
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return 4 * 2**30
 
 
 @atexit.register

@@ -1,0 +1,154 @@
+"""From a conversation and settings to a Plan: which prompts stand in the two rows, how strong, how long, what form."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from acd_core.backbone import Backbone
+from acd_core.chat import SOFT, Chat, Conversation, Layout, check_conversation
+from acd_core.decoding.methods import Method, Slot, Source, method_named
+from acd_core.decoding.sampling import Sampler
+from acd_core.engine import Branch, Matcher, Request, TextStream, soft_branch
+from acd_core.engine.request import Item
+from acd_core.errors import ContextLengthError, UsageError
+from acd_core.formats import Formats
+from acd_core.pair import PromptPair
+from acd_core.params import GenerationParams
+from acd_core.session import Plan, demonstrated
+
+DEFAULT_MAX_TOKENS = 1024
+
+
+def runnable(name: str, pair: PromptPair | None, backbone: Backbone, *, allow_adversarial: bool) -> Method:
+    """The method called `name`, if this model and pair can run it; else UsageError."""
+    method = method_named(name, allow_adversarial=allow_adversarial)
+    if method.needs_pair and pair is None:
+        raise UsageError(
+            f"The method {name!r} needs a prompt pair and none was given.",
+            hint=f"acd tune --model {backbone.model_id} --out my-pair, then pair='my-pair'.",
+        )
+    return method
+
+
+class Planner:
+    """Plans replies of one model under one pair. `decoder`: the tokenizer copy that the engine thread decodes with."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        chat: Chat,
+        formats: Formats,
+        decoder: Any,
+        pair: PromptPair | None,
+        *,
+        alpha: float | None,
+        deterministic: bool,
+        allow_adversarial: bool,
+    ) -> None:
+        self._backbone = backbone
+        self._chat = chat
+        self._formats = formats
+        self._decoder = decoder
+        self._pair = pair
+        self._default_alpha = alpha
+        self._deterministic = deterministic
+        self._allow_adversarial = allow_adversarial
+
+    def alpha(self, method: Method, settings: GenerationParams) -> float:
+        """The strength: per call, else the LM's own, else the pair's recommendation, else the method's default."""
+        if not method.contrasts:
+            return 0.0
+        for value in (settings.contrast.alpha, self._default_alpha):
+            if value is not None:
+                return value
+        return self._pair.alpha if method.needs_pair and self._pair is not None else method.alpha
+
+    def plan(self, conversation: Conversation, settings: GenerationParams, default_method: str) -> Plan:
+        """How to make the reply. Raises before anything is queued: UsageError, TemplateError, ContextLengthError."""
+        name = settings.method or default_method
+        method = runnable(name, self._pair, self._backbone, allow_adversarial=self._allow_adversarial)
+        alpha = self.alpha(method, settings)
+        form = self._formats.resolve(settings)
+        messages = check_conversation(conversation)
+        if method.demonstration is not None:
+            messages = demonstrated(messages, method.demonstration)
+        layouts: dict[str | None, Layout] = {}  # both soft prompts share one rendering
+
+        def branch(source: Source) -> Branch:
+            prompt = self._prompt(source)
+            text = prompt if isinstance(prompt, str) or prompt is None else SOFT
+            if text not in layouts:
+                layouts[text] = self._chat.layout(messages, text, form.tools, method.wrap_user)
+            layout = layouts[text]
+            return (
+                soft_branch(layout.before, prompt, layout.after)
+                if isinstance(prompt, torch.Tensor)
+                else Branch(layout.ids)
+            )
+
+        kept = branch(method.kept)
+        contrasts = alpha > 0.0 and settings.contrast.contrast_tokens != 0
+        other = branch(method.other) if method.other is not None and contrasts else None
+        max_tokens = self._room(settings, kept, other)
+        prefix = self._chat.text(messages, form.tools) if form.needs_prefix else ""
+
+        def make(matcher: Matcher | None, sink: Callable[[Item], None]) -> Request:
+            # A stop string inside a document would leave it broken: a forced format ends where the grammar says.
+            stops = settings.stop if matcher is None else ()
+            deadline = None if settings.deadline_s is None else time.monotonic() + settings.deadline_s
+            return Request(
+                kept=kept,
+                other=other,
+                sampler=Sampler(settings, self._backbone.device),
+                sink=sink,
+                text=TextStream(self._decoder, stops, form.hidden_ids),
+                max_tokens=max_tokens,
+                eos_ids=self._backbone.eos_ids,
+                alpha=alpha,
+                rescale=settings.contrast.rescale,
+                plausibility=settings.contrast.plausibility,
+                contrast_tokens=settings.contrast.contrast_tokens,
+                logprobs=settings.logprobs,
+                matcher=matcher,
+                deadline=deadline,
+                alone=self._deterministic,
+            )
+
+        return Plan(
+            make=make,
+            reader=lambda: form.reader(prefix),
+            method=method.name,
+            alpha=alpha,
+            prompt_tokens=len(kept.visible),
+            matcher=form.matcher,
+            probes_refusal=form.forced,
+            refuses=form.refuses,
+        )
+
+    def _prompt(self, source: Source) -> str | torch.Tensor | None:
+        if isinstance(source, str):
+            return source
+        if source is Slot.NOTHING:
+            return None
+        assert self._pair is not None
+        return self._pair.safeguarding if source is Slot.PAIR_SAFE else self._pair.adversarial
+
+    def _room(self, settings: GenerationParams, kept: Branch, other: Branch | None) -> int:
+        """How many new tokens fit; raises ContextLengthError saying how long the prompt is and how much fits."""
+        context = self._backbone.context_length
+        prompt = max(len(kept.ids), len(other.ids) if other is not None else 0)
+        free = context - prompt
+        wanted = settings.max_tokens if settings.max_tokens is not None else min(DEFAULT_MAX_TOKENS, max(free, 1))
+        if free < wanted:
+            soft = prompt - max(len(kept.visible), len(other.visible) if other is not None else 0)
+            raise ContextLengthError(
+                f"The conversation takes {prompt - soft} tokens and the prompt pair {soft} more; with {wanted} new "
+                f"tokens that is {prompt + wanted}, but the model's context holds {context}.",
+                hint=f"At most {max(context - soft - wanted, 0)} tokens of conversation fit: shorten it or lower "
+                "max_tokens.",
+            )
+        return wanted
