@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from acd_core.evaluation.calibration import calibrate, calibrate_lists, calibration_table, read_labelled
 from acd_core.evaluation.judges import LABELS, RefusalJudge, plain
+from acd_core.evaluation.report import judge_calibration
 
 JUDGE = RefusalJudge()
 WORDINGS = [json.loads(line) for line in Path(__file__).with_name("wordings.jsonl").read_text("utf-8").splitlines()]
@@ -126,3 +127,9 @@ def test_no_published_list_agrees_better(name: str) -> None:
     assert {each.judge for each in lists} == {"list:gcg", "list:jailbreakbench", "list:safedecoding"}
     assert all(each.refusal.value < ours.refusal.value for each in lists)
     assert calibration_table([(name, ours)]).count("\n") == 2
+
+
+@needs_labels
+def test_the_bundled_figures_are_those_of_this_judge() -> None:
+    for name, results in judge_calibration()["files"].items():
+        assert calibrate(read_labelled(LABELLED / f"{name}.csv")).to_dict() == results[0]

@@ -1,0 +1,112 @@
+"""Replies kept as JSON lines, so that a killed run repeats none of them and anybody can read what was judged.
+
+One object a line, with the fields of `Completion`. `key` binds a reply to the model, the pair, the method with its
+settings, and the prompt; a changed setting is a different key. The file holds harmful text by nature: it is data for
+the user's disk, never for a log.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from acd_core.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One reply. `seconds` is the wall time since the reply before it in the same batch, so that sums are wall time.
+
+    `skipped` says why there is no reply (the prompt does not fit the context); completion is then "".
+    """
+
+    key: str
+    arm: str
+    benchmark: str
+    kind: str
+    id: str
+    category: str
+    prompt: str
+    completion: str
+    finish_reason: str = "stop"
+    tokens: int = 0
+    seconds: float = 0.0
+    alpha: float = 0.0
+    skipped: str = ""
+
+
+def completion_key(facts: Mapping[str, Any]) -> str:
+    """A stable 24-digit name for everything that decides a reply."""
+    text = json.dumps(facts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:24]
+
+
+class CompletionFile:
+    """An append-only file of completions, or memory only when `path` is None. A context manager.
+
+    Opening reads what is there; a last line cut off by a kill is dropped from the file. Raises UsageError when the file
+    holds something else.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None) -> None:
+        self.path = Path(path) if path is not None else None
+        self._found: dict[str, Completion] = {}
+        self._stream: Any = None
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._read(self.path)
+            self._stream = self.path.open("a", encoding="utf-8", errors="surrogatepass", newline="\n")
+
+    def _read(self, path: Path) -> None:
+        if not path.exists():
+            return
+        raw = path.read_bytes()
+        whole = raw[: raw.rfind(b"\n") + 1]
+        names = {field.name for field in fields(Completion)}
+        for number, line in enumerate(whole.decode("utf-8", "surrogatepass").split("\n")[:-1], start=1):
+            try:
+                row = json.loads(line)
+                found = Completion(**{name: row[name] for name in names if name in row})
+            except (ValueError, TypeError, AttributeError):
+                raise UsageError(
+                    f"{str(path)!r}, line {number}: not a completion of this harness.",
+                    hint="Name another output folder, or remove the file.",
+                ) from None
+            self._found[found.key] = found
+        if len(whole) != len(raw):
+            with path.open("r+b") as stream:
+                stream.truncate(len(whole))
+
+    def __enter__(self) -> CompletionFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def get(self, key: str) -> Completion | None:
+        """The reply under `key`, if it is there."""
+        return self._found.get(key)
+
+    def add(self, completion: Completion) -> None:
+        """Keep one reply; it is in the operating system's hands when this returns."""
+        self._found[completion.key] = completion
+        if self._stream is not None:
+            self._stream.write(json.dumps(asdict(completion), ensure_ascii=False) + "\n")
+            self._stream.flush()
+
+    def close(self) -> None:
+        """Close the file. Closing twice does nothing."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None

@@ -1,0 +1,317 @@
+"""Methods by benchmarks: replies through the engine, kept and judged, counted as harm beside over-refusal.
+
+    result = evaluate(lm, ["none", "safe-prompt", "rose", "acd@0.4"], [load_benchmark("advbench").sample(100)])
+
+Replies come batched by the engine and are written as they finish (`completions.jsonl`), so a killed run goes on where
+it stopped. Nothing here prints a prompt or a reply.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from acd_core.errors import ContextLengthError, UsageError
+from acd_core.evaluation.benchmarks import Benchmark, Item, Kind
+from acd_core.evaluation.completions import Completion, CompletionFile, completion_key
+from acd_core.evaluation.intervals import Rate, bootstrap_mean, wilson
+from acd_core.evaluation.judges import RefusalJudge
+from acd_core.evaluation.keyword_lists import KEYWORD_LISTS
+from acd_core.params import Generation, GenerationParams
+from acd_core.tuning.progress import Bar
+
+
+class Model(Protocol):
+    """What the harness needs of a ContrastiveLM."""
+
+    @property
+    def model_id(self) -> str: ...
+
+    def generate(self, messages: Any, params: GenerationParams | None = None, **overrides: Any) -> Any: ...
+
+    def generate_each(
+        self, conversations: Any, params: GenerationParams | None = None, **overrides: Any
+    ) -> Iterator[tuple[int, Generation]]: ...
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A row of the table: a method, its strength (None: its own default) and further settings of GenerationParams."""
+
+    method: str
+    alpha: float | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    label: str = ""
+
+    @classmethod
+    def of(cls, given: str | Arm) -> Arm:
+        """ "acd" or "acd@0.3" as an Arm. Raises UsageError when what follows @ is no number in [0, 1)."""
+        if isinstance(given, Arm):
+            return given
+        method, at, strength = given.partition("@")
+        if not at:
+            return cls(method)
+        try:
+            alpha = float(strength)
+        except ValueError:
+            alpha = -1.0
+        if not method or not 0.0 <= alpha < 1.0:
+            raise UsageError(f"{given!r} is not METHOD@ALPHA with alpha in [0, 1).", hint='Write "acd@0.4" or "acd".')
+        return cls(method, alpha)
+
+    @property
+    def name(self) -> str:
+        """How the row is called in the report; unique within a run."""
+        if self.label:
+            return self.label
+        more = "".join(f" {key}={value}" for key, value in sorted(self.settings.items()))
+        return (self.method if self.alpha is None else f"{self.method}@{self.alpha:g}") + more
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method on one benchmark.
+
+    refused: partial and full refusals; on a harmful set this is the harmless rate, on a harmless set over-refusal.
+    full: full refusals alone (the strict harmless rate). empty: replies without text, counted as full refusals.
+    lists: the rate by each published keyword list. categories: `refused` by category. Skipped prompts are in no rate.
+    """
+
+    arm: str
+    method: str
+    alpha: float | None
+    benchmark: str
+    kind: Kind
+    refused: Rate
+    full: Rate
+    empty: int
+    skipped: int
+    tokens: int
+    seconds: float
+    lists: Mapping[str, Rate]
+    categories: Mapping[str, Rate]
+
+    @property
+    def tokens_per_s(self) -> float:
+        """New tokens a second of wall time, all prompts of the batch together."""
+        return self.tokens / self.seconds if self.seconds > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One method over all sets: (mean, low, high) over sets, NaN where no set of that kind was run."""
+
+    arm: str
+    harmless_rate: tuple[float, float, float]
+    over_refusal: tuple[float, float, float]
+    tokens_per_s: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All rows in the order asked for, what they were run with, and the completions they were counted from."""
+
+    rows: tuple[Row, ...]
+    header: Mapping[str, Any]
+    completions: tuple[Completion, ...]
+
+    @property
+    def arms(self) -> list[str]:
+        return list(dict.fromkeys(row.arm for row in self.rows))
+
+    def row(self, arm: str, benchmark: str) -> Row:
+        """The row of one method on one set. Raises KeyError."""
+        for row in self.rows:
+            if (row.arm, row.benchmark) == (arm, benchmark):
+                return row
+        raise KeyError((arm, benchmark))
+
+    def summaries(self) -> list[Summary]:
+        """One line a method, 95% intervals by bootstrap within every set (seeded)."""
+        judge = RefusalJudge()
+        votes: dict[tuple[str, str, str], list[float]] = {}
+        for each in self.completions:
+            if not each.skipped:
+                refused = float(judge.judge(each.prompt, each.completion).refused)
+                votes.setdefault((each.arm, each.kind, each.benchmark), []).append(refused)
+
+        def mean(arm: str, kind: str) -> tuple[float, float, float]:
+            return bootstrap_mean([found for key, found in votes.items() if key[:2] == (arm, kind)])
+
+        lines = []
+        for arm in self.arms:
+            rows = [row for row in self.rows if row.arm == arm]
+            seconds = sum(row.seconds for row in rows)
+            speed = sum(row.tokens for row in rows) / seconds if seconds > 0 else 0.0
+            lines.append(Summary(arm, mean(arm, "harmful"), mean(arm, "harmless"), speed))
+        return lines
+
+
+def evaluate(
+    lm: Model,
+    methods: Sequence[str | Arm],
+    benchmarks: Sequence[Benchmark],
+    *,
+    out: str | os.PathLike[str] | None = None,
+    max_tokens: int = 128,
+    temperature: float = 0.0,
+    seed: int = 0,
+    params: Mapping[str, Any] | None = None,
+    header: Mapping[str, Any] | None = None,
+    shown: bool = True,
+) -> Evaluation:
+    """Every method on every benchmark.
+
+    out: a folder for completions.jsonl; a later call with the same folder and settings repeats no reply. None keeps all
+    in memory. params: further GenerationParams for all arms. header: facts for the report, beside those found here.
+    Prompts that do not fit the context are skipped and counted. Raises UsageError for unknown methods or equal names.
+    """
+    arms = [Arm.of(each) for each in methods]
+    _unique("method", [arm.name for arm in arms])
+    _unique("benchmark", [benchmark.name for benchmark in benchmarks])
+    if not arms or not benchmarks:
+        raise UsageError("Nothing to evaluate: give at least one method and one benchmark.", hint="acd evaluate --help")
+    base = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed, **(params or {})}
+    model = _identity(lm)
+    settings = {arm.name: _settings(base, arm) for arm in arms}
+    rows, kept = [], []
+    with CompletionFile(Path(out) / "completions.jsonl" if out is not None else None) as store:
+        for benchmark in benchmarks:
+            for arm in arms:
+                keys = [_key(model, settings[arm.name], benchmark, item) for item in benchmark.items]
+                _fill(lm, arm, settings[arm.name], benchmark, keys, store, shown)
+                found = [store.get(key) for key in keys]
+                completions = [replace(each, arm=arm.name) for each in found if each is not None]
+                rows.append(_count(arm, benchmark, completions))
+                kept += completions
+    order = {arm.name: number for number, arm in enumerate(arms)}
+    rows.sort(key=lambda row: order[row.arm])
+    facts = {**model, "judge": f"{RefusalJudge.name} v{RefusalJudge.version}", **base, **(header or {})}
+    return Evaluation(tuple(rows), facts, tuple(kept))
+
+
+def _unique(what: str, names: Sequence[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UsageError(f"The {what} {twice[0]!r} is given twice.", hint="Give each once, or an Arm with a label.")
+
+
+def _identity(lm: Model) -> dict[str, Any]:
+    """What names the model and the pair: their fingerprints decide which kept replies are still valid."""
+    backbone, pair = getattr(lm, "backbone", None), getattr(lm, "pair", None)
+    return {
+        "model": lm.model_id,
+        "fingerprint": getattr(backbone, "fingerprint", None),
+        "dtype": str(getattr(backbone, "dtype", "")),
+        "device": str(getattr(backbone, "device", "")),
+        "pair": getattr(pair, "id", None),
+    }
+
+
+def _settings(base: Mapping[str, Any], arm: Arm) -> GenerationParams:
+    chosen: dict[str, Any] = {**base, **arm.settings, "method": arm.method}
+    if arm.alpha is not None:
+        chosen["alpha"] = arm.alpha
+    return GenerationParams.of(None, **chosen)
+
+
+def _key(model: Mapping[str, Any], settings: GenerationParams, benchmark: Benchmark, item: Item) -> str:
+    # The device is not in the key: a run may move to another machine. The dtype is: it changes replies.
+    same = {name: model[name] for name in ("model", "fingerprint", "dtype", "pair")}
+    chosen = settings.model_dump(mode="json")
+    return completion_key({**same, "settings": chosen, "set": benchmark.name, "id": item.id, "prompt": item.prompt})
+
+
+def _fill(
+    lm: Model,
+    arm: Arm,
+    settings: GenerationParams,
+    benchmark: Benchmark,
+    keys: Sequence[str],
+    store: CompletionFile,
+    shown: bool,
+) -> None:
+    """Generate what is not in the store yet."""
+    missing = [number for number, key in enumerate(keys) if store.get(key) is None]
+    if not missing:
+        return
+    items = [benchmark.items[number] for number in missing]
+    with Bar(f"{arm.name} on {benchmark.name}", len(items), shown=shown, unit=" replies/s") as bar:
+        last = time.perf_counter()
+        for place, reply in _replies(lm, [item.prompt for item in items], settings):
+            now = time.perf_counter()
+            item = items[place]
+            fixed: dict[str, Any] = {
+                "key": keys[missing[place]],
+                "arm": arm.name,
+                "benchmark": benchmark.name,
+                "kind": benchmark.kind,
+                "id": item.id,
+                "category": item.category,
+                "prompt": item.prompt,
+                "seconds": now - last,
+            }
+            if isinstance(reply, str):
+                store.add(Completion(**fixed, completion="", finish_reason="skipped", skipped=reply))
+            else:
+                store.add(
+                    Completion(
+                        **fixed,
+                        completion=reply.text,
+                        finish_reason=reply.finish_reason,
+                        tokens=reply.usage.completion_tokens,
+                        alpha=reply.report.alpha,
+                    )
+                )
+            last = now
+            bar.advance()
+
+
+def _replies(lm: Model, prompts: Sequence[str], settings: GenerationParams) -> Iterator[tuple[int, Generation | str]]:
+    """(place, reply) as replies finish. One prompt too long for the context must not cost the others their replies:
+    after such an error the rest goes one by one, and what does not fit comes back as a text that says so."""
+    done: set[int] = set()
+    try:
+        for place, reply in lm.generate_each(list(prompts), settings):
+            done.add(place)
+            yield place, reply
+        return
+    except ContextLengthError:
+        pass
+    for place, prompt in enumerate(prompts):
+        if place not in done:
+            try:
+                yield place, lm.generate(prompt, settings)
+            except ContextLengthError:
+                yield place, "does not fit the context"
+
+
+def _count(arm: Arm, benchmark: Benchmark, completions: Sequence[Completion]) -> Row:
+    judge = RefusalJudge()
+    judged = [(each, judge.judge(each.prompt, each.completion)) for each in completions if not each.skipped]
+
+    def rate(hits: Iterable[bool]) -> Rate:
+        found = list(hits)
+        return wilson(sum(found), len(found))
+
+    names = list(dict.fromkeys(each.category for each, _ in judged if each.category))
+    alphas = {each.alpha for each, _ in judged}
+    return Row(
+        arm=arm.name,
+        method=arm.method,
+        alpha=alphas.pop() if len(alphas) == 1 else arm.alpha,
+        benchmark=benchmark.name,
+        kind=benchmark.kind,
+        refused=rate(verdict.refused for _, verdict in judged),
+        full=rate(verdict.label == "full_refusal" for _, verdict in judged),
+        empty=sum(verdict.reason == "empty" for _, verdict in judged),
+        skipped=sum(bool(each.skipped) for each in completions),
+        tokens=sum(each.tokens for each, _ in judged),
+        seconds=sum(each.seconds for each, _ in judged),
+        lists={name: rate(rule.matches(each.completion) for each, _ in judged) for name, rule in KEYWORD_LISTS.items()},
+        categories={name: rate(verdict.refused for each, verdict in judged if each.category == name) for name in names},
+    )

@@ -1,0 +1,68 @@
+"""Pictures are drawn from counted rows; what cannot be drawn is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from acd_core.errors import UsageError
+from acd_core.evaluation.completions import Completion
+from acd_core.evaluation.harness import Evaluation, Row
+from acd_core.evaluation.intervals import wilson
+
+pytest.importorskip("matplotlib", reason="the extra `plots` is not installed")
+
+from acd_core.evaluation.figures import plot_alpha_sweep, plot_plane
+
+
+def made(*rows: tuple[str, float, str, str, int]) -> Evaluation:
+    """An Evaluation out of (arm, alpha, set, kind, refused of 10) without a model."""
+    counted, completions = [], []
+    for arm, alpha, name, kind, refused in rows:
+        rate = wilson(refused, 10)
+        counted.append(
+            Row(arm, arm.split("@")[0], alpha, name, kind, rate, rate, 0, 0, 10, 1.0, {}, {})  # type: ignore[arg-type]
+        )
+        for number in range(10):
+            text = "I cannot help with that." if number < refused else "Take the bus."
+            completions.append(Completion(f"{arm}{name}{number}", arm, name, kind, str(number), "", "q", text))
+    return Evaluation(tuple(counted), {}, tuple(completions))
+
+
+WHOLE = made(
+    ("none", 0.0, "bad", "harmful", 3),
+    ("none", 0.0, "good", "harmless", 0),
+    ("acd@0.2", 0.2, "bad", "harmful", 7),
+    ("acd@0.2", 0.2, "good", "harmless", 1),
+    ("acd@0.4", 0.4, "bad", "harmful", 9),
+    ("acd@0.4", 0.4, "good", "harmless", 2),
+)
+
+
+@pytest.mark.parametrize("ending", ["png", "svg"])
+def test_pictures_are_written_and_the_same_twice(tmp_path: Path, ending: str) -> None:
+    for draw in (plot_plane, plot_alpha_sweep):
+        first = draw(WHOLE, tmp_path / f"a.{ending}").read_bytes()
+        second = draw(WHOLE, tmp_path / "sub" / f"b.{ending}").read_bytes()
+        assert len(first) > 2000
+        if ending == "png":
+            assert first == second
+
+
+def test_the_plane_names_every_method(tmp_path: Path) -> None:
+    text = plot_plane(WHOLE, tmp_path / "plane.svg").read_text("utf-8")
+    assert all(f"<!-- {name} -->" in text for name in ("none", "acd@0.2", "acd@0.4"))
+
+
+def test_what_cannot_be_drawn_is_said(tmp_path: Path) -> None:
+    harmful_only = made(("none", 0.0, "bad", "harmful", 3))
+    with pytest.raises(UsageError, match="needs a harmful and a harmless set"):
+        plot_plane(harmful_only, tmp_path / "x.png")
+    with pytest.raises(UsageError, match="at least two strengths of 'acd'"):
+        plot_alpha_sweep(harmful_only, tmp_path / "x.png")
+    with pytest.raises(UsageError, match="no picture format"):
+        plot_plane(WHOLE, tmp_path / "x.nope")
+    assert plot_alpha_sweep(
+        made(("acd@0.1", 0.1, "b", "harmful", 1), ("acd@0.3", 0.3, "b", "harmful", 4)), tmp_path / "y.png"
+    ).exists()
