@@ -43,13 +43,13 @@ class Holder:
     def get(self, model: str, pair: Any, revision: str | None, dtype: str, device: str) -> ContrastiveLM:
         """The ContrastiveLM of these settings, loaded at the first call."""
         if self.given is not None:
-            if model != self.given.model_id or pair is not self.given.pair:
+            if model != self.given.model_id or _pair_key(pair) != _pair_key(self.given.pair):
                 raise UsageError(
                     "This ChatACD was made from a ContrastiveLM, so its model and pair cannot be changed.",
                     hint="ChatACD.from_lm(other_lm), or ChatACD(model=..., pair=...).",
                 )
             return self.given
-        key = (model, id(pair) if not isinstance(pair, (str, os.PathLike)) else str(pair), revision, dtype, device)
+        key = (model, _pair_key(pair), revision, dtype, device)
         with self._lock:
             if key not in self._known:
                 from acd_core.lm import ContrastiveLM  # torch and transformers, not before they are needed
@@ -102,8 +102,12 @@ def identity(model: str, pair: Any, given: ContrastiveLM | None) -> dict[str, An
             folder, snapshot = _folder(pair, "pair"), _cached(str(pair), "pair.json")
             known["pair_files"] = _digest(folder) if folder else snapshot and snapshot.name
     else:
-        known["pair"] = (pair.id, pair.alpha)
+        known["pair"] = _pair_key(pair)
     return known
+
+
+def _pair_key(pair: Any) -> Any:
+    return str(pair) if pair is None or isinstance(pair, (str, os.PathLike)) else (pair.id, pair.alpha)
 
 
 def profile(model: str, lm: ContrastiveLM | None) -> ModelProfile | None:

@@ -242,8 +242,9 @@ class ChatACD(BaseChatModel):
     def _identifying_params(self) -> dict[str, Any]:
         """Everything that changes the text. It is LangChain's cache key: what is missing here could bring back an
         answer from before a setting was changed."""
-        chosen = {name: getattr(self, name) for name in (*_SAMPLING, *_CONTRAST, "stop", "revision", "dtype", "device")}
-        return {**chosen, **facts.identity(self.model, self.pair, self.lm_holder.given)}
+        chosen = {name: getattr(self, name) for name in (*_SAMPLING, *_CONTRAST, "revision", "dtype", "device")}
+        # Not as "stop": under that name LangChain puts the stop of the call, and None where there is none.
+        return {**chosen, "stop_field": self.stop, **facts.identity(self.model, self.pair, self.lm_holder.given)}
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         return super()._get_ls_params(stop=stop or self.stop or None, **kwargs)

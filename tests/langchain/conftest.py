@@ -17,7 +17,7 @@ MakeChat = Callable[..., ChatACD]
 
 @pytest.fixture
 def make_chat() -> Iterator[MakeChat]:
-    """make_chat(reply, **settings): a ChatACD whose model answers `reply` (a text, or prompt -> text), if contrasted."""
+    """make_chat(reply, **settings): a ChatACD whose model answers `reply` (text, or prompt -> text), if contrasted."""
     made: list[ContrastiveLM] = []
 
     def make(reply: str | Callable[[str], str] = "Hello there.", **settings: Any) -> ChatACD:
