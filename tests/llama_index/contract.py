@@ -1,7 +1,7 @@
 """What a LlamaIndex LLM must do, as checks that take any LLM class. LlamaIndex has no such suite of its own.
 
-Each check raises where the class falls short. `test_contract.py` runs them on ACDLLM; `compare.py` prints what ACDLLM and
-the stock HuggingFaceLLM pass over the same weights.
+Each check raises where the class falls short. `test_contract.py` runs them on ACDLLM; `compare.py` prints what ACDLLM
+and the stock HuggingFaceLLM pass over the same weights.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Subject:
     """A class under test, over one set of weights.
 
     make(max_tokens=...) builds an LLM; other settings go by the names in `names`. broken() builds one whose forward
-    raises. forwards() counts forwards of the model so far. secret is a folder that must not be seen in events. window is
-    the model's context. slow() builds one that takes at least a second for a long reply.
+    raises. forwards() counts forwards of the model so far. secret is a folder that must not be seen in events. window
+    is the model's context. slow() builds one that takes at least a second for a long reply.
     """
 
     name: str
@@ -106,7 +106,11 @@ def events(subject: Subject) -> None:
         ("astream_chat", lambda: run(collected(llm.astream_chat(ASK))), ["LLMChatStartEvent", "LLMChatEndEvent"]),
         ("complete", lambda: llm.complete("Hi"), ["LLMCompletionStartEvent", "LLMCompletionEndEvent"]),
         ("acomplete", lambda: run(llm.acomplete("Hi")), ["LLMCompletionStartEvent", "LLMCompletionEndEvent"]),
-        ("stream_complete", lambda: list(llm.stream_complete("Hi")), ["LLMCompletionStartEvent", "LLMCompletionEndEvent"]),
+        (
+            "stream_complete",
+            lambda: list(llm.stream_complete("Hi")),
+            ["LLMCompletionStartEvent", "LLMCompletionEndEvent"],
+        ),
     ]
     for name, call, wanted in plans:
         with heard() as seen:
@@ -142,7 +146,9 @@ def counts(subject: Subject) -> None:
     llm.callback_manager = CallbackManager([counter])
     llm.complete("Hi")
     assert len(counter.llm_token_counts) == 1, f"one call was counted {len(counter.llm_token_counts)} times"
-    assert counter.prompt_llm_token_count == completed.additional_kwargs["prompt_tokens"], "TokenCountingHandler estimates"
+    assert counter.prompt_llm_token_count == completed.additional_kwargs["prompt_tokens"], (
+        "TokenCountingHandler estimates"
+    )
 
 
 # -- settings of one call ----------------------------------------------------------------------------------------------
@@ -284,7 +290,9 @@ def tool_round_trip(subject: Subject) -> None:
         calls = llm.get_tool_calls_from_response(response)
         assert [(call.tool_name, call.tool_kwargs) for call in calls] == [("get_weather", {"location": "Paris"})], name
         assert calls[0].tool_id
-    result = ChatMessage(role="tool", content=get_weather("Paris"), additional_kwargs={"tool_call_id": calls[0].tool_id})
+    result = ChatMessage(
+        role="tool", content=get_weather("Paris"), additional_kwargs={"tool_call_id": calls[0].tool_id}
+    )
     answer = llm.chat_with_tools([tool], chat_history=[question, response.message, result])
     assert not llm.get_tool_calls_from_response(answer, error_on_no_tool_call=False)
     assert "sunny" in (answer.message.content or ""), f"the tool's result is lost: {answer.message.content!r}"
@@ -305,7 +313,9 @@ def structured_values(subject: Subject) -> None:
     ]
     partial = list(llm.stream_structured_predict(City, prompt, hint=""))
     values.append(("stream_structured_predict", partial[-1]))
-    values.append(("astream_structured_predict", run(collected(llm.astream_structured_predict(City, prompt, hint="")))[-1]))
+    values.append(
+        ("astream_structured_predict", run(collected(llm.astream_structured_predict(City, prompt, hint="")))[-1])
+    )
     for name, value in values:
         assert isinstance(value, City), f"{name} gave {value!r}"
     assert all(isinstance(value, (City, FlexibleModel)) for value in partial)

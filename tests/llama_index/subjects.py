@@ -16,7 +16,7 @@ from acd_core.lm import ContrastiveLM
 from acd_core.pair import PromptPair
 from acd_integrations.llama_index import ACDLLM
 from tests.llama_index.contract import Subject
-from tests.scripted import ADVERSARIAL, SAFE, ScriptedModel, make_tokenizer
+from tests.scripted import ADVERSARIAL, HEADER, SAFE, ScriptedModel, make_tokenizer
 
 SECRET = "/srv/private/models"
 LURE = "Bad."
@@ -33,7 +33,7 @@ def answer(prompt: str) -> str:
         calls = [{"name": "get_weather", "arguments": {"location": a or b}} for a, b in cities]
         return "\n".join(f"<tool_call>\n{json.dumps(call)}\n</tool_call>" for call in calls) or "Hello to you too."
     if "how many people live there" in last:
-        return '{"name":"Paris","people":2100000}'
+        return json.dumps({"name": "Paris", "people": 2100000})
     return LONG
 
 
@@ -42,7 +42,12 @@ def scripted_lm(
 ) -> ContrastiveLM:
     """A ContrastiveLM over a scripted model whose kept branch alone would say the lure."""
     tokenizer = make_tokenizer()
-    model = ScriptedModel(tokenizer, reply, lure=lure, step_s=step_s, max_positions=window)
+
+    def whole(prompt: str) -> str:
+        # A long prompt is computed in chunks, and the model is asked for logits at the end of each.
+        return reply(prompt) if prompt.endswith(HEADER) else ""
+
+    model = ScriptedModel(tokenizer, whole, lure=lure, step_s=step_s, max_positions=window)
     pair = PromptPair.from_texts(SAFE, ADVERSARIAL)
     return ContrastiveLM.from_model(model, tokenizer, pair, model_id=f"{SECRET}/scripted")
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.llama_index.contract import CHECKS, Subject
@@ -11,8 +9,8 @@ from tests.llama_index.subjects import scripted_subject
 
 
 @pytest.fixture(scope="module")
-def subject() -> Iterator[Subject]:
-    yield scripted_subject()
+def subject() -> Subject:
+    return scripted_subject()
 
 
 @pytest.mark.parametrize("check", CHECKS)
