@@ -108,6 +108,8 @@ def tuned(
         f"{str(backbone.dtype).removeprefix('torch.')} ({backbone.dtype_reason})"
     )
     pairs: Any = anchors
+    if not bar and anchors is None:
+        note("making anchor pairs: the model's own replies under three prompts; then the steps ...")
     if instructions is not None:
         from acd_core.lm import ContrastiveLM
 
