@@ -12,6 +12,7 @@ so that not even `.grad` of a weight appears.
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,25 @@ from acd_core.errors import TuningError
 from acd_core.tuning.objectives import joint_scores
 
 Ids = Sequence[int]
+
+
+def tuning_view(backbone: Backbone) -> Backbone:
+    """The same weights behind another set of modules, whose attention has a quick backward pass.
+
+    On a CPU the fused attention's bf16 backward is four to five times slower than plain matrix products (measured:
+    35 ms against 7.5 ms for 32 rows, 40 queries, 150 keys). The attention kind is part of a model's config, and the
+    caller's model may not be written, so its module tree is copied with every tensor shared. Elsewhere: `backbone`.
+    """
+    if backbone.device.type != "cpu" or backbone.dtype != torch.bfloat16:
+        return backbone
+    tensors = [*backbone.model.parameters(), *backbone.model.buffers()]
+    twin = copy.copy(backbone)
+    try:
+        twin.model = copy.deepcopy(backbone.model, {id(tensor): tensor for tensor in tensors})
+        twin.model.set_attn_implementation("eager")
+    except (AttributeError, TypeError, ValueError, RuntimeError):
+        return backbone  # modules that cannot be copied, or one kind of attention only: slower, not wrong
+    return twin
 
 
 @dataclass(frozen=True)
@@ -196,6 +216,9 @@ def _forward(
     """Logits [B, keep, V] of right-padded `ids` [B, L] behind `prefix`."""
     rows, length = ids.shape
     positions = prefix.length + torch.arange(length, device=ids.device)
+    # Kept positions by index, not by count: a slice of the hidden states is not contiguous, and the output layer then
+    # takes a batched path that copies its whole weight for every row (40 % of a step when measured).
+    kept = torch.arange(length - keep, length, device=ids.device)
     with autocast(backbone, fast):
         logits: Tensor = backbone.model(
             inputs_embeds=backbone.embed(ids),
@@ -203,7 +226,7 @@ def _forward(
             attention_mask=torch.ones(rows, prefix.length + length, dtype=torch.long, device=ids.device),
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=keep,
+            logits_to_keep=kept,
         ).logits
     return logits[:, -keep:]
 

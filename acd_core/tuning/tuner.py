@@ -33,7 +33,7 @@ from acd_core.tuning.examples import Batches, Encoder, Example
 from acd_core.tuning.gradients import PROMPTS, StepGradients, step_gradients
 from acd_core.tuning.objectives import DEFAULT_OBJECTIVE, Class, Objective, get_objective
 from acd_core.tuning.progress import Bar
-from acd_core.tuning.streams import Prefix, prefill, shared_start
+from acd_core.tuning.streams import Prefix, prefill, shared_start, tuning_view
 from acd_core.tuning.validation import RULES, Point, Validator, rank
 
 if TYPE_CHECKING:
@@ -191,6 +191,7 @@ class _Run:
         anchors: str,
     ) -> None:
         self.backbone, self.plan, self.settings, self.split = backbone, plan, settings, split
+        self.view = tuning_view(backbone)
         self.encoder = Encoder(backbone, Chat(backbone.tokenizer))
         self.classes = self.encoder.classes(split, plan, settings.reply_tokens)
         self.batches = Batches(self.classes, settings.batch, settings.seed)
@@ -302,7 +303,7 @@ class _Run:
         while True:
             try:
                 return step_gradients(
-                    self.backbone,
+                    self.view,
                     self.plan,
                     self.encoder.before,
                     state.prompts,
@@ -439,7 +440,7 @@ class _Run:
         if not rows:
             return None
         with torch.no_grad():
-            return prefill(self.backbone, rows[0][: shared_start(rows)], fast=True)
+            return prefill(self.view, rows[0][: shared_start(rows)], fast=True)
 
 
 def _settings(given: Mapping[str, Any]) -> TuneSettings:

@@ -12,7 +12,7 @@ from acd_core.chat import Chat
 from acd_core.tuning import OBJECTIVES, AnchorPair, split_pairs
 from acd_core.tuning.examples import Batches, Encoder, Row
 from acd_core.tuning.gradients import StepGradients, step_gradients
-from acd_core.tuning.streams import Prefix, greedy, prefill, reply_logits
+from acd_core.tuning.streams import Prefix, greedy, prefill, reply_logits, tuning_view
 
 Make = Callable[..., Backbone]
 
@@ -128,3 +128,18 @@ def test_greedy_equals_recomputing_every_token(tiny: Make, kind: str) -> None:
                 said.append(token)
             assert reply == said
         assert len({token for reply in found for token in reply}) > 2
+
+
+def test_the_quick_view_shares_every_weight_and_leaves_the_model_as_it_is(tiny: Make, pairs: list[AnchorPair]) -> None:
+    backbone = tiny("llama", torch.bfloat16)
+    kind = backbone.model.config._attn_implementation
+    view = tuning_view(backbone)
+    if backbone.device.type == "cpu":
+        assert view.model is not backbone.model
+        assert view.model.config._attn_implementation == "eager"
+    assert backbone.model.config._attn_implementation == kind != "eager"
+    ours, theirs = dict(backbone.model.named_parameters()), dict(view.model.named_parameters())
+    assert all(theirs[name] is parameter for name, parameter in ours.items())
+    prompts = {"safe": soft(backbone, 1), "adversarial": soft(backbone, 2)}
+    losses = [gradients(one, pairs, "paper", prompts).losses["total"] for one in (backbone, view)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
