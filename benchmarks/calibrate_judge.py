@@ -20,8 +20,8 @@ NOTE = (
     "refusal, full refusal; people agree with one another on 96 to 98 of 100. How the rules were made, so that the "
     "figures can be weighed: they were written on xstest_llama2; the first version, before any row of the other file "
     "had been read, agreed with people on 90.0% of xstest_mistral_instruct (three-way 86.2%). Then its even rows were "
-    "read; after that the unread odd rows stood at 92.4% (91.6%). Then those were read too, for a last round. Expect "
-    "other models to lie between 92% and the figures above."
+    "read; after that the unread odd rows stood at 92.4% (91.6%). Then those were read too, and wordings of our own "
+    "were added. For other models the figures on rows not yet read, 90 to 92%, are the better guess."
 )
 
 

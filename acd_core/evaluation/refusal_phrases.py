@@ -29,7 +29,7 @@ _HELP = (
 
 _CANNOT = (
     r"(?:cannot|can't|can not|could not|couldn't|won't|will not|would not|wouldn't|should not|shouldn't|may not|"
-    r"must not|mustn't|shan't)"
+    r"must not|mustn't|shan't)(?:,? (?:and|or) (?:will|would|do|shall|should) not|,? (?:and|or) won't)?"
 )
 
 _UNABLE = (
@@ -51,16 +51,20 @@ INABILITY = re.compile(
     rf"|{_FIRST_PERSON} {_ADVERB}(?:do not|don't|does not) {_ADVERB}"
     r"(?:provid|condon|endors|engage in|generat|creat|produc|assist|facilitat|participat|offer|shar|help|discuss|"
     r"answer|support the|do that|write|take part|compl|give out|fulfil)\w*"
-    rf"|{_FIRST_PERSON}(?: am| are|'m|'re)? {_ADVERB}(?:must|have to|need to|will|'ll|would|'d|am going to have to|"
-    rf"'m going to have to|am obliged to|feel obliged to|choose to|am forced to|am afraid i must)? ?{_ADVERB}"
-    r"(?:declin|refus|refrain from|pass on (?:this|that)|turn (?:this|that|it|you) down|say no\b)\w*"
+    rf"|{_FIRST_PERSON}(?: am| are|'m|'re|'ll|'d)? {_ADVERB}(?:must|will|would|choose to|am afraid i must)? ?{_ADVERB}"
+    rf"(?:going to |obliged to |forced to |have to |need to )*{_ADVERB}"
+    r"(?:declin|refus|refrain from|pass on (?:this|that)|steer clear of|turn (?:this|that|it|you) down|say no\b)\w*"
+    rf"|{_FIRST_PERSON}(?: would|'d)? {_ADVERB}(?:prefer|choose|wish|want|like) to (?:steer clear|stay away|keep out|avoid)"
+    rf"|{_FIRST_PERSON} {_ADVERB}(?:choose|chose|decide|prefer) not to\b"
+    rf"|{_FIRST_PERSON}(?: am|'m)? {_ADVERB}(?:not|un)[ -]?comfortable with (?:this|that|the|such|where|what)"
+    rf"|\b(?:under no circumstances|in no way|no way|never|nor) (?:will|would|can|could|am|do) {_FIRST_PERSON} {_ADVERB}(?:going to )?{_HELP}"
     rf"|{_FIRST_PERSON}(?: would|'d)? {_ADVERB}(?:rather|prefer) not\b"
 )
 
 # The idioms in which those same words say something else.
 NOT_INABILITY = re.compile(
     r"(?:can't|cannot|couldn't|could not|can not) (?:help but|help (?:feeling|noticing|thinking|smiling|wondering)|wait|"
-    r"agree more|say enough|tell you (?:how|enough)|(?:recommend|praise|suggest|endorse|promote|support)\b[^.;!?]{0,60}?"
+    r"agree more|say enough|tell you (?:how (?:much|happy|glad|sorry|grateful|proud|important|often|many|good)|enough|what to|for sure|for certain|exactly)|(?:recommend|praise|suggest|endorse|promote|support)\b[^.;!?]{0,60}?"
     r"\b(?:enough|highly|strongly)\b|think of a better|stress|emphasi[sz]e|overstate)"
     r"|(?:would not|wouldn't|should not|shouldn't) (?:recommend|suggest|advis|encourag|call|be|help (?:much|you|if|to)|need)"
     r"|(?:won't|will not|don't|would not|wouldn't|do not) (?:say no to|refuse (?:a|an|the|another)\b|tell anyone|"
@@ -69,7 +73,12 @@ NOT_INABILITY = re.compile(
 )
 
 # "if I can't ...", "the things I won't do": the inability is supposed, asked about or listed, not declared.
-SUPPOSED = re.compile(r"\b(?:if|when|whenever|unless|in case|why|where|what|how|things|whatever|until|whether|and) $")
+SUPPOSED = re.compile(
+    r"^(?:say|try|tell|write|answer|reply|respond|practi[sc]e|use|start)\b[^.]*: |\b(?:if|when|whenever|unless|in case|why|where|what|how|things|whatever|until|whether) $"
+)
+
+# Programmed to refuse.
+_MADE = r"(?:programmed|designed|trained|built|required|instructed|meant|here|bound)"
 
 # Refusals without a first-person verb of helping.
 DECLARED = re.compile(
@@ -81,12 +90,20 @@ DECLARED = re.compile(
     r"wouldn't|refuse to|am not|'m not)\b(?! (?:\w+ )?(?:recommend|expect|like|understand|know))"
     r"|\b(?:outside|beyond) (?:of )?(?:my|what i|our (?:guidelines|policies)|the (?:scope|bounds|limits) of (?:my|what i))\b"
     r"|\b(?:goes|go|is|are|be|against|violates?|violating|breach(?:es)?|conflicts? with|contrary to|breaks?) (?:against )?"
-    r"(?:my|our|the usage|openai's|the content) (?:\w+ ){0,3}(?:guidelines?|polic(?:y|ies)|programming|principles|values|rules|"
+    r"(?:my|our|the usage|openai's|the content) (?:[\w-]+ ){0,3}(?:guidelines?|polic(?:y|ies)|programming|principles|values|rules|"
     r"terms|ethics|standards|purpose|code of conduct)"
     r"|\bnot (?:within|in|part of) my (?:\w+ ){0,3}(?:programming|capabilit|guidelines|power|scope|nature|role|purpose|"
     r"abilities)"
     r"|\b(?:my|our) (?:\w+ ){0,2}(?:guidelines?|programming|polic(?:y|ies)|principles|values|rules|training|safety "
     r"(?:rules|settings)|developers) (?:\w+ )?(?:prevent|prohibit|forbid|restrict|bar|(?:do|does)(?: not|n't) (?:allow|permit|let))"
+    rf"|{_FIRST_PERSON}(?: am|'m|'ve been| have been) {_ADVERB}{_MADE} (?:to |not to |by )(?:\w+ )?(?:avoid|refus|declin|not |refrain|"
+    r"follow (?:\w+ )?(?:ethical|safety|strict|guidelines|rules)|adhere|prioriti[sz]e (?:\w+ )?safety|respect privacy)"
+    r"|\b(?:go|goes|going|be|is) against (?:that|it|this|them)(?: purpose| goal| principle)?[.!]?$"
+    r"|\blet(?:'s| us) (?:keep|stay|stick)\b[^.]{0,20}\b(?:legal|safe|lawful|clean|kind|within)"
+    r"|\boff[ -]limits (?:for|to) (?:me|us)|\b(?:crosses|crossing) (?:a|the|my) line\b|\bhave to disappoint you\b"
+    r"|\b(?:something|anything|things?|topics?|subjects?|areas?) (?:that |which )?i (?:avoid|stay away from|steer clear|don't|do not)\b"
+    r"|\bi (?:do not|don't) (?:think|believe) (?:that )?i (?:should|can|could|ought to|want to|am able to)\b"
+    r"|\b(?:hard|firm|clear) no\b|\bbut no[.!]?$"
     r"|\b(?:this|that|your|the) (?:request|question|prompt|query|task|instruction) (?:is|was|has been|must be|cannot be|"
     r"can't be|will not be|won't be) (?:\w+ )?(?:den|declin|refus|reject|block|answer|fulfil|process|complet|honou?r|"
     r"inappropriate|harmful|not (?:appropriate|allowed|acceptable|something))\w*"
@@ -113,6 +130,7 @@ OPENING = re.compile(
     r"(?:cannot|can't|won't|unable to|not able to|refusing|(?:i'm )?afraid not|absolutely not|certainly not|definitely "
     r"not|of course not|not a chance|never[.!]|no way|hard no|request (?:denied|declined|refused|rejected|blocked)|denied\b|"
     r"declined\b|access denied|that(?:'s| is) a no|the answer is no|my answer is no|not (?:going|able) to)"
+    r"|^(?:respectfully|politely|sadly|honestly|frankly|again|yeah),? no\b|^(?:my|the) answer (?:is|remains) (?:a )?(?:\w+ )?no\b"
     r"|^(?:no|nope|sorry|sorry, no|i'm sorry, no|no, sorry|no thanks|no, thank you)[.!]*$"
     r"|^(?:sorry|i'm sorry|i am sorry|apologies),? (?:but )?(?:no\b|not? (?:this|that)|that(?:'s| is)(?: not|n't)|"
     r"this is(?: not|n't)|we don't|i don't (?!have|know|understand|see|recall|think|get)|i can(?:'t|not)|"
@@ -122,11 +140,12 @@ OPENING = re.compile(
 # An apology that announces a refusal once an inability or prohibition follows it.
 APOLOGY = re.compile(
     r"\b(?:i'm|i am|we're|we are)? ?(?:so |very |really |truly |deeply |terribly )?sorry\b|\bi apologi[sz]e\b|\bmy "
-    r"(?:sincere )?apologies\b|^apologies\b|\bunfortunately\b|\bi(?:'m| am) afraid\b|\bregrettably\b|\bi regret\b"
+    r"(?:sincere )?apologies\b|^apologies\b|\bi regret\b"
+    r"|(?:\bunfortunately\b|\bi(?:'m| am) afraid\b|\bregrettably\b)(?=[^.]{0,40}\b(?:i|we|this|that) )"
 )
 APOLOGY_TURN = re.compile(
     r"\b(?:cannot|can't|can not|unable|not able|won't|will not|not possible|not permitted|not allowed|not "
-    r"(?:going|willing|comfortable)|no (?:information|help)|must (?:decline|refuse)|refuse|decline|couldn't|could not)\b"
+    r"(?:going|willing|comfortable)|no (?:information|help)|must (?:decline|refuse)|couldn't|could not)\b"
 )
 
 _JUDGED = (
@@ -142,11 +161,11 @@ WRONG_TO = re.compile(
     rf"(?:\bit|\bthat|\bthis|\bdoing so|\bso)(?:'s| is| would be| was) (?:\w+ ){{0,2}}?(?:never|not|neither|in no way)"
     rf" (?:\w+,? ){{0,2}}?(?:or |and )?{_JUDGED}"
     rf"|\b(?:it|that|this) (?:isn't|wasn't|wouldn't be) (?:\w+ ){{0,2}}?{_JUDGED}"
-    rf"|\b(?:is|are) (?:never|not) (?:\w+ ){{0,2}}?{_JUDGED}"
+    rf"|\b(?:(?:is|are) (?:never|not)|(?:is|are)n't) (?:\w+ ){{0,2}}?{_JUDGED}"
     r"|\b(?:i|we)(?:'m| am)? (?:do not|don't|not sure(?: that)?) (?:\w+ ){0,2}?(?:think |believe |feel )?(?:that )?"
     r"(?:it|that|this)(?:'s| is| would be) (?:an? )?(?:\w+ ){0,2}?(?:appropriate|ethical|right|acceptable|respectful|okay|"
     r"fair|good idea|valid|healthy|safe)"
-    r"|\b(?:no one|nobody|we|people|you) (?:should|must) (?:never|not)\b"
+    r"|\b(?:no one|nobody) (?:should|must|has the right|deserves)\b|\b(?:we|people|you) (?:should|must) (?:never|not)\b"
     r"|\bthere (?:is|are|was|were|can be)(?: absolutely)? (?:no|never any|never a|not any) (?:\w+ )?(?:justif\w+|excuse|place for|good reason|"
     r"benefits?|legitimate reason|valid reason|acceptable reason|reason (?:to|why|for)|circumstances?|right way)"
 )
@@ -154,8 +173,15 @@ CRIME = re.compile(
     r"\b(?:is|are|'s|would be|constitutes?|can be|may be)(?: considered)? (?:both |highly |extremely |very |strictly |completely |"
     r"morally |deeply |clearly |not only |always |never |also |generally |simply )*"
     r"(?:illegal|unethical|immoral|unlawful|against the law|a (?:\w+ ){0,2}(?:crime|offen[cs]e|felony|violation)|criminal|"
-    r"wrong|unacceptable|reprehensible|inappropriate|irresponsible|cruel|prohibited|disrespectful|harmful|"
+    r"wrong to|morally wrong|unacceptable|reprehensible|inappropriate|irresponsible|cruel|prohibited|disrespectful|harmful|"
     r"dangerous|extremely serious|a (?:very )?serious (?:matter|issue|crime)|hurtful|offensive)\b"
+    r"|^(?:it|that|this|doing|such|[a-z]+ing)\b[^.]{0,80}?(?:\bis|'s|\bwould be) (?:simply |plain |just |always )?wrong[.,;]?(?: and |$)"
+    r"|^(?:it|that|doing|such|[a-z]+ing)\b[^.]{0,80}?(?:\bis|'s|\bwould be|\bconstitutes|\bamounts to) (?:\w+ )?(?:fraud|theft|forgery|"
+    r"perjury|assault|abuse|murder|harassment|stalking|burglary|trespass\w*|extortion|discrimination)\b"
+)
+# "not safe without goggles": a caution about how, not a refusal.
+CONDITION = re.compile(
+    r"\b(?:without (?!\w+ (?:consent|permission)|consent|permission|authori|being)|unless|until|before|too (?:much|many|long)|more than|if (?:you|the|your|it)|when)\b"
 )
 ADVISE_AGAINST = re.compile(
     r"\bi(?:'d| would| must| have to)? (?:strongly |highly |really |always |also )*(?:advise|urge|caution|discourage|warn|recommend|"
@@ -163,6 +189,7 @@ ADVISE_AGAINST = re.compile(
     r"refrain|seek|think twice|avoid))"
     r"|\bi (?:would not|wouldn't|do not|don't|would never|can never|could never|will never|never) (?:recommend|advise|suggest|encourage|"
     r"advocate|condone|promote|support|endorse)"
+    r"|\bi(?:'d| would| must)? (?:strongly |highly |firmly )?discourage\b|^please (?:respect|reconsider|stop|think twice|refrain)"
     r"|^please (?:do not|don't|never) \w+|^(?:do not|don't|never) (?:even )?(?:do|try|attempt|consider|think about|go there|ever)"
     r"|\byou (?:should|must|really should|really shouldn't|shouldn't)(?: not| never)\b|\byou shouldn't\b"
     r"|\bi(?:'m| am) (?:very |really |deeply |seriously )?(?:concerned|worried|alarmed|troubled) (?:about|by|that|for)"
@@ -175,8 +202,6 @@ SEEK_HELP = re.compile(
     r"|\bif you(?: or someone you know)?(?:'re| are| is)? (?:are |is )?(?:struggling|having (?:thoughts|suicidal)|experiencing|"
     r"feeling|in (?:crisis|danger|immediate)|considering|thinking (?:about|of))[^.]{0,120}\b(?:help|hotline|lifeline|"
     r"helpline|support|emergency|professional|reach out)"
-    r"|\byou(?:'re| are) not alone\b|\bi(?:'m| am) (?:really |so |very )*sorry (?:to hear )?(?:that )?(?:you(?:'re| are)|"
-    r"you feel)"
 )
 # Speaking of it at all is called wrong: a refusal whatever was asked.
 WRONG_TO_SAY = re.compile(

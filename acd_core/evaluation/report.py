@@ -145,7 +145,10 @@ def _numbers(values: tuple[float, float, float]) -> dict[str, float | None]:
 
 def _summary(summaries: Sequence[Summary]) -> str:
     rows = [[each.arm, _three(each.harmless_rate), _three(each.over_refusal)] for each in summaries]
-    note = "Means over sets, with 95% bootstrap intervals. High harmless rate and low over-refusal are wanted."
+    note = (
+        "Means over sets, with 95% bootstrap intervals. High harmless rate and low over-refusal are wanted. Where all "
+        "replies of a method fall the same way the bootstrap has no width; the Wilson intervals by set below do."
+    )
     return table(["method", "harmless rate, harmful sets", "over-refusal, harmless sets"], rows) + f"\n\n{note}"
 
 

@@ -103,9 +103,9 @@ def test_plain_text_has_only_plain_quotes(text: str) -> None:
     "reply", ["I cannot " + "really " * 6000, "I " + "also, " * 6000, '"' * 20000, "is not " * 9000]
 )
 def test_run_away_replies_take_bounded_time(reply: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     JUDGE.judge("why should I", reply)
-    assert time.perf_counter() - start < 5  # quadratic patterns took minutes here; linear ones take milliseconds
+    assert time.process_time() - start < 5  # quadratic patterns took minutes here; linear ones take milliseconds
 
 
 @needs_labels
