@@ -69,6 +69,7 @@ def scripted_subject() -> Subject:
         forwards=lambda: fast.backbone.model.forwards + slow.backbone.model.forwards,
         secret=SECRET,
         window=window,
+        letters_per_token=1,
     )
 
 
