@@ -29,11 +29,9 @@ def get_time(city: str) -> str:
     return f"It is noon in {city}."
 
 
-def main(
-    model: str = "reference", pair: str = "reference", question: str = "What is the weather in Oslo?"
-) -> list[Any]:
+def main(model: str = "reference", pair: str = "reference", question: str = "What is the weather in Oslo?") -> str:
     agent: Any = create_agent(ChatACD(model=model, pair=pair, max_tokens=200), [get_weather, get_time])
-    seen = []
+    said = ""
     for message, _ in agent.stream({"messages": [("human", question)]}, {"recursion_limit": 8}, stream_mode="messages"):
         if isinstance(message, AIMessageChunk):
             print(message.text, end="", flush=True)
@@ -41,9 +39,9 @@ def main(
                 print(f"\n[calls {call['name']} with {call['args']}]")
         elif isinstance(message, ToolMessage):
             print(f"[{message.name} says: {message.text}]")
-        seen.append(message)
+        said += message.text
     print()
-    return seen
+    return said
 
 
 if __name__ == "__main__":
