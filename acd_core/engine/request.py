@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import time
-import weakref
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, Union
 
 import torch
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from acd_core.decoding.sampling import Sampler
 from acd_core.params import TokenLogprob
@@ -43,7 +43,8 @@ def soft_branch(before: Sequence[int], vectors: torch.Tensor, after: Sequence[in
     return Branch((*before, *_marks(vectors), *after), vectors, len(before))
 
 
-_known_marks: weakref.WeakKeyDictionary[torch.Tensor, tuple[int, ...]] = weakref.WeakKeyDictionary()
+# By identity: `==` on tensors compares elements.
+_known_marks: MutableMapping[torch.Tensor, tuple[int, ...]] = WeakTensorKeyDictionary()
 
 
 def _marks(vectors: torch.Tensor) -> tuple[int, ...]:
