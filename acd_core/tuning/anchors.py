@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -77,8 +77,8 @@ class AnchorPair:
 
 
 def bundled_instructions(split: SplitName) -> tuple[Instruction, ...]:
-    """The bundled instructions, ours: 100 "safe", 100 "unsafe", and 40 each for "validation_safe"/"validation_unsafe",
-    which tuning never learns from."""
+    """The bundled instructions, ours: 100 "safe", 100 "unsafe", and 100 each for "validation_safe" and
+    "validation_unsafe", which tuning never learns from."""
     return load_instructions(ANCHOR_DIR / f"{split}.jsonl")
 
 
@@ -171,7 +171,26 @@ class AnchorSplit:
         """The pairs of one class of the objectives' table."""
         if name == "harmless_accepted":
             return tuple(pair for pair in self.harmless if pair.label == "accepted")
+        if name == "refusals":
+            return (*self.refused, *self._borrowed())
         return cast("tuple[AnchorPair, ...]", getattr(self, name))
+
+    def _borrowed(self) -> tuple[AnchorPair, ...]:
+        """A refusal for every harmful request the model never refused: of its own refusals those that fit anywhere
+        (the ones it gave to several requests, else the most common), in turn. The requests a model complies with under
+        every prompt are the ones a pair is for, and the paper's D_HR leaves just them out."""
+        given: dict[str, set[str]] = {}
+        for pair in self.refused:
+            given.setdefault(pair.reply.strip(), set()).add(_normal(pair.text))
+        common = sorted(given, key=lambda reply: (-len(given[reply]), reply))
+        pool = [reply for reply in common if len(given[reply]) > 1][:8] or common[:1]
+        known = {_normal(pair.text) for pair in self.refused}
+        lent: list[AnchorPair] = []
+        for pair in self.accepted:
+            if pool and _normal(pair.text) not in known:
+                known.add(_normal(pair.text))
+                lent.append(replace(pair, reply=pool[len(lent) % len(pool)], label="refused", finish="stop"))
+        return tuple(lent)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -211,6 +230,8 @@ def check_split(split: AnchorSplit, objective: Objective, least: int = MIN_CLASS
         return
     listed = ", ".join(f"{CLASS_NAMES[name]}: {len(split.of(name))}" for name in CLASS_NAMES)
     cure = {
+        "refusals": "The model refuses nothing, even under a safe prompt: add refusals of your own to the file as "
+        'pairs with "label": "refused", or correct labels.',
         "refused": "The model refuses hardly anything, even under a safe prompt: add refusals of your own to the file "
         'as pairs with "label": "refused", or correct labels.',
         "accepted": "The model complies with hardly anything, so it may need no pair; else correct labels, or use "

@@ -11,7 +11,7 @@ from torch import Tensor
 from acd_core.backbone import Backbone
 from acd_core.errors import TuningError
 from acd_core.tuning.examples import Row
-from acd_core.tuning.objectives import Class, Objective, RowScores, term_rows
+from acd_core.tuning.objectives import Objective, RowScores, term_rows
 from acd_core.tuning.streams import Prefix, pad_targets, prefill, reply_logits
 
 PROMPTS = ("safe", "adversarial")
@@ -40,15 +40,15 @@ def step_gradients(
     *,
     micro: int | None = None,
     plain: Prefix | None = None,
-    alpha: float | None = None,
+    signal: Tensor | None = None,
 ) -> StepGradients:
     """Losses of `rows` and their gradients for `prompts` {"safe", "adversarial"} ([n, width], requiring grad).
 
     micro: rows in memory at a time (None: all); the result does not depend on it beyond rounding. plain: the prefix of
-    the layouts without system text, needed by "kl_to_plain" only. The model's own weights get no gradient.
+    the layouts without system text, needed by "kl_to_plain" only. signal: [V], see `refusal_signal`.
+    The model's own weights get no gradient.
     Raises TuningError where no gradient reaches a prompt (some quantised models).
     """
-    alpha = objective.alpha if alpha is None else alpha
     needed = frozenset[str]().union(*(objective.streams(row.data) for row in rows))
     used = [name for name in PROMPTS if name in needed]
     prefixes = {name: prefill(backbone, before, prompts[name], fast=True) for name in used}
@@ -59,7 +59,7 @@ def step_gradients(
     for start in range(0, len(rows), size):
         part = rows[start : start + size]
         with torch.enable_grad():
-            total = _loss(backbone, objective, prefixes, plain, part, alpha, losses)
+            total = _loss(backbone, objective, prefixes, plain, signal, part, losses)
             grads = _grad(total, leaves, backbone)
         for index, grad in enumerate(grads):
             if grad is not None:
@@ -93,8 +93,8 @@ def _loss(
     objective: Objective,
     prefixes: Mapping[str, Prefix],
     plain: Prefix | None,
+    signal: Tensor | None,
     rows: Sequence[Row],
-    alpha: float,
     losses: dict[str, float],
 ) -> Tensor:
     """The weighted loss of one micro-batch, as its share of the step's; adds the terms' values to `losses`."""
@@ -107,8 +107,8 @@ def _loss(
         if not picked:
             continue
         at = torch.tensor(picked, device=backbone.device)
-        scores = RowScores(targets[at], mask[at], *(_rows_of(streams[name], at, picked) for name in _STREAMS))
-        value = term_rows(term, scores, alpha).sum() * rows[picked[0]].share
+        scores = RowScores(targets[at], mask[at], *(_rows_of(streams[name], at, picked) for name in _STREAMS), signal)
+        value = term_rows(term, scores, objective.alpha).sum() * rows[picked[0]].share
         losses[term.name] += float(value.detach())
         total = total + term.weight * value
     return total
@@ -161,11 +161,3 @@ def _no_gradient(backbone: Backbone) -> TuningError:
         f"No gradient reaches the prompts through {backbone.model_id!r}.",
         hint="Quantised kernels without a backward pass cannot be tuned: load the model in bf16 or float32 instead.",
     )
-
-
-def class_counts(rows: Sequence[Row]) -> dict[Class, int]:
-    """How many rows of each class a step holds."""
-    counts: dict[Class, int] = {}
-    for row in rows:
-        counts[row.data] = counts.get(row.data, 0) + 1
-    return counts

@@ -10,7 +10,7 @@ The paper's losses are those of Zhang, Zhao et al. (arXiv 2406.16743); unlikelih
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -74,6 +74,29 @@ def kl_to(reference: Tensor, logits: Tensor, mask: Tensor) -> Tensor:
     return row_mean((wanted.exp() * (wanted - found)).sum(-1), mask)
 
 
+def decision(logits: Tensor, signal: Tensor, refuse: bool) -> Tensor:
+    """-log P(the reply refuses), or with `refuse` False -log P(it does not), read off the first token alone.
+
+    logits [B, R, V]; signal [V] in [0, 1]: the probability that a reply which starts with a token is a refusal (see
+    `refusal_signal`). -> [B]. Unlike `nll` it asks for no particular wording, so its gradient is about refusing only.
+    """
+    weight = signal if refuse else 1.0 - signal
+    return -torch.logsumexp(torch.log_softmax(_exact(logits[:, 0]), -1) + weight.clamp_min(1e-6).log(), -1)
+
+
+def refusal_signal(refused: Sequence[int], other: Sequence[int], vocabulary: int) -> Tensor:
+    """How much each token, as the first of a reply, speaks for a refusal: [vocabulary] float32 in [0, 1].
+
+    refused, other: first tokens of the anchor replies that refuse, and of those that do not. Each kind counts as much
+    as the other, whatever their numbers; a token never seen first in a refusal has 0.
+    """
+    counts = torch.zeros(2, vocabulary)
+    for row, tokens in enumerate((refused, other)):
+        counts[row].index_add_(0, torch.tensor(list(tokens), dtype=torch.long), torch.ones(len(tokens)))
+    shares = counts / counts.sum(-1, keepdim=True).clamp_min(1.0)
+    return shares[0] / shares.sum(0).clamp_min(1e-12)
+
+
 def row_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean of `values` [B, R] over `mask` [B, R], a row at a time -> [B]. A row without supervised tokens gives 0."""
     mask = mask.to(values.dtype)
@@ -88,12 +111,13 @@ def _exact(logits: Tensor) -> Tensor:
 # --- objectives as data ---
 
 Scores = Literal["safe", "adversarial", "joint"]
-Class = Literal["refused", "accepted", "harmless", "harmless_accepted"]
-Loss = Literal["nll", "unlikelihood", "bounded_unlikelihood", "kl_to_plain"]
+Class = Literal["refused", "refusals", "accepted", "harmless", "harmless_accepted"]
+Loss = Literal["nll", "unlikelihood", "bounded_unlikelihood", "kl_to_plain", "refuse", "comply"]
 Selection = Literal["safest", "margin"]
 
 CLASS_NAMES: Mapping[Class, str] = {
     "refused": "D_HR (harmful request, refused)",
+    "refusals": "D_HR with refusals lent to harmful requests never refused",
     "accepted": "D_HA (harmful request, complied with)",
     "harmless": "D_S (harmless request)",
     "harmless_accepted": "D_S (harmless request, answered)",
@@ -111,7 +135,8 @@ class Term:
     """One summand: `loss` of `scores` on the rows of class `data`, over the first `first` reply tokens, times `weight`.
 
     scores: logits under the safeguarding prompt, under the adversarial prompt, or the two joined as in decoding.
-    loss "kl_to_plain" pulls to what the frozen model says without any system text.
+    loss "kl_to_plain" pulls to what the frozen model says without any system text; "refuse" and "comply" are
+    `decision`.
     """
 
     name: str
@@ -137,6 +162,11 @@ class Objective:
     selection: Selection
     alpha: float = 0.4
     alphas: tuple[float, ...] = ()
+
+    @property
+    def decides(self) -> bool:
+        """Whether a term needs the refusal signal."""
+        return any(term.loss in ("refuse", "comply") for term in self.terms)
 
     @property
     def classes(self) -> tuple[Class, ...]:
@@ -191,13 +221,15 @@ def get_objective(objective: str | Objective) -> Objective:
 
 @dataclass(frozen=True)
 class RowScores:
-    """What the losses see of some rows: logits [B, R, V] of each stream that was computed, targets and mask [B, R]."""
+    """What the losses see of some rows: logits [B, R, V] of each stream that was computed, targets and mask [B, R], and
+    the refusal signal [V] where a term decides by the first token."""
 
     targets: Tensor
     mask: Tensor
     safe: Tensor | None = None
     adversarial: Tensor | None = None
     plain: Tensor | None = None
+    signal: Tensor | None = None
 
 
 def term_rows(term: Term, rows: RowScores, alpha: float) -> Tensor:
@@ -211,10 +243,12 @@ def term_rows(term: Term, rows: RowScores, alpha: float) -> Tensor:
         mask = mask * (torch.arange(mask.shape[1], device=mask.device) < term.first).to(mask.dtype)
     if term.loss == "kl_to_plain":
         return kl_to(_there(rows.plain, term), scores, mask)
+    if term.loss in ("refuse", "comply"):
+        return decision(scores, _there(rows.signal, term), term.loss == "refuse")
     return TARGET_LOSSES[term.loss](scores, rows.targets, mask)
 
 
 def _there(logits: Tensor | None, term: Term) -> Tensor:
     if logits is None:
-        raise ValueError(f"the term {term.name!r} needs logits that were not computed")
+        raise ValueError(f"the term {term.name!r} needs scores that were not computed")
     return logits

@@ -31,7 +31,7 @@ from acd_core.tuning.anchors import AnchorPair, Instruction
 from acd_core.tuning.checkpoint import Checkpoint, write_beside
 from acd_core.tuning.examples import Batches, Encoder, Example
 from acd_core.tuning.gradients import PROMPTS, StepGradients, step_gradients
-from acd_core.tuning.objectives import DEFAULT_OBJECTIVE, Class, Objective, get_objective
+from acd_core.tuning.objectives import DEFAULT_OBJECTIVE, Class, Objective, get_objective, refusal_signal
 from acd_core.tuning.progress import Bar
 from acd_core.tuning.streams import Prefix, prefill, shared_start, tuning_view
 from acd_core.tuning.validation import RULES, Point, Validator, rank
@@ -146,7 +146,7 @@ def tune(
     model: a model id or folder, a Backbone, or a ContrastiveLM (needed only where anchors are generated).
     anchors: pairs, a JSONL file of pairs, or None to generate them from the bundled instructions. They are kept, to be
     inspected and corrected, in `<out>.tuning/anchors.jsonl`. validation: (harmless, harmful) instructions that tuning
-    never learns from; default the bundled 40 and 40. judge: default RefusalJudge. `settings`: see TuneSettings.
+    never learns from; default the bundled 100 and 100. judge: default RefusalJudge. `settings`: see TuneSettings.
     resume: continue a killed run with the same settings, anchors and model from `<out>.tuning/`.
     on_point: called with every point of the validation curve.
     Raises TuningError (too few anchors, a model that cannot be tuned, divergence) and UsageError (impossible settings).
@@ -196,6 +196,7 @@ class _Run:
         self.classes = self.encoder.classes(split, plan, settings.reply_tokens)
         self.batches = Batches(self.classes, settings.batch, settings.seed)
         self.plain_prefix = self._plain_prefix(self.classes)
+        self.signal = self._signal() if plan.decides else None
         self.validator = validator(
             backbone, self.encoder, validation[0], validation[1], judge, settings.validation_tokens
         )
@@ -310,6 +311,7 @@ class _Run:
                     rows,
                     micro=self.micro,
                     plain=self.plain_prefix,
+                    signal=self.signal,
                 )
             except torch.OutOfMemoryError:
                 if self.micro == 1:
@@ -441,6 +443,15 @@ class _Run:
             return None
         with torch.no_grad():
             return prefill(self.view, rows[0][: shared_start(rows)], fast=True)
+
+    def _signal(self) -> Tensor:
+        """What a reply's first token says about refusing, learnt from the anchors' labels."""
+        pairs = [*self.split.refused, *self.split.accepted, *self.split.harmless]
+        first: dict[str, list[int]] = {"refused": [], "accepted": []}
+        for pair in pairs:
+            first[pair.label].append(self.encoder.example(pair, 1).reply[0])
+        signal = refusal_signal(first["refused"], first["accepted"], self.backbone.vocab_size)
+        return signal.to(self.backbone.device)
 
 
 def _settings(given: Mapping[str, Any]) -> TuneSettings:

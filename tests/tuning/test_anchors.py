@@ -43,7 +43,7 @@ class OddJudge:
 
 def test_the_bundled_sets_are_complete_and_disjoint() -> None:
     sets = {name: bundled_instructions(name) for name in SPLITS}  # type: ignore[arg-type]
-    assert [len(rows) for rows in sets.values()] == [100, 100, 40, 40]
+    assert [len(rows) for rows in sets.values()] == [100, 100, 100, 100]
     check_disjoint(sets)
     assert sum(row.category.startswith("look-alike") for row in sets["safe"]) == 25
     for rows in sets.values():
@@ -123,6 +123,15 @@ def test_empty_and_repeated_replies_are_left_out_and_counted(pairs: list[AnchorP
     extra = [replace(pairs[0], prompt="null"), replace(pairs[1], prompt="opposite", reply="  ")]
     counts = split_pairs([*pairs, *extra]).counts
     assert counts == {"refused": 12, "accepted": 12, "harmless": 12, "empty": 1, "repeated": 1}
+
+
+def test_requests_never_refused_are_lent_a_refusal(pairs: list[AnchorPair]) -> None:
+    stubborn = [replace(pairs[1], id=f"x{index}", text=f"worse {index}") for index in range(3)]
+    common = replace(pairs[0], id="y", text="worst", reply=pairs[0].reply)
+    found = split_pairs([*pairs, *stubborn, common]).of("refusals")
+    lent = [pair for pair in found if pair.text.startswith("worse")]
+    assert len(found) == 12 + 1 + 3
+    assert {(pair.reply, pair.label) for pair in lent} == {(pairs[0].reply, "refused")}
 
 
 def test_a_class_that_is_too_small_is_named_with_all_counts(pairs: list[AnchorPair]) -> None:

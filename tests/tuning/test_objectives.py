@@ -14,10 +14,12 @@ from acd_core.tuning.objectives import (
     RowScores,
     Term,
     bounded_unlikelihood,
+    decision,
     get_objective,
     joint_scores,
     kl_to,
     nll,
+    refusal_signal,
     term_rows,
     unlikelihood,
 )
@@ -80,6 +82,19 @@ def test_joint_scores() -> None:
     assert joint_scores(safe, safe, 0.4).tolist() == pytest.approx(safe.tolist())
     with pytest.raises(UsageError, match=r"\[0, 1\)"):
         joint_scores(safe, adversarial, 1.0)
+
+
+def test_decision_by_hand() -> None:
+    signal = torch.tensor([0.9, 0.2, 0.0])
+    refuse = 0.5 * 0.9 + 0.25 * 0.2
+    assert decision(LOGITS, signal, True).item() == pytest.approx(-math.log(refuse), rel=1e-4)
+    assert decision(LOGITS, signal, False).item() == pytest.approx(-math.log(1 - refuse), rel=1e-4)
+
+
+def test_refusal_signal_weighs_both_kinds_alike() -> None:
+    # Token 1 opens half of the refusals and a quarter of the others; token 3 opens others only, token 0 nothing.
+    signal = refusal_signal([1, 2], [1, 3, 3, 3], 5)
+    assert signal.tolist() == pytest.approx([0.0, 0.5 / 0.75, 1.0, 0.0, 0.0])
 
 
 def test_half_precision_logits_are_computed_in_float32() -> None:
