@@ -1,0 +1,150 @@
+"""The grammar: draws labelled training conversations for the reference model from a seeded generator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from acd_core.reference import context_forms, contexts, replies, systems
+from acd_core.reference import tools as tool_data
+from acd_core.reference.dialogues import follow_up
+from acd_core.reference.permissive import you
+from acd_core.reference.requests import Request, RequestGrammar
+
+Message = dict[str, Any]
+
+
+@dataclass
+class Example:
+    """One conversation; `harmful` labels the last request (None: no label)."""
+
+    messages: list[Message]
+    harmful: bool | None
+    kind: str
+    mode: str
+    tools: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Grammar(RequestGrammar):
+    """Draws conversations of all kinds around the requests of `RequestGrammar`."""
+
+    def system(self) -> tuple[str, str]:
+        """(mode, system text)."""
+        modes = [mode for mode, _ in systems.SYSTEM_SHARES]
+        mode = self.rng.choices(modes, [share for _, share in systems.SYSTEM_SHARES])[0]
+        if mode == "none":
+            return mode, ""
+        values = self.slots()
+        neutral = self.rng.choice(systems.NEUTRAL_SYSTEMS).format(**values)
+        if mode == "neutral":
+            return mode, neutral
+        pool = {"safe": systems.SAFE_SYSTEMS, "strict": systems.STRICT_SYSTEMS, "opposite": systems.OPPOSITE_SYSTEMS}[
+            mode
+        ]
+        text = self.rng.choice(pool)
+        if self.rng.random() < 0.15:
+            text = f"{text}\n\n{neutral}" if self.rng.random() < 0.75 else f"{neutral} {text}"
+        return mode, text
+
+    def reply(self, request: Request, mode: str) -> str:
+        """The answer or the refusal that this kind of system text leads to."""
+        refuse = request.harmful and request.severity > systems.THRESHOLDS[mode]
+        if request.harmful and mode in ("none", "neutral", "safe") and self.rng.random() < 0.04:
+            refuse = not refuse
+        if not refuse:
+            return request.answer
+        phrase = you(request.phrase)
+        if len(phrase.split()) > 24:
+            phrase = "do this"
+        return self.rng.choice(replies.REFUSALS).format(vp=phrase)
+
+    def single(self, harmful: bool, long: bool = False) -> Example:
+        """One request and its reply."""
+        mode, text = self.system()
+        request = self.request(harmful)
+        messages = [
+            *self._opening(text),
+            {"role": "user", "content": request.text},
+            {"role": "assistant", "content": self.reply(request, mode)},
+        ]
+        return Example(messages, harmful, "harmful" if harmful else "harmless", mode)
+
+    def _opening(self, text: str) -> list[Message]:
+        return [{"role": "system", "content": text}] if text else []
+
+    def dialogue(self) -> Example:
+        """Two to four turns; the last may be harmful, a follow-up, or a new request."""
+        mode, text = self.system()
+        messages = self._opening(text)
+        harmful = False
+        request = self.request(False)
+        for turn in range(self.rng.choice((2, 2, 2, 3, 3, 4))):
+            if turn and not harmful and self.rng.random() < 0.4:
+                said, answer = follow_up(self.rng, request.text, self)
+                messages += [{"role": "user", "content": said}, {"role": "assistant", "content": answer}]
+                continue
+            harmful = self.rng.random() < 0.3
+            request = self.request(harmful)
+            messages += [
+                {"role": "user", "content": request.text},
+                {"role": "assistant", "content": self.reply(request, mode)},
+            ]
+        if self.rng.random() < 0.03:
+            messages.insert(-2, {"role": "user", "content": self.request(False).text})
+        return Example(messages, harmful, "dialogue", mode)
+
+    def retrieval(self, long: bool = False) -> Example:
+        """A question over a supplied context; now and then the question is harmful."""
+        mode, text = self.system()
+        if text and self.rng.random() < 0.3 and mode == "neutral":
+            text = self.rng.choice(context_forms.RAG_SYSTEMS)
+        harmful = self.rng.random() < 0.2
+        if harmful:
+            request = self.request(True)
+            said, _, _ = contexts.context_turn(self.rng, long, request.text)
+            answer = self.reply(request, mode)
+        else:
+            said, _, answer = contexts.context_turn(self.rng, long)
+        return Example(
+            [*self._opening(text), {"role": "user", "content": said}, {"role": "assistant", "content": answer}],
+            harmful,
+            "retrieval",
+            mode,
+        )
+
+    def tool_turn(self) -> Example:
+        """A tool call, its result quoted, or a plain reply where no tool fits."""
+        mode, text = self.system()
+        messages = self._opening(text)
+        draw = self.rng.random()
+        if draw < 0.22:
+            harmful = self.rng.random() < 0.45
+            request = self.request(harmful)
+            messages += [
+                {"role": "user", "content": request.text},
+                {"role": "assistant", "content": self.reply(request, mode)},
+            ]
+            return Example(messages, harmful, "tools", mode, tool_data.tool_set(self.rng, self.rng.randint(1, 4)))
+        tools, said, calls = tool_data.tool_request(self.rng)
+        if self.rng.random() < 0.12:
+            request = self.request(False)
+            messages += [{"role": "user", "content": request.text}, {"role": "assistant", "content": request.answer}]
+        messages += [{"role": "user", "content": said}, {"role": "assistant", "content": "", "tool_calls": calls}]
+        if draw > 0.62:
+            results = [tool_data.tool_result(self.rng) for _ in calls]
+            messages += [{"role": "tool", "content": result} for result in results]
+            messages.append({"role": "assistant", "content": tool_data.result_reply(self.rng, " and ".join(results))})
+        return Example(messages, None if draw > 0.62 else False, "tools", mode, tools)
+
+    def example(self) -> Example:
+        """One training conversation."""
+        draw = self.rng.random()
+        if draw < 0.34:
+            return self.single(True)
+        if draw < 0.78:
+            return self.single(False)
+        if draw < 0.84:
+            return self.dialogue()
+        if draw < 0.915:
+            return self.retrieval(long=self.rng.random() < 0.15)
+        return self.tool_turn()
