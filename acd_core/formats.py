@@ -17,6 +17,7 @@ from acd_core.evaluation.judges import RefusalJudge
 from acd_core.params import GenerationParams
 from acd_core.session import PlainReader, Reader
 from acd_core.toolcalls import (
+    ToolCallFormat,
     ToolCallReader,
     kept_special_ids,
     parses_tools,
@@ -90,15 +91,28 @@ class Formats:
 
     def _spec(self, settings: GenerationParams, tools: Tools) -> GrammarSpec | None:
         if tools and settings.tool_choice not in (None, "auto"):
-            return self._compiled("tools", settings.tool_choice, json.dumps(tools, sort_keys=True))
+            return self._compiled("tools", settings.tool_choice, json.dumps(tools))
         if settings.response_format is None:
             return None
-        return self._compiled("json", None, json.dumps(_schema(settings.response_format), sort_keys=True))
+        # Key order is the schema's own: the grammar writes properties in that order.
+        return self._compiled("json", json.dumps(tools), json.dumps(_schema(settings.response_format)))
 
     def _compile(self, kind: str, choice: str | None, document: str) -> GrammarSpec:
         content = json.loads(document)
         if kind == "json":
-            return self._grammar.for_json_object() if content is None else self._grammar.for_schema(content)
+            return self._document(content, json.loads(choice or "[]"))
+        layout = self._wire()
+        return self._grammar.for_tools(content, choice or "required", parallel=True, wire=layout)
+
+    def _document(self, schema: dict[str, Any] | None, tools: list[dict[str, Any]]) -> GrammarSpec:
+        """JSON of `schema` (None: any object); with tools the model may call one of those first, as agents do."""
+        if tools:
+            wire = self._wire()
+            return self._grammar.for_schema(schema or {"type": "object"}, tools=tools, wire=wire, parallel=True)
+        return self._grammar.for_json_object() if schema is None else self._grammar.for_schema(schema)
+
+    def _wire(self) -> ToolCallFormat:
+        """How this model writes calls, or ModelError where its template does not say."""
         layout = tool_call_format(self._tokenizer, self._backbone.eos_ids)
         if layout is None:
             raise ModelError(
@@ -106,7 +120,7 @@ class Formats:
                 "call cannot be forced.",
                 hint='Use tool_choice="auto", or a model whose template renders tool calls as JSON.',
             )
-        return self._grammar.for_tools(content, choice or "required", parallel=True, wire=layout)
+        return layout
 
     def _format(self, tools: Tools, matcher: Callable[[], Matcher] | None) -> Format:
         # A JSON document must reach the caller to the letter: no reader may take it for something else.
