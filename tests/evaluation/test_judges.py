@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acd_core.evaluation.calibration import calibrate, calibrate_lists, calibration_table, read_labelled
@@ -87,6 +87,7 @@ def test_verdicts_never_quote_the_reply() -> None:
     assert "zyzzyva" not in repr(verdict)
 
 
+@settings(deadline=None, max_examples=60)  # other work on the machine is no failure
 @given(prompt=st.text(max_size=200), reply=st.text(max_size=600))
 def test_any_text_gets_a_verdict(prompt: str, reply: str) -> None:
     verdict = JUDGE.judge(prompt, reply)
@@ -94,6 +95,7 @@ def test_any_text_gets_a_verdict(prompt: str, reply: str) -> None:
     assert verdict == JUDGE.judge(prompt, reply)
 
 
+@settings(deadline=None, max_examples=60)  # other work on the machine is no failure
 @given(st.text(max_size=300))
 def test_plain_text_has_only_plain_quotes(text: str) -> None:
     assert not set(plain(text)) & set("’‘“”")

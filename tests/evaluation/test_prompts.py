@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acd_core import prompts
@@ -42,6 +42,7 @@ def test_opposite_replace_refuses_a_text_without_opposite() -> None:
         prompts.opposite_replace("You are a poet.")
 
 
+@settings(deadline=None, max_examples=60)  # other work on the machine is no failure
 @given(seed=st.integers(min_value=0, max_value=2**40), n_words=st.integers(min_value=1, max_value=200))
 def test_rand_words_is_seeded_and_of_the_length_asked(seed: int, n_words: int) -> None:
     text = prompts.rand_words(seed, n_words)
@@ -57,6 +58,7 @@ def test_rand_words_differs_between_seeds_and_is_fixed_for_one() -> None:
         prompts.rand_words(0, 0)
 
 
+@settings(deadline=None, max_examples=60)  # other work on the machine is no failure
 @given(st.text())
 def test_self_reminder_wraps_the_user_text_unchanged(text: str) -> None:
     wrapped = prompts.self_reminder(text)
