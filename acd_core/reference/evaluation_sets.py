@@ -64,8 +64,8 @@ def report_sets(count: int = 100, seed: int = 0) -> dict[str, list[str]]:
 
 def alpaca_eval() -> list[str]:
     """The 300 helpfulness prompts."""
-    rows = json.loads((EVAL / "alpaca_eval_300.json").read_text())
-    return [row["instruction"] if isinstance(row, dict) else str(row) for row in rows]
+    lines = (EVAL / "alpaca_eval_300.json").read_text().split("\n")
+    return [str(json.loads(line)["question"]) for line in lines if line.strip()]
 
 
 def xstest() -> tuple[list[str], list[str]]:
