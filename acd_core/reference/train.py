@@ -143,7 +143,7 @@ def save_model(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out:
     """Write a folder that AutoModelForCausalLM and AutoTokenizer load."""
     out.mkdir(parents=True, exist_ok=True)
     copy = LlamaForCausalLM(model.config)
-    copy.bfloat16()  # type: ignore[no-untyped-call]
+    copy.bfloat16()
     copy.load_state_dict(model.state_dict())
     copy.config._attn_implementation = "sdpa"
     copy.config.dtype = torch.bfloat16
