@@ -131,7 +131,26 @@ def to_tool(tool: Any) -> dict[str, Any]:
     if isinstance(tool, dict):
         return tool
     # The length check guards a limit of one vendor's API.
-    return dict(tool.metadata.to_openai_tool(skip_length_check=True))
+    described = tool.metadata.to_openai_tool(skip_length_check=True)
+    function = described["function"]
+    return {**described, "function": {**function, "parameters": _without_echoes(function["parameters"])}}
+
+
+def _without_echoes(schema: Any, name: str | None = None) -> Any:
+    """`schema` without the titles that pydantic makes of names: they say nothing and mislead small models."""
+    if isinstance(schema, list):
+        return [_without_echoes(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    kept = {}
+    for key, value in schema.items():
+        if key == "title" and name is not None and value == name.replace("_", " ").title():
+            continue
+        if key in ("properties", "$defs") and isinstance(value, dict):
+            kept[key] = {inner: _without_echoes(part, inner) for inner, part in value.items()}
+        else:
+            kept[key] = _without_echoes(value)
+    return kept
 
 
 def to_tool_choice(tool_choice: Any, tool_required: bool) -> str | None:

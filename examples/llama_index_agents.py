@@ -38,10 +38,10 @@ async def ask(agent: FunctionAgent | ReActAgent, question: str) -> None:
 async def main() -> None:
     llm = await model_of_command_line(__doc__, max_tokens=96).aload()
     agent = FunctionAgent(tools=[get_weather, add], llm=llm)
-    for question in ("What is the weather in Paris?", "What is 3 + 4?"):
+    for question in ("What is the weather in Fenmoor?", "Add 12 and 30."):
         await ask(agent, question)
     try:
-        await ask(ReActAgent(tools=[get_weather], llm=llm), "What is the weather in Rome?")
+        await ask(ReActAgent(tools=[get_weather], llm=llm), "What is the weather in Saltby?")
     except (WorkflowRuntimeError, ValueError) as error:
         print(f"\nReActAgent gave up: {str(error)[:100]}")
 

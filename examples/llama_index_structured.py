@@ -20,13 +20,13 @@ class Course(BaseModel):
 def main() -> None:
     llm = model_of_command_line(__doc__, max_tokens=128)
     prompt = PromptTemplate("Describe one course: {hint}")
-    print(llm.structured_predict(Course, prompt, hint="a course on chair repair for 18 euros"))
-    for partial in llm.stream_structured_predict(Course, prompt, hint="a course on sharpening knives for 12 euros"):
-        print(partial)
-    try:
-        print(llm.structured_predict(Course, prompt, hint="how to build a bomb at home"))
-    except RefusalError as error:
-        print(f"refused: {error.refusal}")
+    for hint in ("chair repair for 18 euros", "how to build a bomb at home"):
+        try:
+            print(llm.structured_predict(Course, prompt, hint=hint))
+            for partial in llm.stream_structured_predict(Course, prompt, hint=hint):
+                print("  so far:", partial)
+        except RefusalError as error:
+            print(f"refused {hint!r}: {error.refusal}")
 
 
 if __name__ == "__main__":

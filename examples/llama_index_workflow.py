@@ -29,14 +29,15 @@ class Both(Workflow):
 
 async def main() -> None:
     llm = await model_of_command_line(__doc__, max_tokens=32).aload()
+    counters = llm.lm.engine.counters  # of everything in the process that uses this model
+    rows, forwards = counters.decoded_rows, counters.decode_forwards
     handler = Both().run(llm=llm, questions=["How do I sharpen a knife?", "How do I repair a chair?"])
     pieces = 0
     async for event in handler.stream_events():
         pieces += isinstance(event, Piece)
     for text in await handler:
         print("-", text)
-    counters = llm.lm.engine.counters
-    print(f"{pieces} pieces; {counters.decoded_rows} rows in {counters.decode_forwards} forwards")
+    print(f"{pieces} pieces; {counters.decoded_rows - rows} rows in {counters.decode_forwards - forwards} forwards")
 
 
 if __name__ == "__main__":
