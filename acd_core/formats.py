@@ -22,6 +22,7 @@ from acd_core.toolcalls import (
     kept_special_ids,
     parses_tools,
     response_template_for,
+    special_tokens,
     tool_call_format,
 )
 
@@ -57,7 +58,7 @@ class Formats:
         self._chat = chat
         self._tokenizer = chat.tokenizer
         self._template = response_template_for(self._tokenizer, backbone.model_type)
-        self._special = frozenset(int(token) for token in self._tokenizer.all_special_ids)
+        self._special = frozenset(special_tokens(self._tokenizer))
         self._compiled = functools.lru_cache(maxsize=128)(self._compile)
 
     @property

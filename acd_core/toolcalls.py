@@ -87,8 +87,16 @@ def kept_special_ids(tokenizer: PreTrainedTokenizerBase, template: Mapping[str, 
         return frozenset()
     # Patterns are regular expressions: taking the backslashes away gives back the literal text of a token in them.
     delimiters = [re.sub(r"\\(.)", r"\1", text) for text in _strings(template.get("fields", {}))]
-    pairs = zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True)
-    return frozenset(int(i) for text, i in pairs if any(text in delimiter for delimiter in delimiters))
+    special = special_tokens(tokenizer)
+    return frozenset(i for i, text in special.items() if any(text in delimiter for delimiter in delimiters))
+
+
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
+    """Every special token by its id: the named ones (BOS, EOS, ...) and those the vocabulary marks (Llama 3's
+    `<|python_tag|>`, say), which `all_special_ids` leaves out."""
+    named = zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)
+    marked = ((i, token.content) for i, token in tokenizer.added_tokens_decoder.items() if token.special)
+    return {int(i): str(text) for i, text in (*named, *marked)}
 
 
 def tool_call_format(tokenizer: PreTrainedTokenizerBase, eos_ids: Iterable[int] = ()) -> ToolCallFormat | None:

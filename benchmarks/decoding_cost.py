@@ -69,7 +69,8 @@ class Bench:
 
     def prompt(self, tokens: int, number: int = 0) -> str:
         """A text whose layout has about `tokens` tokens, different for every number."""
-        words = f"{number} number {number} lists plain words about gardens, bread, trains and weather " * (tokens // 8 + 2)
+        words = f"{number} number {number} lists plain words about gardens, bread, trains and weather "
+        words *= tokens // 8 + 2
         ids = self.tokenizer.encode(words, add_special_tokens=False)[: max(tokens - 8, 1)]
         return str(self.tokenizer.decode(ids))
 
@@ -78,7 +79,8 @@ class Bench:
         rows: list[list[torch.Tensor]] = [[], []]
         for prompt in prompts:
             layout = self.acd.chat.layout(prompt, SOFT if soft else None)
-            before, after = (self.acd.backbone.embed(torch.tensor(list(part))) for part in (layout.before, layout.after))
+            parts = (layout.before, layout.after)
+            before, after = (self.acd.backbone.embed(torch.tensor(list(part))) for part in parts)
             for index, vectors in enumerate((self.pair.safeguarding, self.pair.adversarial)):
                 middle = [vectors.to(before.device, before.dtype)] if soft else []  # type: ignore[union-attr]
                 rows[index].append(torch.cat([before, *middle, after]))
@@ -197,7 +199,8 @@ def concurrency(bench: Bench, asked: argparse.Namespace) -> list[dict[str, Any]]
         def together() -> None:
             asked_ = prompts()
             threads = [
-                threading.Thread(target=bench.acd.generate, args=(one,), kwargs={"max_tokens": asked.new}) for one in asked_
+                threading.Thread(target=bench.acd.generate, args=(one,), kwargs={"max_tokens": asked.new})
+                for one in asked_
             ]
             for thread in threads:
                 thread.start()

@@ -27,7 +27,7 @@ class _Step:
         self.column: int | None = None  # the one column all rows write, when there is just one
 
 
-class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
+class SlotLayer(CacheLayerMixin):
     """Keys and values [rows, heads, capacity + 1, head_dim] of one attention layer."""
 
     is_sliding = False

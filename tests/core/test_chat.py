@@ -41,7 +41,9 @@ def test_soft_layout_cuts_at_the_slot_and_keeps_the_applications_own_text(templa
     assert "app rules" in after and "hello" in after and after.index("app rules") < after.index("hello")
     assert "app rules" not in before
     # With a text in the slot's place the rendering is the stock one, cut at the same spot.
-    text = made.decode(chat.layout([{"role": "system", "content": "app rules"}, {"role": "user", "content": "hello"}], "XY").ids)
+    text = made.decode(
+        chat.layout([{"role": "system", "content": "app rules"}, {"role": "user", "content": "hello"}], "XY").ids
+    )
     assert text == f"{before}XY{after}"
 
 
@@ -107,7 +109,9 @@ def test_control_tokens_in_text_stay_text(template: str, where: str) -> None:
     st.lists(
         st.tuples(
             st.sampled_from(["user", "assistant"]),
-            st.lists(st.sampled_from([*SPECIAL, "<|im_", "start|>", "\U000f0000", "\U000f0001", "\U000f0002slot", "é", " "])),
+            st.lists(
+                st.sampled_from([*SPECIAL, "<|im_", "start|>", "\U000f0000", "\U000f0001", "\U000f0002slot", "é", " "])
+            ),
         ),
         min_size=1,
         max_size=5,

@@ -142,23 +142,30 @@ def test_a_full_queue_says_so() -> None:
     model, tokenizer = family("llama")
     options = EngineOptions(max_rows=2, max_queue=2)
     with ContrastiveLM.from_model(model, tokenizer, PAIR, options=options) as lm:
-        streams = [lm.stream(PROMPTS[0], max_tokens=300)]
-        next(streams[0])
+        first = lm.stream(PROMPTS[0], max_tokens=400)
+        next(first)  # holds both rows
+        replies: list[Any] = []
+        waiting = [
+            threading.Thread(target=lambda n=n: replies.append(lm.generate(PROMPTS[n], max_tokens=5))) for n in (1, 2)
+        ]
+        for thread in waiting:
+            thread.start()
+        while lm.engine.queued < 2:
+            time.sleep(0.005)
         with pytest.raises(QueueFullError, match="max_queue"):
-            for _ in range(4):
-                stream = lm.stream(PROMPTS[1], max_tokens=300)
-                streams.append(stream)
-                threading.Thread(target=lambda s=stream: next(s, None), daemon=True).start()
-                time.sleep(0.05)
-            next(lm.stream(PROMPTS[2], max_tokens=5))
+            lm.generate(PROMPTS[3], max_tokens=5)
+        first.close()  # type: ignore[attr-defined]
+        for thread in waiting:
+            thread.join()
+        assert len(replies) == 2
 
 
 def test_a_deadline_is_kept(lm: ContrastiveLM) -> None:
     with pytest.raises(DeadlineError):
-        lm.generate(PROMPTS[0], max_tokens=450, deadline_s=0.02)
+        lm.generate(PROMPTS[0], max_tokens=400, deadline_s=0.02)
     quiet(lm)
     with pytest.raises(TimeoutError):
-        lm.generate(PROMPTS[0], max_tokens=450, deadline_s=0.02)
+        lm.generate(PROMPTS[0], max_tokens=400, deadline_s=0.02)
 
 
 def test_closing_cancels_what_runs_and_refuses_what_comes() -> None:

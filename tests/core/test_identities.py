@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -50,9 +49,9 @@ def soft_pair(model: Any, lm: ContrastiveLM, seed: int = 0) -> PromptPair:
 
 
 @pytest.fixture(params=[*FAMILIES, "reference"])
-def each_family(request: pytest.FixtureRequest) -> Iterator[tuple[str, Any, Any]]:
+def each_family(request: pytest.FixtureRequest) -> tuple[str, Any, Any]:
     model, tokenizer = loaded(request.param)
-    yield request.param, model, tokenizer
+    return request.param, model, tokenizer
 
 
 def varied(replies: list[list[int]], name: str) -> None:

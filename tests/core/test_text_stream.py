@@ -6,10 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acd_core.engine import TextStream
+from acd_core.toolcalls import special_tokens
 from tests.core.tiny import tokenizer
 
 TOKENIZER = tokenizer("chatml")
-SPECIAL_IDS = frozenset(TOKENIZER.all_special_ids)
+SPECIAL_IDS = frozenset(special_tokens(TOKENIZER))
 ORDINARY = [token for token in range(len(TOKENIZER)) if token not in SPECIAL_IDS]
 
 

@@ -43,7 +43,8 @@ GEMMA = (
 # A system text folded into the first user turn by the template itself: Llama 2, Gemma 3.
 LLAMA2 = (
     "{{ bos_token }}{% if messages[0].role == 'system' %}{% set system = '<<SYS>>\n' + messages[0].content + "
-    "'\n<</SYS>>\n\n' %}{% set rest = messages[1:] %}{% else %}{% set system = '' %}{% set rest = messages %}{% endif %}"
+    "'\n<</SYS>>\n\n' %}{% set rest = messages[1:] %}{% else %}"
+    "{% set system = '' %}{% set rest = messages %}{% endif %}"
     "{% for m in rest %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
     "{{ raise_exception('Conversation roles must alternate') }}{% endif %}"
     "{% if m.role == 'user' %}[INST] {{ (system if loop.first else '') + m.content }} [/INST]"
@@ -151,7 +152,7 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any], str]] = {
 }  # fmt: skip
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def family(name: str, seed: int = 0) -> tuple[Any, PreTrainedTokenizerFast]:
     """(model in fp32 eval mode, tokenizer) of a family; made once a session."""
     config_name, model_name, settings, template = FAMILIES[name]
