@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,3 +52,14 @@ def write_beside(path: Path, data: bytes) -> None:
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def replaceable(target: Path) -> bool:
+    """Whether `target` is a pair or an empty folder, so that a new pair may take its place."""
+    return (target / "pair.json").is_file() or not any(target.iterdir())
+
+
+def remove_if_empty(folder: Path) -> None:
+    """Remove `folder` where nothing is left in it."""
+    if folder.is_dir() and not any(folder.iterdir()):
+        shutil.rmtree(folder, ignore_errors=True)

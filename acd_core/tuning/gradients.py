@@ -107,7 +107,8 @@ def _loss(
         if not picked:
             continue
         at = torch.tensor(picked, device=backbone.device)
-        scores = RowScores(targets[at], mask[at], *(_rows_of(streams[name], at, picked) for name in _STREAMS), signal)
+        safe, adversarial, kept = (_rows_of(streams[name], at, picked) for name in _STREAMS)
+        scores = RowScores(targets[at], mask[at], safe, adversarial, kept, signal)
         value = term_rows(term, scores, objective.alpha).sum() * rows[picked[0]].share
         losses[term.name] += float(value.detach())
         total = total + term.weight * value

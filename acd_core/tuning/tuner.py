@@ -9,9 +9,7 @@ same result; a half-written pair cannot come about.
 from __future__ import annotations
 
 import json
-import math
 import os
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -24,15 +22,16 @@ from torch import Tensor
 from acd_core import prompts as texts
 from acd_core.backbone import Backbone
 from acd_core.chat import Chat
-from acd_core.errors import TuningError, UsageError
+from acd_core.errors import TuningError
 from acd_core.pair import PromptPair
 from acd_core.tuning import anchors as anchor_data
 from acd_core.tuning.anchors import AnchorPair, Instruction
-from acd_core.tuning.checkpoint import Checkpoint, write_beside
+from acd_core.tuning.checkpoint import Checkpoint, remove_if_empty, replaceable, write_beside
 from acd_core.tuning.examples import Batches, Encoder, Example
 from acd_core.tuning.gradients import PROMPTS, StepGradients, step_gradients
 from acd_core.tuning.objectives import DEFAULT_OBJECTIVE, Class, Objective, get_objective, refusal_signal
 from acd_core.tuning.progress import Bar
+from acd_core.tuning.settings import TuneSettings, metrics_of, settings_of
 from acd_core.tuning.streams import Prefix, prefill, shared_start, tuning_view
 from acd_core.tuning.validation import RULES, Point, Validator, rank
 
@@ -46,59 +45,6 @@ Instructions = Sequence[Instruction]
 CHECKPOINT_EVERY = 10
 MAX_BAD_STEPS = 5
 """Steps in a row without finite gradients after which the run gives up."""
-
-
-_LEAST = {
-    "steps": 1,
-    "batch": 3,
-    "reply_tokens": 1,
-    "validate_every": 1,
-    "validation_tokens": 1,
-    "warmup": 0,
-    "patience": 0,
-}
-
-
-@dataclass(frozen=True)
-class TuneSettings:
-    """How a run goes. Everything here, with the anchors and the model, fixes the result.
-
-    steps, batch (rows a step), seed. lr: step size as a share of the root mean square of the initial vectors, so that
-    one value suits models of any embedding scale. warmup: steps of linear rise; then half a cosine down to a tenth.
-    reply_tokens: supervised tokens of a reply. validate_every: steps between points of the validation curve.
-    patience: points without improvement after which the run stops (0: never). margin: see `Objective.selection`.
-    clip: largest gradient norm of one prompt. micro: rows in memory at a time (None: all, halved when memory runs out).
-    """
-
-    steps: int = 120
-    lr: float = 0.1
-    batch: int = 32
-    seed: int = 0
-    warmup: int = 10
-    reply_tokens: int = 24
-    validate_every: int = 20
-    validation_tokens: int = 20
-    patience: int = 0
-    margin: float = 0.02
-    clip: float = 1.0
-    weight_decay: float = 0.0
-    micro: int | None = None
-
-    def __post_init__(self) -> None:
-        for name, least in _LEAST.items():
-            if getattr(self, name) < least:
-                raise UsageError(f"{name} is {getattr(self, name)!r}; it must be at least {least}.")
-        if not (math.isfinite(self.lr) and self.lr > 0.0):
-            raise UsageError(f"lr is {self.lr!r}; it must be above 0.", hint="The default is --lr 0.1.")
-        if self.micro is not None and self.micro < 1:
-            raise UsageError(f"micro is {self.micro!r}; it must be at least 1.")
-
-    def rate(self, step: int) -> float:
-        """The learning rate of step `step` (from 0), as a share of the initial vectors' size."""
-        if step < self.warmup:
-            return self.lr * (step + 1) / self.warmup
-        done = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.lr * (0.1 + 0.9 * 0.5 * (1.0 + math.cos(math.pi * done)))
 
 
 @dataclass(frozen=True)
@@ -151,11 +97,11 @@ def tune(
     on_point: called with every point of the validation curve.
     Raises TuningError (too few anchors, a model that cannot be tuned, divergence) and UsageError (impossible settings).
     """
-    chosen, plan = _settings(settings), get_objective(objective)
+    chosen, plan = settings_of(settings), get_objective(objective)
     name = objective if isinstance(objective, str) else "custom"
     backbone, lm = _open(model)
     target = Path(out) if out is not None else None
-    if target is not None and target.exists() and not (target.is_dir() and _replaceable(target)):
+    if target is not None and target.exists() and not (target.is_dir() and replaceable(target)):
         raise TuningError(
             f"{str(target)!r} exists and is not a prompt pair; it will not be overwritten.",
             hint="Choose another --out folder.",
@@ -376,14 +322,14 @@ class _Run:
             state.best["adversarial"],
             backbone=self.backbone,
             alpha=point.alpha,
-            metrics=_metrics(history, self.settings, point, state.plain),
+            metrics=metrics_of(history, self.settings, point, state.plain),
         )
         if target is not None:
             pair.save(target)
             write_beside(target / "history.json", (json.dumps(history, indent=1) + "\n").encode())
             if self.checkpoint is not None:
                 self.checkpoint.unlink(missing_ok=True)
-                _remove_if_empty(self.checkpoint.parent)
+                remove_if_empty(self.checkpoint.parent)
         return TuneResult(pair, history, target, point, state.plain)
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------
@@ -454,14 +400,6 @@ class _Run:
         return signal.to(self.backbone.device)
 
 
-def _settings(given: Mapping[str, Any]) -> TuneSettings:
-    known = TuneSettings.__dataclass_fields__
-    unknown = [name for name in given if name not in known]
-    if unknown:
-        raise UsageError(f"Unknown tuning setting {unknown[0]!r}.", hint=f"Settings: {', '.join(known)}.")
-    return TuneSettings(**given)
-
-
 def _open(model: Model) -> tuple[Backbone, ContrastiveLM | None]:
     if isinstance(model, str):
         return Backbone.load(model), None
@@ -501,42 +439,9 @@ def _check_validation(pairs: Sequence[AnchorPair], safe: Instructions, unsafe: I
     )
 
 
-def _replaceable(target: Path) -> bool:
-    return (target / "pair.json").is_file() or not any(target.iterdir())
-
-
-def _remove_if_empty(folder: Path) -> None:
-    if folder.is_dir() and not any(folder.iterdir()):
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def _figures(losses: Mapping[str, float], state: _State) -> str:
     shown = f"loss {losses['total']:.3f}"
     if state.curve:
         point = state.curve[-1]
         shown += f"  harmless {point.harmless_rate:.2f}  over-refusal {point.over_refusal:.2f}"
     return shown
-
-
-def _metrics(history: Mapping[str, Any], settings: TuneSettings, point: Point, plain: Point) -> dict[str, Any]:
-    return {
-        "objective": history["objective"],
-        "steps": settings.steps,
-        "chosen_step": point.step,
-        "learning_rate": settings.lr,
-        "batch": settings.batch,
-        "seed": settings.seed,
-        "seconds": history["seconds"],
-        "anchors": history["anchors"],
-        "anchor_counts": history["counts"],
-        "judge": history["judge"],
-        "validation_harmless_rate": point.harmless_rate,
-        "validation_over_refusal": point.over_refusal,
-        "validation_plain_harmless_rate": plain.harmless_rate,
-        "validation_plain_over_refusal": plain.over_refusal,
-        "alpha": point.alpha,
-        "selection": history["selection"],
-        "margin": settings.margin,
-        "revision": history["revision"],
-        "curve": history["validation"],
-    }

@@ -1,0 +1,97 @@
+"""How a tuning run goes, and what its pair remembers of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from acd_core.errors import UsageError
+from acd_core.tuning.validation import Point
+
+_LEAST = {
+    "steps": 1,
+    "batch": 3,
+    "reply_tokens": 1,
+    "validate_every": 1,
+    "validation_tokens": 1,
+    "warmup": 0,
+    "patience": 0,
+}
+
+
+@dataclass(frozen=True)
+class TuneSettings:
+    """How a run goes. Everything here, with the anchors and the model, fixes the result.
+
+    steps, batch (rows a step), seed. lr: step size as a share of the root mean square of the initial vectors, so that
+    one value suits models of any embedding scale. warmup: steps of linear rise; then half a cosine down to a tenth.
+    reply_tokens: supervised tokens of a reply. validate_every: steps between points of the validation curve.
+    patience: points without improvement after which the run stops (0: never). margin: see `Objective.selection`.
+    clip: largest gradient norm of one prompt. micro: rows in memory at a time (None: all, halved when memory runs out).
+    """
+
+    steps: int = 120
+    lr: float = 0.1
+    batch: int = 32
+    seed: int = 0
+    warmup: int = 10
+    reply_tokens: int = 24
+    validate_every: int = 20
+    validation_tokens: int = 20
+    patience: int = 0
+    margin: float = 0.02
+    clip: float = 1.0
+    weight_decay: float = 0.0
+    micro: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in _LEAST.items():
+            if getattr(self, name) < least:
+                raise UsageError(f"{name} is {getattr(self, name)!r}; it must be at least {least}.")
+        if not (math.isfinite(self.lr) and self.lr > 0.0):
+            raise UsageError(f"lr is {self.lr!r}; it must be above 0.", hint="The default is --lr 0.1.")
+        if self.micro is not None and self.micro < 1:
+            raise UsageError(f"micro is {self.micro!r}; it must be at least 1.")
+
+    def rate(self, step: int) -> float:
+        """The learning rate of step `step` (from 0), as a share of the initial vectors' size."""
+        if step < self.warmup:
+            return self.lr * (step + 1) / self.warmup
+        done = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.lr * (0.1 + 0.9 * 0.5 * (1.0 + math.cos(math.pi * done)))
+
+
+def settings_of(given: Mapping[str, Any]) -> TuneSettings:
+    """`given` as checked settings; UsageError for an unknown name or an impossible value."""
+    known = TuneSettings.__dataclass_fields__
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise UsageError(f"Unknown tuning setting {unknown[0]!r}.", hint=f"Settings: {', '.join(known)}.")
+    return TuneSettings(**given)
+
+
+def metrics_of(history: Mapping[str, Any], settings: TuneSettings, point: Point, plain: Point) -> dict[str, Any]:
+    """What a pair remembers of the run that made it (its `metrics`, and its model card)."""
+    return {
+        "objective": history["objective"],
+        "steps": settings.steps,
+        "chosen_step": point.step,
+        "learning_rate": settings.lr,
+        "batch": settings.batch,
+        "seed": settings.seed,
+        "seconds": history["seconds"],
+        "anchors": history["anchors"],
+        "anchor_counts": history["counts"],
+        "judge": history["judge"],
+        "validation_harmless_rate": point.harmless_rate,
+        "validation_over_refusal": point.over_refusal,
+        "validation_plain_harmless_rate": plain.harmless_rate,
+        "validation_plain_over_refusal": plain.over_refusal,
+        "alpha": point.alpha,
+        "selection": history["selection"],
+        "margin": settings.margin,
+        "revision": history["revision"],
+        "curve": history["validation"],
+    }
