@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from acd_core.tuning.validation import Point
 
 
+# The bundled model's own replies to the bundled instructions: what `acd tune` would make for it first, made once.
+REFERENCE_ANCHORS = Path(__file__).parents[1] / "reference" / "anchors.jsonl"
+
+
 def tune(
     model: str = typer.Option(..., "--model", "-m", help="Folder, hub id, or 'reference' for the bundled one."),
     out: str = typer.Option(
@@ -108,7 +112,9 @@ def tuned(
         f"{str(backbone.dtype).removeprefix('torch.')} ({backbone.dtype_reason})"
     )
     pairs: Any = anchors
-    if not bar and anchors is None:
+    if model == "reference" and anchors is None and instructions is None and REFERENCE_ANCHORS.exists():
+        pairs = str(REFERENCE_ANCHORS)
+    if not bar and pairs is None:
         note("making anchor pairs: the model's own replies under three prompts; then the steps ...")
     if instructions is not None:
         from acd_core.lm import ContrastiveLM
