@@ -28,6 +28,7 @@ def model_card(document: Mapping[str, Any], length: int) -> str:
             "",
             "```python",
             "from acd_integrations.langchain import ChatACD",
+            "",
             f'llm = ChatACD(model="{base}", pair="this-folder")',
             "```",
             "",
