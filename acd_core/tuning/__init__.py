@@ -11,7 +11,8 @@ from acd_core.tuning.anchors import (
     split_pairs,
 )
 from acd_core.tuning.objectives import DEFAULT_OBJECTIVE, OBJECTIVES, Objective, Term
-from acd_core.tuning.tuner import TuneResult, TuneSettings, tune
+from acd_core.tuning.settings import TuneSettings
+from acd_core.tuning.tuner import TuneResult, tune
 
 __all__ = [
     "DEFAULT_OBJECTIVE",
