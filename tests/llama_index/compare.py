@@ -2,7 +2,8 @@
 
     python -m tests.llama_index.compare [model folder] [check ...]
 
-Each check runs in a process of its own: the stock class leaves threads behind that go on computing.
+Each check runs in a process of its own: the stock class leaves threads behind that go on computing. What a check asks
+of the words (a tool called, no refusal) depends on the pair: ACDLLM is shown with the bundled one and a safe prompt.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def outcome(check: str, subject: str, folder: Path) -> str:
 
 def _work(check: str, subject: str, folder: Path, said: Any) -> None:
     try:
-        built = stock_subject(folder) if subject == "stock" else acd_subject(folder, _pair())
+        built = stock_subject(folder) if subject == "stock" else acd_subject(folder, _pair(), subject)
         CHECKS[check](built)
         said.put("passes")
     except BaseException as error:
@@ -55,14 +56,15 @@ def _pair() -> PromptPair:
 def main(arguments: list[str]) -> int:
     folder = Path(arguments[0]) if arguments else REFERENCE_MODEL_DIR
     checks = arguments[1:] or list(CHECKS)
-    totals = {"ACDLLM": 0, "HuggingFaceLLM": 0}
+    classes = {"ACDLLM acd": "acd", "ACDLLM safe-prompt": "safe-prompt", "HuggingFaceLLM": "stock"}
+    totals = dict.fromkeys(classes, 0)
     for check in checks:
-        for name, subject in (("ACDLLM", "acd"), ("HuggingFaceLLM", "stock")):
+        for name, subject in classes.items():
             result = outcome(check, subject, folder)
             totals[name] += result == "passes"
-            print(f"{check:27} {name:15} {result}", flush=True)
+            print(f"{check:27} {name:19} {result}", flush=True)
     print(", ".join(f"{name} {passed} of {len(checks)}" for name, passed in totals.items()))
-    return 0 if totals["ACDLLM"] == len(checks) else 1
+    return 0 if totals["ACDLLM safe-prompt"] == len(checks) else 1
 
 
 if __name__ == "__main__":

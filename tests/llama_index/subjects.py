@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,7 @@ def acd_subject(folder: Path, pair: PromptPair | str | None, method: str | None 
         name=f"ACDLLM ({method or 'acd'})",
         make=lambda **settings: make(model, **settings),
         broken=lambda: make(failing, max_tokens=24),
-        slow=lambda: make(_counted_into(folder, slow_forwards), max_tokens=160),
+        slow=lambda: make(_counted_into(folder, slow_forwards, pause=0.02), max_tokens=160),
         forwards=lambda: forwards[0] + slow_forwards[0],
         secret=str(folder.parent),
         window=model.config.max_position_embeddings,
@@ -118,7 +119,7 @@ def stock_subject(folder: Path) -> Subject:
         name="HuggingFaceLLM 0.8.0",
         make=lambda **settings: make(model, **settings),
         broken=lambda: make(failing, max_tokens=24),
-        slow=lambda: make(_counted_into(folder, slow_forwards), max_tokens=160),
+        slow=lambda: make(_counted_into(folder, slow_forwards, pause=0.02), max_tokens=160),
         forwards=lambda: forwards[0] + slow_forwards[0],
         secret=str(folder.parent),
         window=model.config.max_position_embeddings,
@@ -148,6 +149,7 @@ def _counted_into(folder: Path, count: list[int], pause: float = 0.0) -> Any:
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             count[0] += 1
+            time.sleep(pause)
             return inner(*args, **kwargs)
 
         model.forward = forward
