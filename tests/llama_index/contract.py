@@ -23,7 +23,7 @@ from llama_index.core.llms import LLM, ChatMessage
 from llama_index.core.program.utils import FlexibleModel
 from llama_index.core.schema import NodeWithScore, TextNode
 from llama_index.core.tools import FunctionTool
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 ASK = [ChatMessage(role="user", content="How do I plant a tree in the garden?")]
 WEATHER = "What is the weather in Fenmoor?"  # an invented place: the bundled model copies those
@@ -55,8 +55,8 @@ class Subject:
 class City(BaseModel):
     """A city and how many people live there."""
 
-    name: str
-    people: int
+    name: str = Field(max_length=20)  # a small model would go on and on
+    people: int = Field(ge=0, le=10**8)
 
 
 def get_weather(location: str) -> str:
