@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -23,6 +24,7 @@ from acd_core.tuning.progress import Bar
 
 if TYPE_CHECKING:
     from acd_core.lm import ContrastiveLM
+    from acd_core.params import Generation
 
 Label = Literal["refused", "accepted"]
 SplitName = Literal["safe", "unsafe", "validation_safe", "validation_unsafe"]
@@ -259,7 +261,8 @@ def generate_anchors(
 ) -> tuple[AnchorPair, ...]:
     """One reply of the model to every instruction under every manual prompt (600 with what is bundled), labelled.
 
-    safe, unsafe: instructions (default: the bundled 100 and 100). The engine batches each `chunk` of requests. With
+    safe, unsafe: instructions (default: the bundled 100 and 100). The engine batches each `chunk` of requests; every
+    request has its own seed, made from `seed`. With
     `out` every finished chunk is appended there, so that a killed run repeats nothing: call again with the same `out`.
     judge: anything with `judge(prompt, completion)` giving a verdict with `refused`; default RefusalJudge.
     Raises TuningError for contradictory instructions, or an `out` file that holds something else.
@@ -277,30 +280,38 @@ def generate_anchors(
     todo = [job for job in jobs if (job[0].id, job[2]) not in done]
     # Similar lengths share a batch; the order of the result does not depend on it.
     todo.sort(key=lambda job: len(job[0].text) + len(prompts[job[2]]))
-    with Bar("Anchor pairs", len(jobs), shown=progress) as bar:
+
+    def reply(job: tuple[Instruction, bool, str]) -> Generation:
+        # A seed of its own for every request: with one for all, all draw alike, and all refusals take the same words.
+        row, _, name = job
+        own = int.from_bytes(hashlib.sha256(f"{seed}/{row.id}/{name}".encode()).digest()[:7], "big")
+        return lm.generate(
+            _conversation(row.text, prompts[name]),
+            method="none",
+            temperature=temperature,
+            max_tokens=max_tokens,
+            seed=own,
+        )
+
+    # One thread a request in flight; the engine puts what comes in at the same time into one batch.
+    with ThreadPoolExecutor(chunk) as pool, Bar("Anchor pairs", len(jobs), shown=progress) as bar:
         bar.advance(len(done))
         for start in range(0, len(todo), chunk):
             part = todo[start : start + chunk]
-            replies = lm.generate(
-                [_conversation(row.text, prompts[name]) for row, _, name in part],
-                method="none",
-                temperature=temperature,
-                max_tokens=max_tokens,
-                seed=seed,
-            )
+            replies = list(pool.map(reply, part))
             fresh = [
                 AnchorPair(
                     row.id,
                     row.text,
                     harmful,
                     name,
-                    reply.text,
-                    _label(judge, row.text, reply.text),
-                    "stop" if reply.finish_reason == "stop" else "length",
+                    said.text,
+                    _label(judge, row.text, said.text),
+                    "stop" if said.finish_reason == "stop" else "length",
                     row.category,
                     judge_name(judge),
                 )
-                for (row, harmful, name), reply in zip(part, replies)
+                for (row, harmful, name), said in zip(part, replies)
             ]
             if out:
                 _append(Path(out), fresh)
