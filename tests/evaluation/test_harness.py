@@ -91,7 +91,9 @@ def test_a_model_that_always_refuses_or_complies_scores_so(kind: str, rate: floa
     items = tuple(Item(f"i{n}", f"{asked[reply]} ({n})") for n, reply in enumerate(replies))
 
     def speak(prompt: str) -> str:
-        return replies[int(prompt.rsplit("(", 1)[1].split(")")[0])]
+        # Long queues are prefilled in chunks, so the script is also asked about half a prompt; nobody hears that.
+        _, mark, rest = prompt.rpartition("(")
+        return replies[int(rest.split(")")[0])] if mark and ")" in rest else "..."
 
     with scripted(speak) as lm:
         sets = [Benchmark("h", "harmful", items), Benchmark("s", "harmless", items)]
