@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import functools
 import os
 import queue
 import threading
@@ -13,13 +14,16 @@ from typing import Any, cast, overload
 
 from acd_core.backbone import Backbone
 from acd_core.chat import Chat, Conversation, Message
+from acd_core.decoding.methods import method_named
 from acd_core.engine import Engine, EngineOptions
 from acd_core.engine.request import Item
 from acd_core.errors import EngineClosedError, UsageError
+from acd_core.facts import ModelFacts, facts_of
 from acd_core.formats import Formats
 from acd_core.pair import PromptPair
 from acd_core.params import Done, Event, Generation, GenerationParams
 from acd_core.planning import Planner, runnable
+from acd_core.scoring import Continuation, LogLikelihood, Scorer
 from acd_core.session import Plan, Session
 
 DEFAULT_MAX_TOKENS = 1024
@@ -66,6 +70,7 @@ class ContrastiveLM:
             deterministic=deterministic,
             allow_adversarial=allow_adversarial,
         )
+        self._scorer = Scorer(backbone, shared.chat, self._planner)
         self._shared = shared
         self._closed = False
         shared.holders.add(self)
@@ -181,6 +186,33 @@ class ContrastiveLM:
         async for event in self._astream(plan):
             yield event
 
+    # -- likelihoods ------------------------------------------------------------------------------------------------
+
+    def loglikelihood(
+        self,
+        messages: Conversation,
+        continuation: Continuation,
+        params: GenerationParams | None = None,
+        **overrides: Any,
+    ) -> LogLikelihood:
+        """How likely `continuation` (text or token ids) is as the reply to `messages`, under the joined distribution.
+
+        One teacher-forced forward. Equals the sum of `Generation.logprobs` when the reply is the engine's own; alpha 0
+        is the model alone. `Scorer.score` says which settings enter. Raises UsageError and ContextLengthError.
+        """
+        return self.loglikelihoods([(messages, continuation)], params, **overrides)[0]
+
+    def loglikelihoods(
+        self,
+        pairs: Sequence[tuple[Conversation, Continuation]],
+        params: GenerationParams | None = None,
+        **overrides: Any,
+    ) -> list[LogLikelihood]:
+        """`loglikelihood` of many (messages, continuation) pairs, several in one forward."""
+        if self._closed:
+            raise EngineClosedError("This ContrastiveLM is closed.", hint="Make a new one.")
+        return list(self._scorer.score(pairs, GenerationParams.of(params, **overrides), self.method))
+
     # -- counting and facts -----------------------------------------------------------------------------------------
 
     def count_tokens(self, messages: Conversation, tools: Sequence[Mapping[str, Any]] = ()) -> int:
@@ -202,10 +234,16 @@ class ContrastiveLM:
         """Positions of the model, prompts of ours included."""
         return self.backbone.context_length
 
+    @functools.cached_property
+    def facts(self) -> ModelFacts:
+        """What adapters tell their hosts of this model, pair and method; `read_facts` says the same before loading."""
+        method = method_named(self.method, allow_adversarial=self.allow_adversarial)
+        return facts_of(self.chat, self.context_length, self.pair, method, self.formats.parses_tools)
+
     @property
     def max_input_tokens(self) -> int:
-        """Context less the pair's own length."""
-        return self.backbone.context_length - (self.pair.length if self.pair is not None else 0)
+        """Context less what the method's prompts take: soft vectors, or the tokens of a text."""
+        return self.facts.max_input_tokens
 
     @property
     def supports_system_role(self) -> bool:

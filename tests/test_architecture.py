@@ -17,7 +17,7 @@ CORE = [p for p in SOURCES if p.is_relative_to(ROOT / "acd_core")]
 
 # From the ground up; a room imports only from rooms below it or from itself. ARCHITECTURE.md shows the same list.
 ROOMS = (
-    ("acd_core.errors",),
+    ("acd_core.errors", "acd_core.on_disk"),
     ("acd_core.params", "acd_core.prompts", "acd_core.response_templates", "acd_core.evaluation.refusal_phrases"),
     (
         "acd_core.evaluation.judges",
@@ -27,10 +27,12 @@ ROOMS = (
     ("acd_core.pair",),
     ("acd_core.toolcalls",),
     ("acd_core.decoding",),
+    ("acd_core.facts",),
     ("acd_core.engine",),
     ("acd_core.session",),
     ("acd_core.formats",),
     ("acd_core.planning",),
+    ("acd_core.scoring",),
     ("acd_core.lm",),
     ("acd_core.reference",),
     ("acd_core.tuning",),

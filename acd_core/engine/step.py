@@ -165,13 +165,13 @@ def choose(
     kept: [requests, vocab] logits of the kept rows. other: logits [vocab] of the subtracted row, or None.
     Order: contrast in float32, grammar, plausibility, repetition penalty, temperature, top-k, top-p, min-p, draw.
     """
-    joined = _joined(requests, kept.float(), other)
+    joined = join(requests, kept.float(), other)
     scores = list(joined)
     picks: list[torch.Tensor | Exception | None] = [None] * len(requests)
     groups: dict[tuple[float, int, float, float], list[int]] = {}
     for index, request in enumerate(requests):
         try:
-            scores[index] = _constrain(request, joined[index], kept[index])
+            scores[index] = constrain(request, joined[index], kept[index])
         except Exception as error:
             picks[index] = error
             continue
@@ -199,7 +199,7 @@ def choose(
     return tokens
 
 
-def _joined(
+def join(
     requests: Sequence[Request], kept: torch.Tensor, other: Sequence[torch.Tensor | None]
 ) -> list[torch.Tensor]:
     """The joined score [vocab] of every request, with its divergence noted."""
@@ -222,7 +222,7 @@ def _joined(
     return scores
 
 
-def _constrain(request: Request, score: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+def constrain(request: Request, score: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
     """Grammar, logprobs, plausibility, repetition penalty on one score [vocab]."""
     if request.matcher is not None:
         score = request.matcher.mask(score)

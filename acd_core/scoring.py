@@ -1,0 +1,178 @@
+"""How likely a given continuation is under the joined distribution: one teacher-forced forward over both branches.
+
+What a benchmark of log-likelihoods (MMLU, TruthfulQA, perplexity) needs and no server gives. The branches are those the
+planner makes for a reply, and the engine's own rules join them, so every method means here what it means there.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Union
+
+import torch
+
+from acd_core.backbone import Backbone
+from acd_core.chat import Chat, Conversation
+from acd_core.engine import Branch, Request
+from acd_core.engine.step import constrain, join
+from acd_core.errors import UsageError
+from acd_core.params import GenerationParams
+from acd_core.planning import Planner
+
+FORWARD_TOKENS = 8192
+"""Positions of one forward, padding included; a longer single request still goes alone."""
+LOGIT_BYTES = 256 * 2**20
+"""Room for the float32 logits of one forward."""
+
+Continuation = Union[str, Sequence[int]]
+
+
+class LogLikelihood(NamedTuple):
+    """`logprob`: natural logarithm, summed over the continuation's tokens. `is_greedy`: every token is the one that
+    greedy decoding would pick after those before it. `logprobs`: one number a token of `token_ids`."""
+
+    logprob: float
+    is_greedy: bool
+    logprobs: tuple[float, ...]
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Case:
+    """One continuation to be scored after the prompts of `request`, which is never submitted."""
+
+    request: Request
+    ids: tuple[int, ...]
+
+    @property
+    def branches(self) -> list[Branch]:
+        # A second row that no position needs (alpha 0, no contrasted token) is not computed.
+        contrasting = replace(self.request, generated=[]).contrasting
+        return [self.request.kept, *([self.request.other] if contrasting and self.request.other else [])]
+
+    @property
+    def width(self) -> int:
+        return max(len(branch.ids) for branch in self.branches) + len(self.ids) - 1
+
+    @property
+    def start(self) -> int:
+        """The earliest position whose logits are needed."""
+        return min(len(branch.ids) for branch in self.branches) - 1
+
+
+class Scorer:
+    """Scores continuations with one backbone. Reads the model only: it may run beside the engine, on any thread."""
+
+    def __init__(self, backbone: Backbone, chat: Chat, planner: Planner) -> None:
+        self._backbone = backbone
+        self._chat = chat
+        self._planner = planner
+        names = inspect.signature(backbone.model.forward).parameters
+        free = any(each.kind is each.VAR_KEYWORD for each in names.values())
+        self._trims = "logits_to_keep" in names or free
+        self._positions = "position_ids" in names or free
+
+    def score(
+        self, pairs: Sequence[tuple[Conversation, Continuation]], settings: GenerationParams, default_method: str
+    ) -> Iterator[LogLikelihood]:
+        """One result a (conversation, continuation) pair, in order.
+
+        A continuation is a text (encoded as plain text, as a user's would be) or token ids. alpha, plausibility,
+        contrast_tokens, rescale and the method enter; sampling settings (temperature, top-k, penalty, ...) do not, as
+        they do not in `Generation.logprobs`. Under plausibility a dropped token has the log-probability -inf.
+        Raises UsageError for an empty continuation, an unknown token or a forced format, ContextLengthError for one
+        that does not fit.
+        """
+        if settings.response_format is not None or settings.tool_choice not in (None, "auto", "none"):
+            raise UsageError(
+                "A log-likelihood under a forced format is not defined here.",
+                hint="Leave response_format out, and tool_choice at 'auto' or 'none'.",
+            )
+        group: list[_Case] = []
+        for conversation, continuation in pairs:
+            case = self._case(conversation, continuation, settings, default_method)
+            if group and not self._fits([*group, case]):
+                yield from self._run(group)
+                group = []
+            group.append(case)
+        if group:
+            yield from self._run(group)
+
+    def _case(
+        self, conversation: Conversation, continuation: Continuation, settings: GenerationParams, default_method: str
+    ) -> _Case:
+        ids = self._chat.encode_text(continuation) if isinstance(continuation, str) else tuple(continuation)
+        if not ids:
+            raise UsageError("The continuation is empty.", hint="Give at least one token to score.")
+        wrong = next((each for each in ids if not 0 <= each < self._backbone.vocab_size), None)
+        if wrong is not None:
+            raise UsageError(f"There is no token {wrong} (the model has {self._backbone.vocab_size}).")
+        chosen = {"max_tokens": len(ids), "repetition_penalty": 1.0, "stop": (), "deadline_s": None}
+        plan = self._planner.plan(conversation, settings.model_copy(update=chosen), default_method)
+        return _Case(plan.make(None, _silent), ids)
+
+    def _fits(self, cases: Sequence[_Case]) -> bool:
+        rows = sum(len(case.branches) for case in cases)
+        width = max(case.width for case in cases)
+        kept = width - min(case.start for case in cases)
+        return rows * width <= FORWARD_TOKENS and rows * kept * self._backbone.vocab_size * 4 <= LOGIT_BYTES
+
+    @torch.inference_mode()
+    def _run(self, cases: Sequence[_Case]) -> list[LogLikelihood]:
+        """One forward. Rows are filled up at their ends, which under a causal mask no real token sees."""
+        device, dtype = self._backbone.device, self._backbone.dtype
+        rows = [(case, branch) for case in cases for branch in case.branches]
+        width = max(case.width for case in cases)
+        start = min(case.start for case in cases)
+        embeds = torch.zeros((len(rows), width, self._backbone.embedding_width), dtype=dtype, device=device)
+        for row, (case, branch) in enumerate(rows):
+            found = self._embed(branch, case.ids[:-1])
+            embeds[row, : found.shape[0]] = found
+        options: dict[str, Any] = {"use_cache": False}
+        if self._trims:
+            options["logits_to_keep"] = width - start
+        if self._positions:
+            options["position_ids"] = torch.arange(width, device=device).expand(len(rows), width)
+        logits = self._backbone.model(inputs_embeds=embeds, **options).logits[:, start - width :]
+        results, row = [], 0
+        for case in cases:
+            spans = []
+            for branch in case.branches:
+                first = len(branch.ids) - 1 - start
+                spans.append(logits[row, first : first + len(case.ids)])
+                row += 1
+            results.append(_judge(case, spans[0].float(), spans[1] if len(spans) > 1 else None))
+        return results
+
+    def _embed(self, branch: Branch, said: Sequence[int]) -> torch.Tensor:
+        """[tokens, width] of the branch's prompt and what was said after it."""
+        ids = torch.tensor([*branch.ids, *said], device=self._backbone.device)
+        embeds = self._backbone.embed(ids.clamp_min(0)).to(self._backbone.dtype)
+        if branch.soft is not None:
+            stop = branch.soft_at + branch.soft.shape[0]
+            embeds[branch.soft_at : stop] = branch.soft.to(embeds.device, embeds.dtype)
+        return embeds
+
+
+def _judge(case: _Case, kept: torch.Tensor, other: torch.Tensor | None) -> LogLikelihood:
+    """kept, other: [tokens, vocab], the logits that stand before each token of the continuation."""
+    steps = [replace(case.request, generated=list(case.ids[:at])) for at in range(len(case.ids))]
+    second = [other[at] if other is not None and step.contrasting else None for at, step in enumerate(steps)]
+    scores = [
+        constrain(step, score, kept[at]) for at, (step, score) in enumerate(zip(steps, join(steps, kept, second)))
+    ]
+    stacked = torch.stack(scores)
+    ids = torch.tensor(case.ids, device=stacked.device)
+    logs = stacked.log_softmax(dim=-1).gather(1, ids[:, None])[:, 0].double()
+    return LogLikelihood(
+        logprob=float(logs.sum()),
+        is_greedy=bool((stacked.argmax(dim=-1) == ids).all()),
+        logprobs=tuple(logs.tolist()),
+        token_ids=case.ids,
+    )
+
+
+def _silent(_: object) -> None:
+    """Nothing is ever submitted, so nothing is said."""

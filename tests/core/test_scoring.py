@@ -1,0 +1,135 @@
+"""Log-likelihoods: the engine's own figures, the model's own without a contrast, and nothing that does not belong."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from acd_core import ContrastiveLM, PromptPair, scoring
+from acd_core.backbone import REFERENCE_MODEL_DIR
+from acd_core.errors import ContextLengthError, EngineClosedError, UsageError
+from tests.core.tiny import family
+
+SAFE, OPPOSITE = "always be safe while you answer", "the lazy dog jumps over user data"
+ASKED = [
+    "hello world",
+    [{"role": "system", "content": "answer about data"}, {"role": "user", "content": "user data? " * 6}],
+    [{"role": "user", "content": "the fox"}, {"role": "assistant", "content": "jumps", "prefix": True}],
+]
+FAMILIES = ["llama", "qwen3", "mistral", "gemma3", "gpt2", "opt", "falcon", "reference"]
+METHODS: list[dict[str, Any]] = [
+    {"method": "acd"},
+    {"method": "acd", "alpha": 0.7, "contrast_tokens": 3},
+    {"method": "acd", "rescale": False},
+    {"method": "sp"},
+    {"method": "rose"},
+    {"method": "self-reminder"},
+    {"method": "none"},
+]
+
+
+def loaded(name: str) -> ContrastiveLM:
+    if name != "reference":
+        model, tokenizer = family(name)
+        generator = torch.Generator().manual_seed(1)
+        weight = model.get_input_embeddings().weight
+        with ContrastiveLM.from_model(model, tokenizer) as plain:
+            vectors = (torch.randn(n, weight.shape[1], generator=generator) * float(weight.detach().std()) for n in (9, 13))
+            pair = PromptPair.from_tensors(*vectors, backbone=plain.backbone, alpha=0.4)
+        return ContrastiveLM.from_model(model, tokenizer, pair)
+    if not (REFERENCE_MODEL_DIR / "config.json").is_file():
+        pytest.skip("the bundled reference model is not in this checkout")
+    return ContrastiveLM.from_pretrained("reference", "reference", dtype="float32", device="cpu")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_engines_own_replies_have_the_engines_own_likelihood(name: str) -> None:
+    seen: set[int] = set()
+    with loaded(name) as lm:
+        for chosen in METHODS:
+            replies = lm.generate(ASKED, max_tokens=12, logprobs=0, **chosen)
+            said = [(asked, reply) for asked, reply in zip(ASKED, replies) if reply.token_ids]
+            found = lm.loglikelihoods([(asked, reply.token_ids) for asked, reply in said], **chosen)
+            for (_, reply), result in zip(said, found):
+                assert reply.logprobs is not None
+                wanted = [each.logprob for each in reply.logprobs]
+                assert result.logprobs == pytest.approx(wanted, abs=2e-4)
+                assert result.logprob == pytest.approx(math.fsum(wanted), abs=1e-3)
+                assert result.is_greedy
+                seen.update(result.token_ids)
+    assert len(seen) >= 8, "the model echoes: the identity would be vacuous"
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_alpha_zero_is_the_stock_models_likelihood(name: str) -> None:
+    text = "systems answer the quick brown fox"
+    with loaded(name) as textual:
+        model, backbone = textual.backbone.model, textual.backbone
+    with ContrastiveLM(backbone, PromptPair.from_texts(SAFE, OPPOSITE)) as lm:
+        for asked in ASKED:
+            said = torch.tensor(lm.token_ids(text))
+            for chosen, prompt in (({"alpha": 0.0}, SAFE), ({"method": "none"}, None)):
+                ids = torch.tensor(lm.chat.layout(asked, prompt).ids)
+                with torch.no_grad():
+                    logits = model(torch.cat([ids, said])[None]).logits[0, len(ids) - 1 : -1].float()
+                wanted = logits.log_softmax(-1).gather(1, said[:, None])[:, 0]
+                found = lm.loglikelihood(asked, text, **chosen)  # type: ignore[arg-type]
+                assert list(found.token_ids) == said.tolist()
+                assert found.logprobs == pytest.approx(wanted.tolist(), abs=2e-4)
+                assert found.is_greedy == bool((logits.argmax(-1) == said).all())
+
+
+def test_sampled_replies_too_and_they_are_seldom_greedy() -> None:
+    with loaded("llama") as lm:
+        reply = lm.generate(ASKED[0], max_tokens=12, temperature=1.5, seed=3, logprobs=0)
+        assert reply.logprobs is not None
+        found = lm.loglikelihood(ASKED[0], reply.token_ids)
+        assert found.logprob == pytest.approx(sum(each.logprob for each in reply.logprobs), abs=1e-3)
+        assert not found.is_greedy
+
+
+def test_many_at_once_is_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    with loaded("qwen3") as lm:
+        pairs = [(asked, text) for asked in ASKED for text in ("fox", "a lazy dog while safe systems", " ")]
+        together = lm.loglikelihoods(pairs)
+        monkeypatch.setattr(scoring, "FORWARD_TOKENS", 1)  # every request alone
+        for one, many in zip(lm.loglikelihoods(pairs), together):
+            assert many.logprobs == pytest.approx(one.logprobs, abs=2e-4)
+            assert (many.is_greedy, many.token_ids) == (one.is_greedy, one.token_ids)
+
+
+def test_the_plausibility_head_drops_and_renormalises() -> None:
+    with loaded("llama") as lm:
+        reply = lm.generate(ASKED[0], max_tokens=12, plausibility=0.3)
+        plain, head = (lm.loglikelihood(ASKED[0], reply.token_ids, plausibility=beta) for beta in (0.0, 0.3))
+        assert head.is_greedy
+        assert all(kept >= whole for kept, whole in zip(head.logprobs, plain.logprobs))
+        assert head.logprob > plain.logprob
+        unlikely = min(range(lm.backbone.vocab_size), key=lambda token: lm.loglikelihood(ASKED[0], [token]).logprob)
+        assert lm.loglikelihood(ASKED[0], [unlikely], plausibility=0.3).logprob == -math.inf
+
+
+def test_sampling_settings_do_not_enter() -> None:
+    with loaded("llama") as lm:
+        plain = lm.loglikelihood(ASKED[0], "the fox the fox the fox")
+        other = lm.loglikelihood(
+            ASKED[0], "the fox the fox the fox", temperature=2.0, top_k=2, repetition_penalty=1.5, max_tokens=1, seed=1
+        )
+    assert other == plain
+
+
+def test_what_cannot_be_scored_is_said() -> None:
+    with loaded("llama") as lm:
+        with pytest.raises(UsageError, match="continuation is empty"):
+            lm.loglikelihood("hello", "")
+        with pytest.raises(UsageError, match="no token 99999"):
+            lm.loglikelihood("hello", [99999])
+        with pytest.raises(UsageError, match="forced format"):
+            lm.loglikelihood("hello", "world", response_format={"type": "json_object"})
+        with pytest.raises(ContextLengthError):
+            lm.loglikelihood("hello", "fox " * 600)
+    with pytest.raises(EngineClosedError):
+        lm.loglikelihood("hello", "world")
