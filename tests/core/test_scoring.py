@@ -37,7 +37,8 @@ def loaded(name: str) -> ContrastiveLM:
         generator = torch.Generator().manual_seed(1)
         weight = model.get_input_embeddings().weight
         with ContrastiveLM.from_model(model, tokenizer) as plain:
-            vectors = (torch.randn(n, weight.shape[1], generator=generator) * float(weight.detach().std()) for n in (9, 13))
+            scale = float(weight.detach().std())
+            vectors = (torch.randn(n, weight.shape[1], generator=generator) * scale for n in (9, 13))
             pair = PromptPair.from_tensors(*vectors, backbone=plain.backbone, alpha=0.4)
         return ContrastiveLM.from_model(model, tokenizer, pair)
     if not (REFERENCE_MODEL_DIR / "config.json").is_file():
