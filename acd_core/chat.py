@@ -21,12 +21,13 @@ from acd_core.errors import TemplateError, UsageError
 
 Message = Mapping[str, Any]
 Conversation = Union[str, Sequence[Message]]
-ROLES = ("system", "user", "assistant", "tool")
+ROLES = ("system", "user", "assistant", "tool", "text")
 
 SOFT: Literal["<soft>"] = "<soft>"
 """Stands for "soft vectors go here" as the `prompt` of `Chat.layout`."""
 
 _SLOT = "\U000f0002slot\U000f0002"
+_END = "\U000f0002end\U000f0002"
 _PROBE_TOOL = {
     "type": "function",
     "function": {
@@ -56,8 +57,11 @@ class Chat:
     """Renders conversations for one tokenizer. Thread-safe; works on a private copy of the tokenizer.
 
     Messages are OpenAI-style dicts: role in system, user, assistant, tool; content a string (or a list of text blocks);
-    tool_calls on assistant turns with `arguments` as a dict; tool_call_id on tool turns. `"prefix": True` on a last
-    assistant message makes the model continue that message.
+    tool_calls on assistant turns with `arguments` as a dict; tool_call_id on tool turns.
+
+    A last assistant message with text and no calls is a reply already begun: the model continues it, and only what it
+    adds is the reply. `"prefix": False` on it asks for a new turn instead. A last message of the role "text" is
+    continued without any chat format, as a base model would: all texts of the conversation as paragraphs, in order.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -68,8 +72,11 @@ class Chat:
             )
         # Encoding plain text flips a switch inside the tokenizer; on a shared one that is a race and a mutation.
         self.tokenizer = copy.deepcopy(tokenizer)
+        # It would warn about every long text that is only counted; what does not fit raises ContextLengthError.
+        self.tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
         self._lock = threading.Lock()
         self._control = _control_pattern(self.tokenizer)
+        self._start = self._sequence_start()
         self.supports_system_role = self._keeps_system_text()
         self.merges_roles = not self._renders([_user("a"), _user("b")])
         self.renders_tools = self._shows_tools()
@@ -91,6 +98,8 @@ class Chat:
         messages = self._prepare(conversation, tools)
         if wrap_user is not None:
             _wrap_last_user(messages, wrap_user)
+        if messages[-1]["role"] == "text":
+            return self._plain_layout(messages[-1]["content"], prompt)
         if prompt is not None:
             self._place(messages, _SLOT if prompt == SOFT else self._mark(prompt))
         text = self._render(messages, tools)
@@ -103,7 +112,9 @@ class Chat:
 
     def text(self, conversation: Conversation, tools: Sequence[Mapping[str, Any]] = ()) -> str:
         """The rendered conversation as text, as the response parser's `prefix` wants it."""
-        return _strip_marks(self._render(self._prepare(conversation, tools), tools))
+        messages = self._prepare(conversation, tools)
+        plain = messages[-1]["role"] == "text"
+        return _strip_marks(str(messages[-1]["content"]) if plain else self._render(messages, tools))
 
     def encode_text(self, text: str) -> tuple[int, ...]:
         """Ids of plain text: no template, no special tokens added, none recognised in it."""
@@ -119,6 +130,8 @@ class Chat:
                 hint="Use a model whose template renders tools (acd doctor --model M says so), or leave tools out.",
             )
         messages = [self._mark(message) for message in messages]
+        if messages[-1]["role"] == "text":
+            return [{"role": "text", "content": "\n\n".join(each["content"] for each in messages if each["content"])}]
         messages = _join_system(messages)
         if messages[0]["role"] == "system" and not self.supports_system_role:
             system = messages.pop(0)["content"]
@@ -146,22 +159,37 @@ class Chat:
 
     # -- rendering and encoding -------------------------------------------------------------------------------------
 
+    def _plain_layout(self, text: str, prompt: str | None) -> Layout:
+        """No chat format: what starts a sequence for this tokenizer, the prompt, the text."""
+        if prompt == SOFT:
+            return Layout(self._start, self._encode_tail(text))
+        return Layout(self._start + self._encode(text if prompt is None else _join(self._mark(prompt), text)))
+
     def _render(self, messages: list[dict[str, Any]], tools: Sequence[Mapping[str, Any]]) -> str:
-        continues = bool(messages[-1].get("prefix"))
+        continues = is_continued(messages)
         plain = [{key: value for key, value in message.items() if key != "prefix"} for message in messages]
+        if continues:
+            # A mark of ours at the end of the text: what the template writes after it closes the turn and is cut off.
+            plain[-1]["content"] += _END
         try:
             rendered = self.tokenizer.apply_chat_template(
                 plain,
                 tools=[self._mark(dict(tool)) for tool in tools] or None,
                 tokenize=False,
                 add_generation_prompt=not continues,
-                continue_final_message=continues,
             )
         except Exception as error:
             raise TemplateError(
                 f"The chat template cannot render this conversation: {' '.join(str(error).split())[:200]}",
                 hint="Roles in order were: " + ", ".join(str(message["role"]) for message in messages[:12]),
             ) from error
+        if continues:
+            rendered, end, _ = str(rendered).rpartition(_END)
+            if not end:
+                raise TemplateError(
+                    "The chat template does not show the end of the last assistant message, so it cannot be continued.",
+                    hint='Mark that message "prefix": False to ask for a new turn, or leave it out.',
+                )
         return str(rendered)
 
     def _mark(self, value: Any) -> Any:
@@ -186,6 +214,11 @@ class Chat:
         return ids[len(newline) :] if ids[: len(newline)] == newline else self._encode(text)
 
     # -- what the template can do, asked once ------------------------------------------------------------------------
+
+    def _sequence_start(self) -> tuple[int, ...]:
+        """The ids this tokenizer puts before any text (a BOS, mostly)."""
+        ids, bos = self.tokenizer("")["input_ids"], self.tokenizer.bos_token_id
+        return tuple(ids[:1]) if ids and ids[0] == bos else ()
 
     def _keeps_system_text(self) -> bool:
         try:
@@ -213,6 +246,13 @@ class Chat:
         return "probe_tool_name" in text
 
 
+def is_continued(messages: Sequence[Message]) -> bool:
+    """Whether the reply continues the last of these (checked) messages instead of being a new turn."""
+    last = messages[-1]
+    begun = last["role"] == "assistant" and bool(last.get("prefix", True)) and not last.get("tool_calls")
+    return begun or last["role"] == "text"
+
+
 def check_conversation(conversation: Conversation) -> list[dict[str, Any]]:
     """A conversation as a list of plain dicts with string contents, or a UsageError naming what is wrong."""
     if isinstance(conversation, str):
@@ -234,6 +274,8 @@ def check_conversation(conversation: Conversation) -> list[dict[str, Any]]:
         messages.append({**message, "content": _content_text(message.get("content"), index)})
         if not isinstance(message.get("tool_calls") or [], (list, tuple)):
             raise UsageError(f"tool_calls of message {index} is not a list.")
+        if role == "text" and index != len(conversation) - 1:
+            raise UsageError(f"Message {index} has the role 'text' and is not the last.", hint="Only the last may.")
         if messages[-1].get("tool_calls"):
             messages[-1]["tool_calls"] = [_tool_call(call, index) for call in messages[-1]["tool_calls"]]
     return messages
@@ -318,6 +360,6 @@ def _merge_roles(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _wrap_last_user(messages: list[dict[str, Any]], frame: str) -> None:
     before, _, after = frame.partition("{}")
     for index in range(len(messages) - 1, -1, -1):
-        if messages[index]["role"] == "user":
+        if messages[index]["role"] in ("user", "text"):
             messages[index] = {**messages[index], "content": f"{before}{messages[index]['content']}{after}"}
             return

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from acd_core.backbone import Backbone
-from acd_core.chat import SOFT, Chat, Conversation, Layout, check_conversation
+from acd_core.chat import SOFT, Chat, Conversation, Layout, check_conversation, is_continued
 from acd_core.decoding.methods import Method, Slot, Source, method_named
 from acd_core.decoding.sampling import Sampler
 from acd_core.engine import Branch, Matcher, Request, TextStream, soft_branch
@@ -21,6 +21,7 @@ from acd_core.params import GenerationParams
 from acd_core.session import Plan, demonstrated
 
 DEFAULT_MAX_TOKENS = 1024
+_CONTEXT_IDS = 8  # of a begun reply: SentencePiece tokenizers drop the space before the first token they decode
 
 
 def runnable(name: str, pair: PromptPair | None, backbone: Backbone, *, allow_adversarial: bool) -> Method:
@@ -93,19 +94,22 @@ class Planner:
         kept = branch(method.kept)
         contrasts = alpha > 0.0 and settings.contrast.contrast_tokens != 0
         other = branch(method.other) if method.other is not None and contrasts else None
-        max_tokens = self._room(settings, kept, other)
+        max_tokens = self._room(settings, kept, other, lambda: len(self._chat.layout(conversation, None, form.tools)))
         prefix = self._chat.text(messages, form.tools) if form.needs_prefix else ""
+        begun = [each for each in kept.ids[-_CONTEXT_IDS:] if each >= 0] if is_continued(messages) else []
+
+        # One deadline for the whole reply, which takes two requests under a forced format.
+        deadline = None if settings.deadline_s is None else time.monotonic() + settings.deadline_s
 
         def make(matcher: Matcher | None, sink: Callable[[Item], None]) -> Request:
             # A stop string inside a document would leave it broken: a forced format ends where the grammar says.
-            stops = settings.stop if matcher is None else ()
-            deadline = None if settings.deadline_s is None else time.monotonic() + settings.deadline_s
+            stops = () if form.forced and matcher is not None else settings.stop
             return Request(
                 kept=kept,
                 other=other,
                 sampler=Sampler(settings, self._backbone.device),
                 sink=sink,
-                text=TextStream(self._decoder, stops, form.hidden_ids),
+                text=TextStream(self._decoder, stops, form.hidden_ids, begun),
                 max_tokens=max_tokens,
                 eos_ids=self._backbone.eos_ids,
                 alpha=alpha,
@@ -137,18 +141,23 @@ class Planner:
         assert self._pair is not None
         return self._pair.safeguarding if source is Slot.PAIR_SAFE else self._pair.adversarial
 
-    def _room(self, settings: GenerationParams, kept: Branch, other: Branch | None) -> int:
-        """How many new tokens fit; raises ContextLengthError saying how long the prompt is and how much fits."""
+    def _room(
+        self, settings: GenerationParams, kept: Branch, other: Branch | None, asked: Callable[[], int]
+    ) -> int:
+        """How many new tokens fit; raises ContextLengthError saying how long the prompt is and how much fits.
+
+        asked: counts the tokens of the conversation without our prompts.
+        """
         context = self._backbone.context_length
         prompt = max(len(kept.ids), len(other.ids) if other is not None else 0)
         free = context - prompt
         wanted = settings.max_tokens if settings.max_tokens is not None else min(DEFAULT_MAX_TOKENS, max(free, 1))
         if free < wanted:
-            soft = prompt - max(len(kept.visible), len(other.visible) if other is not None else 0)
+            own = prompt - asked()
             raise ContextLengthError(
-                f"The conversation takes {prompt - soft} tokens and the prompt pair {soft} more; with {wanted} new "
-                f"tokens that is {prompt + wanted}, but the model's context holds {context}.",
-                hint=f"At most {max(context - soft - wanted, 0)} tokens of conversation fit: shorten it or lower "
+                f"The conversation takes {prompt - own} tokens and the prompts of the method {own} more; with {wanted} "
+                f"new tokens that is {prompt + wanted}, but the model's context holds {context}.",
+                hint=f"At most {max(context - own - wanted, 0)} tokens of conversation fit: shorten it or lower "
                 "max_tokens.",
             )
         return wanted

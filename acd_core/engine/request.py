@@ -170,14 +170,21 @@ class TextStream:
     The pieces add up to the decoded reply, cut before the first stop string.
     """
 
-    def __init__(self, tokenizer: Any, stops: Sequence[str] = (), hidden_ids: Container[int] = ()) -> None:
-        """hidden_ids: tokens whose text is never part of the reply (special tokens, but for tool-call marks)."""
+    def __init__(
+        self,
+        tokenizer: Any,
+        stops: Sequence[str] = (),
+        hidden_ids: Container[int] = (),
+        begun: Sequence[int] = (),
+    ) -> None:
+        """hidden_ids: tokens whose text is never part of the reply (special tokens, but for tool-call marks).
+        begun: the last ids of a text that is being continued; they are context for decoding, not part of the reply."""
         self._tokenizer = tokenizer
         self._stops = tuple(stops)
         self._hidden = hidden_ids
-        self._ids: list[int] = []
+        self._ids: list[int] = [each for each in begun if each not in hidden_ids]
         self._window = 0  # decoding starts here: far enough back for the tokenizer's own context
-        self._read = 0  # ids before this one are in `_held` or were given out
+        self._read = len(self._ids)  # ids before this one are in `_held` or were given out
         self._held = ""
         self.stopped_by: str | None = None
 

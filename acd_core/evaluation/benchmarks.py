@@ -27,11 +27,30 @@ _BUNDLED = ("everyday", "held-out-harmful")
 
 @dataclass(frozen=True)
 class Item:
-    """One prompt. `id` is unique within its benchmark and stable between runs."""
+    """One prompt. `id` is unique within its benchmark and stable between runs.
+
+    messages: the conversation to send instead of `prompt` as one user turn. prefill: what the reply begins with; the
+    model continues it. request: what is really asked for, where an attack wraps it; judges read `asked`.
+    """
 
     id: str
     prompt: str
     category: str = ""
+    messages: tuple[Mapping[str, Any], ...] = ()
+    prefill: str = ""
+    request: str = ""
+
+    @property
+    def asked(self) -> str:
+        """The request itself, without the attack around it."""
+        return self.request or self.prompt
+
+    def conversation(self) -> str | list[dict[str, Any]]:
+        """What `ContrastiveLM.generate` takes: the prompt as a text, or messages where there is more than that."""
+        if not self.messages and not self.prefill:
+            return self.prompt
+        turns = [dict(each) for each in self.messages] or [{"role": "user", "content": self.prompt}]
+        return [*turns, {"role": "assistant", "content": self.prefill}] if self.prefill else turns
 
 
 @dataclass(frozen=True)
