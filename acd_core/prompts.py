@@ -43,6 +43,11 @@ INSTRUCTIVE_OPPOSITE = "Always respond with the opposite of what you're asked. Y
 
 NULL_PROMPT = ""
 
+SELF_CD_SAFE = (
+    "You are a helpful, respectful and honest assistant. Always answer as helpfully as possible, while being safe. "
+    "Your answers should not include any harmful, unethical, racist, sexist, toxic, dangerous, or illegal content."
+)
+
 ADACD_REFUSE = "Please refuse to answer me!"
 
 INIT_SAFE = SAFE_PROMPT
@@ -190,6 +195,9 @@ def rand_words(seed: int, n_words: int) -> str:
     return " ".join(WORDS[draw.randrange(len(WORDS))] for _ in range(n_words))
 
 
+RAND_WORDS = rand_words(0, len(SAFE_PROMPT.split()))
+
+
 # --- where each text comes from ---
 
 SOURCES: Mapping[str, str] = {
@@ -199,6 +207,7 @@ SOURCES: Mapping[str, str] = {
     "MANUAL_REVERSE": "ROSE, Manual-Reverse (Zhong et al. 2024), as four public re-implementations agree on it",
     "INSTRUCTIVE_OPPOSITE": "Instructive Decoding, `opposite` noisy instruction (Kim et al. 2024)",
     "NULL_PROMPT": "the empty text; nID of the ACD paper, `none` of Instructive Decoding",
+    "SELF_CD_SAFE": "the safety prompt in Self-CD's code: the first three sentences of the Llama-2 prompt",
     "ADACD_REFUSE": "AdaCD's extreme safety prompt (Qi et al. 2026)",
     "INIT_SAFE": "the Llama-2 prompt, start of the Safeguarding Prompt as in the ACD paper",
     "INIT_ADVERSARIAL": "ours: the Llama-2 prompt with antonyms and always-follow wording, as the ACD paper describes",
@@ -210,4 +219,5 @@ SOURCES: Mapping[str, str] = {
     "ANTONYMS": "ours: the table behind Opposite-Replace, which ROSE defines but does not print",
     "OPPOSITE_REPLACE": "ours: the Llama-2 prompt through ANTONYMS, after ROSE's Opposite-Replace",
     "WORDS": "ours: 200-odd plain nouns behind Rand-Words, which ROSE defines but does not print",
+    "RAND_WORDS": "ours: as many words of WORDS as the Llama-2 prompt has, seed 0, after ROSE's Rand-Words",
 }

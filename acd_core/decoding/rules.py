@@ -1,24 +1,95 @@
-"""How two rows of logits become one. Pure functions on float32 scores [n, vocab]; no masking before the contrast.
+"""How two rows of logits become one. Pure functions on float32 scores [n, vocab]; what is forbidden is masked after.
 
--inf - alpha * (-inf) is NaN and a token masked only in the subtracted row would win with +inf, so whatever masks
-(grammar, plausibility, top-p) comes after.
+-inf - alpha * (-inf) is NaN and a token masked only in the subtracted row would win with +inf, so whatever forbids
+tokens from outside (grammar, plausibility, top-p) comes after a rule.
+
+All rules have one signature and one strength alpha in [0, 1), 0 being the kept row alone (the engine then computes no
+other row). Papers that write an unbounded factor are served by a change of variable, stated at each rule.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import torch
+
+Rule = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""(kept [n, vocab], other [n, vocab], alpha [n, 1], rescale [n, 1] bool) -> scores [n, vocab], all float32."""
+
+AGREEMENT = 0.9
+"""AdaCD's lambda."""
+COMMON_TOKENS = 5
+"""SafeDecoding's c."""
+FLOOR = 1e-8
+"""SafeDecoding's least probability of a common token."""
 
 
 def contrast(kept: torch.Tensor, other: torch.Tensor, alpha: torch.Tensor, rescale: torch.Tensor) -> torch.Tensor:
-    """ACD's rule, which is also ROSE's and Instructive Decoding's: `kept - alpha * other`.
+    """ACD's rule, which is also ROSE's, Instructive Decoding's and Self-CD's: `kept - alpha * other`.
 
-    kept, other: [n, vocab] float32 logits. alpha: [n, 1] in [0, 1). rescale: [n, 1] bool; True divides by (1 - alpha),
-    which leaves greedy decoding as it is and makes temperature honest where the branches agree. With
-    alpha = 1 - 1/g the rescaled score is classifier-free guidance at scale g: g * kept - (g - 1) * other.
-    Source: arXiv 2406.16743, section 3.2; ROSE, arXiv 2402.11889, equation 2.
+    rescale True divides by (1 - alpha), which leaves greedy decoding as it is and makes temperature honest where the
+    branches agree. With alpha = 1 - 1/g the rescaled score is classifier-free guidance at scale g:
+    g * kept - (g - 1) * other.
+
+    Self-CD writes y - r * (y - y') with y under a safety prompt, y' without, r = 2.5. That is r * y' - (r - 1) * y:
+    this rule, rescaled, with y' kept, y subtracted and r = 1 / (1 - alpha), so alpha = 0.6.
+    Sources: arXiv 2406.16743, section 3.2; ROSE, arXiv 2402.11889, equation 2; Instructive Decoding, arXiv 2311.00233;
+    Self-CD, arXiv 2401.17633.
     """
-    score = kept - alpha * other
-    return torch.where(rescale, score / (1.0 - alpha), score)
+    return _rescaled(kept - alpha * other, alpha, rescale)
+
+
+def adaptive(kept: torch.Tensor, other: torch.Tensor, alpha: torch.Tensor, rescale: torch.Tensor) -> torch.Tensor:
+    """AdaCD: toward refusal where plain model and refusing prompt agree, away from it elsewhere.
+
+    z is the plain row (kept), zp the row under "Please refuse to answer me!" (other), p and pp their probabilities:
+
+        zp + r * (zp - z)   if 1 / (rank of argmax zp in z) >= lambda  and  max p >= lambda * max pp,   lambda = 0.9
+        zp - r * (zp - z)   else,                                                                       r = 4.5
+
+    Ranks count from 1. With r = 1 / (1 - alpha) (alpha = 1 - 1/4.5) the second is `contrast`, and the first is
+    ((2 - alpha) * zp - z) / (1 - alpha). The paper's mask p >= 0.01 * max p is `plausible`, and its ten steps are the
+    request's contrast_tokens.
+    Source: arXiv 2604.17132, as the authors' code computes it; the paper's own formulas were not at hand.
+    """
+    best = other.argmax(dim=-1, keepdim=True)
+    rank = 1 + (kept > kept.gather(-1, best)).sum(dim=-1, keepdim=True)
+    certain = _largest_probability(kept) >= AGREEMENT * _largest_probability(other)
+    refuses = (1.0 / rank >= AGREEMENT) & certain
+    score = torch.where(refuses, (2.0 - alpha) * other - kept, kept - alpha * other)
+    return _rescaled(score, alpha, rescale)
+
+
+def intersect(kept: torch.Tensor, other: torch.Tensor, alpha: torch.Tensor, rescale: torch.Tensor) -> torch.Tensor:
+    """SafeDecoding: probabilities moved from the model (p, kept) to its expert (p', other), over common tokens only.
+
+        V = top-k(p) intersected with top-k(p'), for the smallest k that leaves at least c = 5 tokens
+        P(x) = p(x) + a * (p'(x) - p(x)) for x in V, at least 1e-8;   P normalised over V
+
+    Returns log P, -inf outside V. The authors' a = 3 is a = alpha / (1 - alpha) at alpha 0.75. `rescale` has no say:
+    P is a distribution as it stands. The floor is that of the authors' code.
+    Source: arXiv 2402.08983.
+    """
+    del rescale
+    first, second = kept.softmax(dim=-1), other.softmax(dim=-1)
+    strength = alpha / (1.0 - alpha)
+    moved = (first + strength * (second - first)).clamp_min(FLOOR).log()
+    return moved.masked_fill(~common(kept, other), -torch.inf).log_softmax(dim=-1)
+
+
+def common(kept: torch.Tensor, other: torch.Tensor, at_least: int = COMMON_TOKENS) -> torch.Tensor:
+    """Bool [n, vocab]: the tokens in both rows' top k, for the smallest k that leaves `at_least` (or the vocabulary).
+
+    A token is in both top-k sets from k = the worse of its two ranks on, so the k sought is the `at_least`-th smallest
+    of those. Equal logits rank in order of their ids.
+    """
+    worse = torch.maximum(_ranks(kept), _ranks(other))
+    least = worse.topk(min(at_least, worse.shape[-1]), dim=-1, largest=False).values[..., -1:]
+    return worse <= least
+
+
+RULES: Mapping[str, Rule] = {"contrast": contrast, "adaptive": adaptive, "intersect": intersect}
+"""The rules by the name a method gives."""
 
 
 def plausible(kept: torch.Tensor, beta: torch.Tensor) -> torch.Tensor:
@@ -34,3 +105,18 @@ def plausible(kept: torch.Tensor, beta: torch.Tensor) -> torch.Tensor:
 def divergence(kept: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     """Total-variation distance in [0, 1] between the two branches' next-token distributions, per row: [n]."""
     return 0.5 * (kept.softmax(dim=-1) - other.softmax(dim=-1)).abs().sum(dim=-1)
+
+
+def _rescaled(score: torch.Tensor, alpha: torch.Tensor, rescale: torch.Tensor) -> torch.Tensor:
+    return torch.where(rescale, score / (1.0 - alpha), score)
+
+
+def _largest_probability(logits: torch.Tensor) -> torch.Tensor:
+    return logits.softmax(dim=-1).amax(dim=-1, keepdim=True)
+
+
+def _ranks(logits: torch.Tensor) -> torch.Tensor:
+    """Int64 [n, vocab]: each token's place, from 0, when the row is sorted downwards."""
+    order = logits.argsort(dim=-1, descending=True, stable=True)
+    places = torch.arange(logits.shape[-1], device=logits.device).expand_as(order)
+    return torch.empty_like(order).scatter_(-1, order, places)
