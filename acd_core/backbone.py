@@ -18,9 +18,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from acd_core.errors import ModelError, UsageError
-
-REFERENCE = "reference"
-REFERENCE_MODEL_DIR = Path(__file__).parent / "reference" / "model"
+from acd_core.on_disk import CONTEXT_FIELDS, REFERENCE, REFERENCE_MODEL_DIR, bounded, positions
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -51,7 +49,7 @@ class Backbone:
         # The width of what the embedding gives out, not config.hidden_size: OPT projects between the two.
         self.embedding_width: int = int(embedding.weight.shape[-1])
         self.vocab_size: int = int(getattr(self.config, "vocab_size", len(tokenizer)))
-        self.context_length: int = _context_length(self.config, tokenizer)
+        self.context_length: int = context_length_of(self.config, tokenizer)
         self.eos_ids: frozenset[int] = _eos_ids(model, tokenizer)
         self._fingerprint: str | None = None
         self.attached: dict[str, object] = {}  # what lives exactly as long as this backbone: its engine and chat
@@ -92,20 +90,15 @@ class Backbone:
         dtype_reason: str,
         device_reason: str,
     ) -> Backbone:
-        _check_source(source, name)
+        config, tokenizer = read_config_and_tokenizer(name, revision=revision)
         options: dict[str, Any] = {"revision": revision} if revision else {}
         try:
-            config = AutoConfig.from_pretrained(source, trust_remote_code=False, **options)
-            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
             placed: dict[str, Any] = {"device_map": "auto"} if device_map else {}
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 source, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False, **placed, **options
             )
         except Exception as error:
-            raise ModelError(
-                f"The model {name!r} cannot be loaded: {_one_line(error)}",
-                hint=f"Check the folder or hub id with: acd doctor --model {name}",
-            ) from error
+            raise _unloadable(name, error) from error
         if not device_map:
             loaded = loaded.to(device)
         for parameter in loaded.parameters():
@@ -165,6 +158,25 @@ class Backbone:
 
 _loaded: weakref.WeakValueDictionary[tuple[Any, ...], Backbone] = weakref.WeakValueDictionary()
 _loading = threading.Lock()
+
+
+def read_config_and_tokenizer(model: str, *, revision: str | None = None) -> tuple[Any, Any]:
+    """Config and tokenizer of a local folder, a hub id or "reference", without the weights. Raises ModelError."""
+    source = str(REFERENCE_MODEL_DIR) if model == REFERENCE else model
+    _check_source(source, model)
+    options: dict[str, Any] = {"revision": revision} if revision else {}
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False, **options)
+        return config, AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
+    except Exception as error:
+        raise _unloadable(model, error) from error
+
+
+def _unloadable(name: str, error: Exception) -> ModelError:
+    return ModelError(
+        f"The model {name!r} cannot be loaded: {_one_line(error)}",
+        hint=f"Check the folder or hub id with: acd doctor --model {name}",
+    )
 
 
 def text_config(config: Any) -> Any:
@@ -248,13 +260,10 @@ def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     return frozenset(found)
 
 
-def _context_length(config: Any, tokenizer: Any) -> int:
-    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
-        value = getattr(config, name, None)
-        if isinstance(value, int) and value > 0:
-            return value
-    limit = getattr(tokenizer, "model_max_length", None)
-    return int(limit) if isinstance(limit, int) and 0 < limit < 10**9 else 4096
+def context_length_of(config: Any, tokenizer: Any) -> int:
+    """Positions of a model with this text config: the config's word, else the tokenizer's, else 4096."""
+    known = positions({name: getattr(config, name, None) for name in CONTEXT_FIELDS})
+    return known or bounded(getattr(tokenizer, "model_max_length", None)) or 4096
 
 
 def _fingerprint(config: Any, weight: torch.Tensor) -> str:

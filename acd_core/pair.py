@@ -1,8 +1,8 @@
 """The two opposite prompts and their file.
 
-On disk a pair is a folder: `pair.json` (format version, library version, base model and fingerprint, slot, recommended
-alpha, tuning metrics), `safe/` and `adversarial/` in PEFT's prompt-tuning layout, and a model card. Only safetensors
-and JSON are read: no pickle, no code.
+On disk a pair is a folder: `pair.json` (format version, library version, base model with revision and fingerprint,
+slot, recommended alpha, tuning metrics, licence), `safe/` and `adversarial/` in PEFT's prompt-tuning layout, and a
+model card. Only safetensors and JSON are read: no pickle, no code. Older formats are read and brought up to date.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -21,16 +22,17 @@ from typing import TYPE_CHECKING, Any, Union
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as as_safetensors
 
 from acd_core.errors import PairError, PairMismatchError, UsageError
+from acd_core.on_disk import REFERENCE_PAIR_DIR
 from acd_core.pair_card import model_card
 
 if TYPE_CHECKING:
     from acd_core.backbone import Backbone
 
-FORMAT_VERSION = 1
-REFERENCE_PAIR_DIR = Path(__file__).parent / "reference" / "pair"
+FORMAT_VERSION = 2
 SIDES = ("safe", "adversarial")
 Prompt = Union[str, torch.Tensor]
 
@@ -39,8 +41,8 @@ Prompt = Union[str, torch.Tensor]
 class PromptPair:
     """A safeguarding prompt and an adversarial prompt: both texts, or both soft ([vectors, width] float32).
 
-    alpha: the recommended strength, in [0, 1). metrics: what tuning measured. base_model and fingerprint: the model the
-    vectors belong to (None for texts, which fit every model).
+    alpha: the recommended strength, in [0, 1). metrics: what tuning measured. base_model, base_revision and
+    fingerprint: the model the vectors belong to (None for texts, which fit every model). license: an SPDX id.
     """
 
     safeguarding: Prompt
@@ -49,10 +51,16 @@ class PromptPair:
     base_model: str | None = None
     fingerprint: str | None = None
     metrics: Mapping[str, Any] = field(default_factory=dict)
+    base_revision: str | None = None
+    license: str | None = None
 
     def __post_init__(self) -> None:
         if not (isinstance(self.alpha, (int, float)) and math.isfinite(self.alpha) and 0.0 <= self.alpha < 1.0):
-            raise UsageError(f"alpha is {self.alpha!r}; it must lie in [0, 1).")
+            raise UsageError(
+                f"alpha is {self.alpha!r}; it must lie in [0, 1).",
+                hint="0 switches the contrast off; pairs are mostly tuned for 0.3 to 0.5. "
+                "In a saved pair, correct alpha in its pair.json.",
+            )
         if isinstance(self.safeguarding, str) != isinstance(self.adversarial, str):
             raise PairError("One prompt is a text and the other is soft; a pair is both of one kind.")
         for name, prompt in (("safeguarding", self.safeguarding), ("adversarial", self.adversarial)):
@@ -85,6 +93,7 @@ class PromptPair:
             backbone.model_id,
             backbone.fingerprint,
             dict(metrics or {}),
+            backbone.revision,
         )
 
     @property
@@ -135,21 +144,12 @@ class PromptPair:
         Everything is written beside and renamed at the end, so a killed process leaves the old pair or the new one.
         """
         target = Path(directory)
-        if target.exists() and not _is_replaceable(target):
-            raise PairError(
-                f"{str(target)!r} exists and is not a prompt pair; it will not be overwritten.",
-                hint="Choose another --out folder.",
-            )
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        try:
-            self._write(staging)
-            _swap(staging, target)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+        with replacing(target) as staging:
+            self.write(staging)
         return target
 
-    def _write(self, folder: Path) -> None:
+    def write(self, folder: Path, name: str = "this-folder") -> None:
+        """The files of the pair into an empty `folder`. name: how the card says the pair is loaded."""
         document: dict[str, Any] = {
             "format_version": FORMAT_VERSION,
             "library_version": library_version(),
@@ -157,8 +157,10 @@ class PromptPair:
             "kind": "soft" if self.is_soft else "text",
             "slot": "system",
             "base_model": self.base_model,
+            "base_revision": self.base_revision,
             "fingerprint": self.fingerprint,
             "alpha": self.alpha,
+            "license": self.license,
             "metrics": dict(self.metrics),
         }
         for side, prompt in zip(SIDES, (self.safeguarding, self.adversarial)):
@@ -166,15 +168,13 @@ class PromptPair:
                 document[side] = prompt
                 continue
             (folder / side).mkdir()
-            save_file(
-                {"prompt_embeddings": prompt.contiguous()},
-                str(folder / side / "adapter_model.safetensors"),
-                metadata={"format": "pt"},
-            )
+            # Not save_file: it makes files that only their owner may read, whatever the umask says.
+            weights = as_safetensors({"prompt_embeddings": prompt.contiguous()}, metadata={"format": "pt"})
+            (folder / side / "adapter_model.safetensors").write_bytes(weights)
             adapter = _adapter_config(prompt, self.base_model)
             (folder / side / "adapter_config.json").write_text(json.dumps(adapter, indent=2) + "\n")
         (folder / "pair.json").write_text(json.dumps(document, indent=2, default=str) + "\n")
-        (folder / "README.md").write_text(model_card(document, self.length))
+        (folder / "README.md").write_text(model_card(document, self.length, name), encoding="utf-8")
 
     @classmethod
     def load(
@@ -202,6 +202,8 @@ class PromptPair:
             document.get("base_model"),
             document.get("fingerprint"),
             document.get("metrics") or {},
+            document.get("base_revision"),
+            document.get("license"),
         )
         if backbone is not None:
             pair.check(backbone)
@@ -240,6 +242,29 @@ def _adapter_config(prompt: torch.Tensor, base_model: str | None) -> dict[str, A
         "num_transformer_submodules": 1,
         "prompt_tuning_init": "RANDOM",
     }
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """An empty folder to write a pair into; it takes the place of `target` when the block ends without an error.
+
+    Raises PairError where something other than a pair stands at `target`.
+    """
+    if target.exists() and not _is_replaceable(target):
+        raise PairError(
+            f"{str(target)!r} exists and is not a prompt pair; it will not be overwritten.",
+            hint="Choose another folder.",
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # mkdtemp makes folders that only their owner may enter; a folder inside has the mode the umask gives.
+    outer = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    staging = outer / "pair"
+    staging.mkdir()
+    try:
+        yield staging
+        _swap(staging, target)
+    finally:
+        shutil.rmtree(outer, ignore_errors=True)
 
 
 def _is_replaceable(target: Path) -> bool:
@@ -296,7 +321,27 @@ def _read_document(folder: Path) -> dict[str, Any]:
             f"{FORMAT_VERSION}.",
             hint="pip install --upgrade acd-integrations",
         )
-    return document
+    return migrated(document)
+
+
+def migrated(document: Mapping[str, Any]) -> dict[str, Any]:
+    """`document` of any format version up to ours as one of ours. Raises PairError for a version that never was."""
+    current = dict(document)
+    while current["format_version"] < FORMAT_VERSION:
+        step = _MIGRATIONS.get(current["format_version"])
+        if step is None:
+            raise PairError(f"There is no pair format version {current['format_version']}.", hint=_RETUNE)
+        current = {**step(current), "format_version": current["format_version"] + 1}
+    return current
+
+
+def _with_revision_and_license(document: dict[str, Any]) -> dict[str, Any]:
+    """1 -> 2: the base model's revision leaves the metrics, the licence is new."""
+    measured = dict(document.get("metrics") or {})
+    return {**document, "base_revision": measured.pop("revision", None), "license": None, "metrics": measured}
+
+
+_MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _with_revision_and_license}
 
 
 def _read_vectors(folder: Path, source: str) -> torch.Tensor:

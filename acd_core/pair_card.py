@@ -2,50 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from acd_core.on_disk import is_hub_id
 
-def model_card(document: Mapping[str, Any], length: int) -> str:
-    """Markdown with the hub's front matter: what the pair is for, how it was made, its figures, its limits."""
+_FIGURES = ("validation", "test", "harmless", "over_refusal")
+
+
+def model_card(document: Mapping[str, Any], length: int, name: str = "this-folder") -> str:
+    """Markdown with the hub's front matter: what the pair is for, how it was made, its figures, its limits.
+
+    document: what stands in `pair.json`. length: vectors of the longer prompt. name: how a reader would load the pair,
+    a hub id or a folder.
+    """
     base = document.get("base_model") or "any chat model (textual pair)"
-    metrics = document.get("metrics") or {}
-    front = ["---", "library_name: acd-integrations", "tags: [safety, prompt-tuning, contrastive-decoding]"]
-    if document.get("base_model") and document["base_model"] != "reference":
-        front.append(f"base_model: {document['base_model']}")
-    front.append("---")
-    figures = "\n".join(f"| {name} | {_short(value)} |" for name, value in sorted(metrics.items()) if _is_figure(value))
+    recorded = dict(_flat(document.get("metrics") or {}))
+    figures = {key: value for key, value in recorded.items() if key.startswith(_FIGURES)}
+    made = {key: value for key, value in recorded.items() if key not in figures and key != "alpha"}
+    judge = recorded.get("judge")
     kind = f"soft, {length} vectors at most" if document.get("kind") == "soft" else "textual"
+    revision = f" (revision `{document['base_revision']}`)" if document.get("base_revision") else ""
     return "\n".join(
         [
-            *front,
+            *_front_matter(document),
             "",
             "# A prompt pair for Adversarial Contrastive Decoding",
             "",
-            f"Two opposite system prompts ({kind}) for **{base}**. Every token of a reply is taken from",
+            f"Two opposite system prompts ({kind}) for **{base}**{revision}. Every token of a reply is taken from",
             f"`(logit_safe - alpha * logit_adversarial) / (1 - alpha)`, recommended alpha **{document.get('alpha')}**",
             "(arXiv 2406.16743).",
             "",
             "```python",
-            "from acd_integrations.langchain import ChatACD",
+            "from acd_integrations.langchain import ChatACD  # or acd_integrations.llama_index.ACDLLM",
             "",
-            f'llm = ChatACD(model="{base}", pair="this-folder")',
+            f'llm = ChatACD(model="{base}", pair="{name}")',
             "```",
             "",
-            "## Figures of the tuning run",
+            "`safe/` and `adversarial/` are also PEFT prompt-tuning adapters of the base model.",
             "",
-            "| what | value |",
-            "|---|---|",
-            figures or "| none recorded | |",
+            "## Figures",
+            "",
+            f"On prompts that the tuning run held out{f', judged by `{judge}`' if judge else ''}; names with `plain` "
+            "are the model alone.",
+            "",
+            *_table(figures),
+            "",
+            "## How it was made",
+            "",
+            *_table(made),
             "",
             "## Limits",
             "",
-            f"The vectors mean something to this very model only (fingerprint `{document.get('fingerprint')}`); the",
-            "library refuses them for another one. The figures come from the tuning run's own validation prompts:",
-            "measure harm **and** over-refusal on your own traffic with `acd evaluate` before you rely on it.",
+            *_limits(document),
             "",
             "**The adversarial prompt makes its own model less safe when it is decoded alone.** It exists to be",
             "subtracted; keep it as you would keep any jailbreak of your model.",
+            "",
+            "## Licence",
+            "",
+            f"{document['license']}." if document.get("license") else "None was stated; ask who published the pair.",
+            "The base model's own licence applies to its use.",
             "",
             f"Made with acd-integrations {document.get('library_version')}, transformers "
             f"{document.get('transformers_version')}, pair format {document.get('format_version')}.",
@@ -54,10 +71,38 @@ def model_card(document: Mapping[str, Any], length: int) -> str:
     )
 
 
-def _is_figure(value: Any) -> bool:
-    return (isinstance(value, (str, int, float)) and not isinstance(value, bool)) or isinstance(value, bool)
+def _front_matter(document: Mapping[str, Any]) -> Iterator[str]:
+    yield from ("---", "library_name: acd-integrations", "tags: [safety, prompt-tuning, contrastive-decoding, peft]")
+    if is_hub_id(document.get("base_model")):  # the hub checks that it exists
+        yield from (f"base_model: {document['base_model']}", "base_model_relation: adapter")
+    if document.get("license"):
+        yield f"license: {document['license']}"
+    yield "---"
+
+
+def _limits(document: Mapping[str, Any]) -> Iterator[str]:
+    if document.get("kind") == "soft":
+        yield f"The vectors mean something to this very model only (fingerprint `{document.get('fingerprint')}`);"
+        yield "the library refuses them for another one."
+    yield "The figures come from the tuning run's own held-out prompts, in English, read by the judge named above:"
+    yield "measure harm **and** over-refusal on your own traffic with `acd evaluate` before you rely on it."
+
+
+def _table(rows: Mapping[str, Any]) -> list[str]:
+    if not rows:
+        return ["Nothing was recorded."]
+    return ["| what | value |", "|---|---|", *(f"| {name} | {_short(rows[name])} |" for name in sorted(rows))]
+
+
+def _flat(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Numbers, texts and flags, those of nested tables under `outer.inner`; curves and other lists stay in the file."""
+    for name, value in metrics.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, (str, int, float)):
+            yield prefix + name, value
 
 
 def _short(value: Any) -> str:
     text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return text.replace("|", "/")[:120]
+    return text.replace("|", "/").replace("\n", " ")[:120]

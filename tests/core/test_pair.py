@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from safetensors.torch import load_file, save_file
 from acd_core import ContrastiveLM, PromptPair
 from acd_core.backbone import Backbone
 from acd_core.errors import PairError, PairMismatchError, UsageError
+from acd_core.pair import FORMAT_VERSION, migrated
+from acd_core.pair_card import model_card
 from tests.core.tiny import family
 
 
@@ -70,7 +73,7 @@ def test_a_failed_save_leaves_the_old_pair(pair: PromptPair, tmp_path: Path, mon
     def broken(*_: object, **__: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("acd_core.pair.save_file", broken)
+    monkeypatch.setattr("acd_core.pair.as_safetensors", broken)
     with pytest.raises(OSError, match="disk full"):
         pair.save(folder)
     assert PromptPair.load(folder).safeguarding == "a"
@@ -94,6 +97,64 @@ def test_the_fingerprint_ignores_the_dtype_and_sees_the_weights(backbone: Backbo
     low = copy.deepcopy(model).to(torch.bfloat16)
     assert Backbone.wrap(low, tokenizer).fingerprint == backbone.fingerprint
     assert Backbone.wrap(*family("llama", seed=1)).fingerprint != backbone.fingerprint
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o002, 0o077])
+def test_the_umask_says_who_may_read(pair: PromptPair, tmp_path: Path, mask: int) -> None:
+    old = os.umask(mask)
+    try:
+        folder = pair.save(tmp_path / "p")
+    finally:
+        os.umask(old)
+    for path in (folder, folder / "safe"):
+        assert path.stat().st_mode & 0o777 == 0o777 & ~mask
+    for path in (folder / "pair.json", folder / "safe" / "adapter_model.safetensors"):
+        assert path.stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def test_the_first_format_is_still_read(pair: PromptPair, tmp_path: Path) -> None:
+    folder = pair.save(tmp_path / "p")
+    document = json.loads((folder / "pair.json").read_text())
+    for name in ("license", "base_revision"):
+        document.pop(name)
+    document.update(format_version=1, metrics={"steps": 3, "revision": "abc123"})
+    (folder / "pair.json").write_text(json.dumps(document))
+    again = PromptPair.load(folder)
+    assert (again.id, again.alpha, again.base_revision) == (pair.id, pair.alpha, "abc123")
+    assert again.metrics == {"steps": 3}
+    renewed = again.save(tmp_path / "q")
+    assert json.loads((renewed / "pair.json").read_text())["format_version"] == FORMAT_VERSION == 2
+    assert PromptPair.load(renewed).base_revision == "abc123"
+
+
+def test_every_older_format_has_a_way_up() -> None:
+    for version in range(1, FORMAT_VERSION):
+        assert migrated({"format_version": version})["format_version"] == FORMAT_VERSION
+    with pytest.raises(PairError, match="version 0"):
+        migrated({"format_version": 0})
+
+
+def test_the_card_names_judge_figures_licence_and_the_warning(backbone: Backbone) -> None:
+    metrics = {
+        "objective": "paper",
+        "judge": "acd-rules 1",
+        "anchor_counts": {"refused": 7},
+        "validation_harmless_rate": 0.9312345,
+        "curve": [{"step": 1}],
+    }
+    document = {
+        "kind": "soft", "base_model": "someone/model", "base_revision": "abc", "alpha": 0.4, "metrics": metrics,
+        "license": "apache-2.0", "fingerprint": "f00",
+    }  # fmt: skip
+    text = model_card(document, 7, "me/my-pair")
+    for part in (
+        "base_model: someone/model", "license: apache-2.0", "revision `abc`", "`acd-rules 1`", 'pair="me/my-pair"',
+        "| validation_harmless_rate | 0.9312 |", "| anchor_counts.refused | 7 |", "| objective | paper |",
+        "less safe when it is decoded alone",
+    ):  # fmt: skip
+        assert part in text
+    assert "curve" not in text
+    assert "base_model:" not in model_card({**document, "base_model": "/srv/models/x"}, 7)
 
 
 def _truncate(folder: Path) -> None:
@@ -154,7 +215,7 @@ def _edit(folder: Path, **values: object) -> None:
         (_break_json, "cannot be read"),
         (_remove_json, "no pair.json"),
         (_newer_format, "format version 99"),
-        (_alpha, "alpha"),
+        (_alpha, r"alpha(?s:.*)pair\.json"),
     ],
 )
 def test_damage_is_named(pair: PromptPair, tmp_path: Path, damage: object, words: str) -> None:

@@ -1,0 +1,89 @@
+"""What the files of a model or a pair say without being loaded: plain JSON, no torch, no transformers, no network.
+
+For code that must be cheap (the construction of an adapter). `acd_core.facts` says more, and needs the tokenizer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+REFERENCE = "reference"
+REFERENCE_MODEL_DIR = Path(__file__).parent / "reference" / "model"
+REFERENCE_PAIR_DIR = Path(__file__).parent / "reference" / "pair"
+CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+
+
+def model_folder(name: str | os.PathLike[str], revision: str | None = None) -> Path | None:
+    """The folder of a model: a local one, the bundled one for "reference", a hub download, or None."""
+    return _folder(os.fspath(name), REFERENCE_MODEL_DIR, "config.json", revision)
+
+
+def pair_folder(name: str | os.PathLike[str], revision: str | None = None) -> Path | None:
+    """As `model_folder`, for a pair."""
+    return _folder(os.fspath(name), REFERENCE_PAIR_DIR, "pair.json", revision)
+
+
+def _folder(name: str, bundled: Path, file: str, revision: str | None) -> Path | None:
+    path = bundled if name == REFERENCE else Path(name)
+    if path.is_dir():
+        return path
+    if not is_hub_id(name):
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(name, file, revision=revision)
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def is_hub_id(name: Any) -> bool:
+    """Whether `name` has the form owner/name. The hub also knows names without an owner, and paths look alike."""
+    return isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name) is not None
+
+
+def context_length(folder: Path) -> int | None:
+    """Positions of the model in `folder`, None where its files do not say."""
+    config = _read(folder / "config.json")
+    inner = config.get("text_config")
+    limit = positions(inner if isinstance(inner, Mapping) else config)
+    if limit is None:
+        limit = bounded(_read(folder / "tokenizer_config.json").get("model_max_length"))
+    return limit
+
+
+def positions(config: Mapping[str, Any]) -> int | None:
+    """The context length a config's fields name; the first of CONTEXT_FIELDS counts."""
+    return next((limit for limit in (bounded(config.get(name)) for name in CONTEXT_FIELDS) if limit), None)
+
+
+def bounded(limit: Any) -> int | None:
+    """`limit` if it is a real one: tokenizers without a limit say 10**30."""
+    return int(limit) if isinstance(limit, int) and 0 < limit < 10**9 else None
+
+
+def pair_length(folder: Path) -> int:
+    """Vectors of the longer prompt of the pair in `folder`; 0 for a textual or unreadable pair."""
+    sides = (_read(folder / side / "adapter_config.json") for side in ("safe", "adversarial"))
+    return max(bounded(side.get("num_virtual_tokens")) or 0 for side in sides)
+
+
+def mentions_tools(folder: Path) -> bool | None:
+    """Whether the chat template of a model's folder so much as names tools; None if there is no template to see."""
+    template = folder / "chat_template.jinja"
+    if template.is_file():
+        return "tools" in template.read_text(encoding="utf-8")
+    found = _read(folder / "tokenizer_config.json").get("chat_template")
+    return None if found is None else "tools" in str(found)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON object, empty where there is none: loading says what is wrong with a file, and says it better."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}

@@ -1,0 +1,124 @@
+"""Pairs on the Hugging Face hub: push a folder with its card filled in, pull one after checking it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from acd_core.errors import PairError, UsageError
+from acd_core.on_disk import is_hub_id
+from acd_core.pair import PromptPair, replacing
+
+FILES = (
+    "pair.json",
+    "README.md",
+    "history.json",
+    "safe/adapter_config.json",
+    "safe/adapter_model.safetensors",
+    "adversarial/adapter_config.json",
+    "adversarial/adapter_model.safetensors",
+)
+"""All that belongs to a pair; nothing else in a folder is uploaded, and nothing else is fetched."""
+
+
+def push_pair(
+    source: str | os.PathLike[str],
+    repo_id: str,
+    *,
+    private: bool = True,
+    license: str | None = None,
+    revision: str | None = None,
+    api: Any = None,
+) -> str:
+    """Upload the pair in the folder `source` to the model repository `repo_id`, made if it is new. Returns its address.
+
+    private: for a repository that is made now. license: an SPDX id for card and `pair.json`; None keeps the pair's.
+    revision: a branch other than main. api: a `huggingface_hub.HfApi`; None: with the caller's own login.
+    The pair is checked and written anew, so a damaged one is not published; a local folder as base model is named
+    without its path. Raises UsageError for a bad repository id, PairError where the pair or the hub fails.
+    """
+    _check_repository(repo_id)
+    pair = PromptPair.load(source)
+    public = replace(pair, base_model=_without_path(pair.base_model), license=license or pair.license)
+    hub = api or _api()
+    with tempfile.TemporaryDirectory(prefix="acd-push-") as folder:
+        public.write(Path(folder), repo_id)
+        _copy_history(Path(source), Path(folder))
+        try:
+            hub.create_repo(repo_id, private=private, exist_ok=True, repo_type="model")
+            commit = hub.upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                repo_type="model",
+                revision=revision,
+                commit_message="Prompt pair for adversarial contrastive decoding",
+                allow_patterns=list(FILES),
+            )
+        except Exception as error:
+            raise PairError(
+                f"The hub did not take the pair as {repo_id!r}: {_one_line(error)}",
+                hint="Log in with a token that may write: hf auth login",
+            ) from error
+    return str(getattr(commit, "repo_url", None) or f"https://huggingface.co/{repo_id}")
+
+
+def pull_pair(repo_id: str, out: str | os.PathLike[str], *, revision: str | None = None, api: Any = None) -> PromptPair:
+    """Fetch the pair `repo_id` into the folder `out`, which may hold an older pair. Returns the pair.
+
+    It is checked before anything at `out` changes, and brought to the current format. Raises UsageError for a bad
+    repository id, PairError for a missing or damaged pair or a folder that holds something else.
+    """
+    _check_repository(repo_id)
+    hub = api or _api()
+    try:
+        fetched = Path(hub.snapshot_download(repo_id, revision=revision, allow_patterns=list(FILES)))
+    except Exception as error:
+        raise PairError(
+            f"The hub gave no pair of the name {repo_id!r}: {_one_line(error)}",
+            hint="Check the name and --revision; for a private pair log in first: hf auth login",
+        ) from error
+    pair = PromptPair.load(fetched)
+    with replacing(Path(out)) as staging:
+        pair.write(staging, os.fspath(out))
+        _copy_history(fetched, staging)
+    return pair
+
+
+def _check_repository(repo_id: str) -> None:
+    if not is_hub_id(repo_id):
+        raise UsageError(
+            f"{repo_id!r} is not the id of a repository on the hub.", hint="It has the form owner/name: alice/my-pair"
+        )
+
+
+def _copy_history(source: Path, target: Path) -> None:
+    """The run's `history.json`, where there is one; a damaged one is left behind."""
+    try:
+        history = json.loads((source / "history.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    if isinstance(history, dict):
+        known = {"model": _without_path(str(history["model"]))} if "model" in history else {}
+        (target / "history.json").write_text(json.dumps({**history, **known}, indent=1) + "\n", encoding="utf-8")
+
+
+def _without_path(base_model: str | None) -> str | None:
+    """Where a model lies on the maker's disk is nobody else's business."""
+    if base_model is None or is_hub_id(base_model):
+        return base_model
+    return re.split(r"[/\\]", base_model.rstrip("/\\"))[-1]
+
+
+def _api() -> Any:
+    from huggingface_hub import HfApi
+
+    return HfApi()
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
