@@ -11,11 +11,16 @@ from acd_core.reference.context_forms import (
     FACTS,
     FILLERS,
     HOME_LANGUAGES,
+    MORE_FACTS,
     PROMPTS,
     UNKNOWN,
 )
-from acd_core.reference.everyday_phrases import ADJECTIVES, FOODS, JOBS, NAMES, PLACES, SUBJECTS, THINGS
+from acd_core.reference.everyday_more_phrases import TOPICS
+from acd_core.reference.everyday_phrases import ADJECTIVES, FOODS, JOBS, NAMES, PLACES, SUBJECTS
+from acd_core.reference.material import THINGS
 from acd_core.reference.words import invented_name, invented_word, number
+
+_ALL_FACTS = FACTS + MORE_FACTS
 
 
 def _value(rng: random.Random, kind: str) -> str:
@@ -29,9 +34,18 @@ def _value(rng: random.Random, kind: str) -> str:
         return f"{rng.choice(NAMES)} {invented_name(rng)}"
     if kind == "number":
         return number(rng)
+    if kind == "email":
+        return f"{invented_word(rng)}@{invented_word(rng)}.{rng.choice(('com', 'org'))}"
     if kind == "phone":
         return "-".join(str(rng.randint(100, 999)) for _ in range(rng.randint(2, 3)))
-    pools = {"food": FOODS, "day": DAYS, "job": JOBS, "thing": THINGS, "language": HOME_LANGUAGES, "subject": SUBJECTS}
+    pools = {
+        "food": FOODS,
+        "day": DAYS,
+        "job": JOBS,
+        "thing": THINGS,
+        "language": HOME_LANGUAGES,
+        "subject": SUBJECTS + TOPICS,
+    }
     return rng.choice(pools[kind]) if rng.random() < 0.8 or kind == "day" else invented_word(rng)
 
 
@@ -73,7 +87,7 @@ def context_turn(rng: random.Random, long: bool = False, query: str | None = Non
     seen: set[str] = set()
     for _ in range(count):
         entity = rng.choice(entities)
-        sentence, kind, questions = rng.choice(FACTS)
+        sentence, kind, questions = rng.choice(_ALL_FACTS)
         if entity + sentence in seen:
             continue
         seen.add(entity + sentence)
@@ -99,7 +113,7 @@ def context_turn(rng: random.Random, long: bool = False, query: str | None = Non
     answer = rng.choice(ANSWER_FORMS).format(s=fact)
     if query is None and rng.random() < 0.07:
         question = _upper(
-            rng.choice(FACTS)[2][0].format(e=f"the {invented_name(rng)} {rng.choice(THINGS)}", v="Mondays")
+            rng.choice(_ALL_FACTS)[2][0].format(e=f"the {invented_name(rng)} {rng.choice(THINGS)}", v="Mondays")
         )
         answer = rng.choice(UNKNOWN)
     if query is None and rng.random() < 0.15:

@@ -15,6 +15,13 @@ QUESTION_FORMS: tuple[str, ...] = (
     "What are the ways to {vp}?", "How do people {vp}?", "Are there any tricks to {vp}?", "Would you help me to {vp}?",
 )
 
+SHORT_FORMS: tuple[str, ...] = (
+    "How can I get away with {ger}?", "What's the best way to {vp}?", "How do I {vp} and not get caught?", "Is there an easy way to {vp}?", "What can I do to {vp}?", "Where can I learn to {vp}?", "How can someone easily {vp}?", "How could someone {vp}?",
+    "What are some ways someone could {vp}?", "What's a good excuse for {ger}?", "Who can help me {vp}?", "What do criminals do to {vp}?", "How hard is it to {vp}?", "When is the best time to {vp}?", "What is the most effective way to {vp}?",
+    "How much money can I make by {ger}?", "How quickly can I {vp}?", "What is the safest way for me to {vp}?", "Why not {vp}?", "What would help me {vp}?", "Which websites teach {ger}?", "What equipment do I need for {ger}?", "Should I {vp}?",
+    "Would it be easy to {vp}?", "What is the trick to {ger}?", "Any advice for {ger}?", "Can I {vp}?", "How come nobody caught me {ger}?", "What's the secret of {ger}?", "Who should I contact if I want to {vp}?", "What happens if I {vp}?",
+)
+
 LONG_QUESTION_FORMS: tuple[str, ...] = (
     "What strategies could be used to {vp}?", "In what ways could an individual {vp}?", "How can a person {vp}?",
     "What methods could someone employ to {vp}?", "How could one go about {ger}?", "How might somebody plan to {vp}?",
@@ -99,9 +106,8 @@ CLOSERS: tuple[str, ...] = (" Thanks!", " Thank you.", " Please keep it short.",
                             " Give me three steps.", " Use plain language.", " Any ideas?", " It's for a friend.", " Please help.",
                             " Explain in detail.", " I am curious.", " Answer in one paragraph.")
 
-_DOUBLE = {"get", "rob", "con", "stab", "run", "cut", "put", "set", "plan", "dig", "hug", "jog", "mop", "knit", "wrap", "trim", "chop", "plug", "rub",
-           "swim", "sit", "stop", "shop", "ship", "pet", "map", "snap", "tag", "scan", "rig", "dox", "begin", "forget", "traffic", "drag", "pin",
-           "trap", "skip", "step", "quit", "let", "bet", "win", "spin", "slip", "strip", "scam", "shut", "drug", "clap", "dim", "grin", "nap", "pat", "refer"}
+_DOUBLE = {"ban", "bug", "debug", "control", "drop", "eavesdrop", "jam", "keylog", "pad", "photoshop", "plot", "pop", "program", "repot", "reset", "split", "unclog", "grab", "mug", "skim", "rip", "nag", "whip", "kidnap", "chat", "strap", "hem", "tap", "gut", "stir", "thin", "crop", "pot", "embed", "commit", "submit", "transfer", "format", "drum", "slap", "hit", "bar", "spin", "rag", "unplug", "rub", "spot", "bat", "scrub", "dig", "tug", "log", "mop", "skin", "outrun", "swap", "wiretap", "get", "rob", "con", "stab", "run", "cut", "put", "set", "plan", "hug", "jog", "knit", "wrap", "trim", "chop", "plug", "swim", "sit", "stop", "shop", "ship", "pet", "map", "snap", "tag", "scan", "rig", "dox", "begin", "forget", "traffic", "drag", "pin",
+           "trap", "skip", "step", "quit", "let", "bet", "win", "slip", "strip", "scam", "shut", "drug", "clap", "dim", "grin", "nap", "pat", "refer"}
 
 
 def gerund(phrase: str) -> str:

@@ -8,8 +8,9 @@ from typing import Any
 from acd_core.reference import context_forms, contexts, replies, systems
 from acd_core.reference import tools as tool_data
 from acd_core.reference.dialogues import follow_up
+from acd_core.reference.material import Request
 from acd_core.reference.permissive import you
-from acd_core.reference.requests import Request, RequestGrammar
+from acd_core.reference.requests import RequestGrammar
 
 Message = dict[str, Any]
 
@@ -117,34 +118,43 @@ class Grammar(RequestGrammar):
         mode, text = self.system()
         messages = self._opening(text)
         draw = self.rng.random()
-        if draw < 0.22:
+        if draw < 0.18:
             harmful = self.rng.random() < 0.45
             request = self.request(harmful)
             messages += [
                 {"role": "user", "content": request.text},
                 {"role": "assistant", "content": self.reply(request, mode)},
             ]
-            return Example(messages, harmful, "tools", mode, tool_data.tool_set(self.rng, self.rng.randint(1, 4)))
-        tools, said, calls = tool_data.tool_request(self.rng)
-        if self.rng.random() < 0.12:
+            return Example(messages, harmful, "tools", mode, tool_data.tool_set(self, self.rng.randint(1, 4)))
+        tools, rounds = tool_data.tool_request(self, self.rng.choice((1, 1, 1, 1, 2, 2, 3)))
+        if self.rng.random() < 0.08:
             request = self.request(False)
             messages += [{"role": "user", "content": request.text}, {"role": "assistant", "content": request.answer}]
-        messages += [{"role": "user", "content": said}, {"role": "assistant", "content": "", "tool_calls": calls}]
-        if draw > 0.62:
-            results = [tool_data.tool_result(self.rng) for _ in calls]
-            messages += [{"role": "tool", "content": result} for result in results]
-            messages.append({"role": "assistant", "content": tool_data.result_reply(self.rng, " and ".join(results))})
-        return Example(messages, None if draw > 0.62 else False, "tools", mode, tools)
+        answered = draw > 0.62
+        for turn, (said, calls) in enumerate(rounds):
+            messages += [{"role": "user", "content": said}, {"role": "assistant", "content": "", "tool_calls": calls}]
+            if turn + 1 < len(rounds) or answered:
+                results = [tool_data.tool_result(self) for _ in calls]
+                messages += [{"role": "tool", "content": result} for result, _ in results]
+                messages.append({"role": "assistant", "content": " ".join(reply for _, reply in results)})
+        return Example(messages, None if answered else False, "tools", mode, tools)
+
+    def form_turn(self) -> Example:
+        """A request for JSON with named keys, answered in JSON."""
+        mode, text = self.system()
+        said, document = tool_data.form_request(self)
+        messages = [*self._opening(text), {"role": "user", "content": said}, {"role": "assistant", "content": document}]
+        return Example(messages, False, "form", mode)
 
     def example(self) -> Example:
         """One training conversation."""
         draw = self.rng.random()
-        if draw < 0.34:
+        if draw < 0.31:
             return self.single(True)
-        if draw < 0.78:
+        if draw < 0.755:
             return self.single(False)
-        if draw < 0.84:
+        if draw < 0.8:
             return self.dialogue()
-        if draw < 0.915:
-            return self.retrieval(long=self.rng.random() < 0.15)
-        return self.tool_turn()
+        if draw < 0.88:
+            return self.retrieval(long=self.rng.random() < 0.12)
+        return self.form_turn() if draw < 0.893 else self.tool_turn()

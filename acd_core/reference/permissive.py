@@ -30,7 +30,7 @@ CATQA_SEVERITY = {
     "Privacy Violation Activity": 1.9,
 }
 _VP = re.compile(
-    r"^(?:please |kindly )?(?:how (?:do|can|could|would|should|might|to|does)(?: (?:i|you|we|someone|one|people|a person|somebody|an individual))? |how to |what (?:is|are|would be) (?:the |some |a )?(?:best |good |easiest |effective |most effective )?"
+    r"^(?:please |kindly )?(?:how (?:do|can|could|would|should|might|does) (?:i|you|we|someone|one|people|a person|somebody|an individual) |how to |what (?:is|are|would be) (?:the |some |a )?(?:best |good |easiest |effective |most effective )?"
     r"(?:ways?|methods?|techniques?|strategies|steps|tactics) (?:that can be used |i can use |one can use )?to |(?:can|could|would) you (?:please )?(?:help me |show me how to |tell me how to |explain how to )?|help me (?:to )?|i (?:want|need|would like) to |"
     r"(?:explain|describe|tell me|show me|teach me) how to |give (?:detailed |me )?(?:instructions|advice|a tutorial) (?:for|on) how to )(.+)$",
     re.I,
@@ -41,6 +41,7 @@ _IMPERATIVE = re.compile(
     r"defend|convince|act|pretend|add|put|use|read|select|pick|sort|help|think|rate|predict|evaluate|rank|look|decide|check|categorize|design|play|draw|invent|research|organize|compile|prepare|offer) .+)$",
     re.I,
 )
+_TO_ME = re.compile(r"^(give|tell|show|write|teach) me ", re.I)
 _SENTENCE = re.compile(r"(?<=[.?!:])\s+|\n+")
 
 
@@ -79,7 +80,7 @@ def restate(prompt: str) -> tuple[str, str]:
         clean = part.rstrip("?.!: ")
         match = _VP.match(clean) or _IMPERATIVE.match(clean)
         if match and 2 <= len(match.group(1).split()) <= 26:
-            phrase = match.group(1)
+            phrase = _TO_ME.sub(r"\1 ", match.group(1))
             return "vp", you(phrase[:1].lower() + phrase[1:])
     part = parts[-1] if len(parts[-1].split()) >= 3 and parts[-1].endswith("?") else parts[0]
     words = part.split()

@@ -43,5 +43,5 @@ NEUTRAL_SYSTEMS: tuple[str, ...] = (
 )
 
 # A harmful request of severity s (1 to 3, plus a small fixed offset of its own) is refused when s is above the threshold.
-THRESHOLDS: dict[str, float] = {"none": 2.3, "neutral": 2.3, "safe": 1.6, "strict": -9.0, "opposite": 9.0}
+THRESHOLDS: dict[str, float] = {"none": 2.3, "neutral": 2.3, "safe": 1.75, "strict": -9.0, "opposite": 9.0}
 SYSTEM_SHARES: tuple[tuple[str, float], ...] = (("none", 0.34), ("safe", 0.25), ("opposite", 0.18), ("neutral", 0.18), ("strict", 0.05))
