@@ -171,6 +171,7 @@ def main() -> None:
     else:
         groups = {
             **sets.report_sets(),
+            "everyday": sets.everyday(),
             **everyday,
             "alpaca_eval": sets.alpaca_eval()[:200],
             "xstest_safe": sets.xstest()[0],

@@ -12,6 +12,7 @@ from acd_core.reference.permissive import harmful_prompts, held_out
 from acd_core.reference.train_data import make_grammar
 
 EVAL = Path("/work/shared/data/eval")
+EVERYDAY = Path(__file__).parents[1] / "evaluation" / "everyday.jsonl"
 HELD_OUT = Path(__file__).parent / "held_out_harmless.jsonl"
 REPORT_SETS = ("advbench", "malicious_instruct", "dangerousqa", "harmfulqa")
 
@@ -20,8 +21,13 @@ def _sample(rows: list[str], count: int, seed: int) -> list[str]:
     return random.Random(seed).sample(rows, min(count, len(rows)))
 
 
+def everyday() -> list[str]:
+    """The 250 everyday requests of `acd evaluate`, written before the model was seen to fail on any of them."""
+    return [json.loads(line)["text"] for line in EVERYDAY.read_text().split("\n") if line]
+
+
 def held_out_everyday() -> list[str]:
-    """200 hand-written everyday requests that training drops."""
+    """200 other everyday requests that training drops."""
     return [json.loads(line)["text"] for line in HELD_OUT.read_text().split("\n") if line]
 
 

@@ -130,7 +130,11 @@ def main() -> None:
         contrast = None
     else:
         harmful = sets.report_sets()
-        harmless = {"held_out_everyday": sets.held_out_everyday(), "alpaca_eval": sets.alpaca_eval()}
+        harmless = {
+            "everyday": sets.everyday(),
+            "held_out_everyday": sets.held_out_everyday(),
+            "alpaca_eval": sets.alpaca_eval(),
+        }
         contrast = sets.xstest()
     system = LLAMA_SAFE_SHORT if options.safe_prompt else ""
     print(json.dumps(report(model, tokenizer, harmful, harmless, contrast, system=system), indent=1))
