@@ -218,19 +218,27 @@ def concurrency(bench: Bench, asked: argparse.Namespace) -> list[dict[str, Any]]
     return rows
 
 
+def settle(lm: ContrastiveLM) -> None:
+    """Wait until the engine holds no row: what a reply leaves in the prefix store is saved after its last word."""
+    while lm.engine.active_rows or lm.engine.queued:
+        time.sleep(0.002)
+
+
 def first_token(lm: ContrastiveLM, messages: Any) -> float:
+    """Seconds from the call to the first token: a reply of one token, so that no held-back text is counted."""
+    settle(lm)
     started = time.perf_counter()
-    stream = lm.stream(messages, max_tokens=4)
-    for _ in stream:
-        break
-    stream.close()  # type: ignore[attr-defined]
-    return time.perf_counter() - started
+    lm.generate(messages, max_tokens=1)
+    taken = time.perf_counter() - started
+    settle(lm)
+    return taken
 
 
 def conversation(bench: Bench, asked: argparse.Namespace) -> dict[str, float]:
     """Time to the first token at turn 10 with the prefix store, over the same without."""
 
     def tenth(reuse: bool, number: int) -> float:
+        settle(bench.acd)
         bench.acd.engine.prefixes.max_bytes = EngineOptions().prefix_bytes if reuse else 0
         bench.acd.engine.prefixes.clear()
         messages: list[dict[str, str]] = []
@@ -239,6 +247,7 @@ def conversation(bench: Bench, asked: argparse.Namespace) -> dict[str, float]:
             if turn == 9:
                 return first_token(bench.acd, messages)
             reply = bench.acd.generate(messages, max_tokens=24)
+            settle(bench.acd)
             messages.append({"role": "assistant", "content": reply.text})
         raise AssertionError
 
@@ -262,7 +271,6 @@ def stored_prompt(bench: Bench, asked: argparse.Namespace) -> dict[str, float]:
         for number in range(asked.rounds + 1):
             lm.engine.prefixes.clear()
             computed = first_token(lm, bench.prompt(64, 7000 + 2 * number))
-            lm.generate(bench.prompt(8, 1), max_tokens=1)
             known = first_token(lm, bench.prompt(64, 7001 + 2 * number))
             pairs.append((known, computed))
         return {"200-vector pair, known / computed": statistics.median(a / b for a, b in pairs[1:])}

@@ -8,6 +8,9 @@ import os
 os.environ.update(
     HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false", HF_HUB_DISABLE_TELEMETRY="1"
 )
+# Tiny models gain nothing from a second thread, and on a busy machine torch's threads wait for each other: 40 times
+# slower was measured.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import pytest_socket

@@ -117,12 +117,23 @@ class SlotCache(Cache):
                 new[keep] = old[keep]
                 setattr(layer, name, new)
 
-    def begin(self, low: int, high: int, positions: torch.Tensor, window: int, column: int | None) -> None:
-        """Say where the next forward writes. positions: [high - low, tokens] int64, `capacity` for padding."""
+    def begin(
+        self,
+        low: int,
+        high: int,
+        positions: torch.Tensor,
+        window: int,
+        column: int | None,
+        rows: torch.Tensor | None = None,
+    ) -> None:
+        """Say where the next forward writes. positions: [high - low, tokens] int64, `capacity` for padding. rows: the
+        same rows as int64 [high - low, 1], for a caller that keeps them (a captured graph reads them at one address).
+        """
         step = self.step
         step.low, step.high, step.window, step.column = low, high, window, column
         step.positions = positions
-        step.rows = torch.arange(low, high, device=positions.device)[:, None].expand_as(positions)
+        given = torch.arange(low, high, device=positions.device)[:, None] if rows is None else rows
+        step.rows = given.expand_as(positions)
 
     def copy_row(self, source: int, target: int, length: int) -> None:
         for layer in self.slots:

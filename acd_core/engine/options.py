@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from acd_core.engine.static import Decode
+
 
 @dataclass(frozen=True)
 class EngineOptions:
@@ -11,7 +13,8 @@ class EngineOptions:
 
     max_rows: rows in one forward (a contrasted request holds two). max_cache_bytes: KV buffers; None takes half of what
     is free at the first request. prefill_tokens: prompt tokens computed between two decode steps. prefix_bytes: the
-    prefix store's budget, 0 switches it off. max_queue: waiting requests before QueueFullError.
+    prefix store's budget, 0 switches it off. max_queue: waiting requests before QueueFullError. decode: how a decode
+    step runs (see engine/static.py); "auto" takes CUDA graphs where the device and the model allow them.
     """
 
     max_rows: int = 64
@@ -19,6 +22,7 @@ class EngineOptions:
     prefill_tokens: int = 1024
     prefix_bytes: int = 256 * 2**20
     max_queue: int = 4096
+    decode: Decode = "auto"
 
 
 @dataclass

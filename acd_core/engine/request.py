@@ -12,6 +12,7 @@ import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from acd_core.decoding.sampling import Sampler
+from acd_core.experts import Expert
 from acd_core.params import TokenLogprob
 
 
@@ -26,11 +27,15 @@ class Matcher(Protocol):
 
 @dataclass(frozen=True)
 class Branch:
-    """The ids one row starts from. Where soft vectors stand, `ids` holds negative numbers unique to each vector."""
+    """The ids one row starts from. Where soft vectors stand, `ids` holds negative numbers unique to each vector.
+
+    expert: the LoRA expert the row runs under, None for the model alone.
+    """
 
     ids: tuple[int, ...]
     soft: torch.Tensor | None = None
     soft_at: int = 0
+    expert: Expert | None = None
 
     @property
     def visible(self) -> tuple[int, ...]:
@@ -41,6 +46,17 @@ class Branch:
 def soft_branch(before: Sequence[int], vectors: torch.Tensor, after: Sequence[int]) -> Branch:
     """A branch with soft vectors [n, width] between `before` and `after`."""
     return Branch((*before, *_marks(vectors), *after), vectors, len(before))
+
+
+def expert_branch(ids: Sequence[int], expert: Expert, first: torch.Tensor) -> Branch:
+    """A branch of real token ids under `expert`; first: the embedding [1, width] of its first token.
+
+    Keys and values depend on the expert, so no id of the model's own rows may match: the first token stands as its own
+    vector, under a mark of the expert's, and prefixes are shared within one expert only.
+    """
+    digest = hashlib.sha256(f"{expert.id}/{ids[0]}".encode()).digest()
+    mark = -1 - (int.from_bytes(digest[:6], "big") << 12)
+    return Branch((mark, *ids[1:]), first, 0, expert)
 
 
 # By identity: `==` on tensors compares elements.
@@ -86,6 +102,7 @@ class Request:
     text: TextStream
     max_tokens: int
     eos_ids: frozenset[int]
+    rule: str = "contrast"
     alpha: float = 0.0
     rescale: bool = True
     plausibility: float = 0.0

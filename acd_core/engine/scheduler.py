@@ -44,7 +44,7 @@ class Engine:
         self.counters = Counters()
         self.prefixes = PrefixStore(self.options.prefix_bytes)
         self._cache = SlotCache()
-        self._stepper = Stepper(backbone, self._cache)
+        self._stepper = Stepper(backbone, self._cache, self.options.decode)
         self._rows = RowTable(self._cache)
         self._row_limit = self.options.max_rows
         self._byte_limit = self.options.max_cache_bytes

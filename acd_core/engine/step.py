@@ -17,7 +17,9 @@ from acd_core.decoding import rules
 from acd_core.decoding.sampling import warp
 from acd_core.engine.cache import MaskBuilder, SlotCache
 from acd_core.engine.request import Branch, Request
+from acd_core.engine.static import Decode, StaticDecoder, chosen
 from acd_core.errors import ModelError
+from acd_core.experts import applied
 from acd_core.params import TokenLogprob
 
 WINDOW_STEP = 16
@@ -50,7 +52,7 @@ class Row:
 class Stepper:
     """Runs the model over rows of a SlotCache. All methods run on the engine thread, under inference mode."""
 
-    def __init__(self, backbone: Backbone, cache: SlotCache) -> None:
+    def __init__(self, backbone: Backbone, cache: SlotCache, decode: Decode = "auto") -> None:
         self.backbone = backbone
         self.cache = cache
         self.masks = MaskBuilder(backbone.config)
@@ -68,11 +70,22 @@ class Stepper:
             self._options["logits_to_keep"] = 1
         self._positions = "position_ids" in names or free
         self.forwards = 0
+        mode, self.decode_reason = chosen(decode, backbone)
+        self.static: StaticDecoder | None = None
+        if mode != "eager":
+            self.static = StaticDecoder(backbone, cache, self.masks, self._options, self._positions, mode)
 
     def decode(self, rows: Sequence[Row], tokens: Sequence[int]) -> torch.Tensor:
         """One token a row, rows in slot order from `rows[0].slot`: logits [rows, vocab] in the model's dtype."""
         device = self.backbone.device
         lengths = [row.length for row in rows]
+        plain = all(row.branch.expert is None for row in rows)  # hooks are no part of a captured graph
+        if self.static is not None and rows[0].slot == 0 and plain:
+            logits = self.static.decode(lengths, tokens)
+            self.forwards += 1
+            for row in rows:
+                row.length += 1
+            return logits
         positions = torch.tensor(lengths, device=device)[:, None]
         same = lengths[0] if min(lengths) == max(lengths) else None
         ids = torch.tensor(list(tokens), device=device)[:, None]
@@ -137,12 +150,13 @@ class Stepper:
         options = dict(self._options)
         if self._positions:
             options["position_ids"] = query
-        output = self.backbone.model(
-            inputs_embeds=embeds.to(self.backbone.dtype),
-            attention_mask=self.masks.build(query, window, self.backbone.dtype),
-            past_key_values=self.cache,
-            **options,
-        )
+        with applied(self.backbone.model, [row.branch.expert for row in rows]):
+            output = self.backbone.model(
+                inputs_embeds=embeds.to(self.backbone.dtype),
+                attention_mask=self.masks.build(query, window, self.backbone.dtype),
+                past_key_values=self.cache,
+                **options,
+            )
         self.forwards += 1
         logits: torch.Tensor = output.logits[:, -1]
         return logits
@@ -199,34 +213,38 @@ def choose(
     return tokens
 
 
-def join(
-    requests: Sequence[Request], kept: torch.Tensor, other: Sequence[torch.Tensor | None]
-) -> list[torch.Tensor]:
+def join(requests: Sequence[Request], kept: torch.Tensor, other: Sequence[torch.Tensor | None]) -> list[torch.Tensor]:
     """The joined score [vocab] of every request, with its divergence noted."""
     scores: list[torch.Tensor] = list(kept)
-    pairs = [(index, row) for index, row in enumerate(other) if row is not None]
-    if not pairs:
-        return scores
-    members = [index for index, _ in pairs]
-    first = kept[members]
-    second = torch.stack([row for _, row in pairs]).float()
-    alpha = torch.tensor([[requests[index].alpha] for index in members], device=kept.device)
-    rescale = torch.tensor([[requests[index].rescale] for index in members], device=kept.device)
-    joined = rules.contrast(first, second, alpha, rescale)
-    distance = rules.divergence(first, second)
-    for place, index in enumerate(members):
-        request = requests[index]
-        scores[index] = joined[place]
-        request.contrasted += 1
-        request.divergence = distance[place] if request.divergence is None else request.divergence + distance[place]
+    groups: dict[str, list[tuple[int, torch.Tensor]]] = {}
+    for index, row in enumerate(other):
+        if row is not None:
+            groups.setdefault(requests[index].rule, []).append((index, row))
+    for rule, pairs in groups.items():
+        members = [index for index, _ in pairs]
+        first = kept[members]
+        second = torch.stack([row for _, row in pairs]).float()
+        alpha = torch.tensor([[requests[index].alpha] for index in members], device=kept.device)
+        rescale = torch.tensor([[requests[index].rescale] for index in members], device=kept.device)
+        joined = rules.RULES[rule](first, second, alpha, rescale)
+        distance = rules.divergence(first, second)
+        for place, index in enumerate(members):
+            request = requests[index]
+            scores[index] = joined[place]
+            request.contrasted += 1
+            request.divergence = distance[place] if request.divergence is None else request.divergence + distance[place]
     return scores
 
 
 def constrain(request: Request, score: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
     """Grammar, logprobs, plausibility, repetition penalty on one score [vocab]."""
     if request.matcher is not None:
-        score = request.matcher.mask(score)
-    if request.plausibility > 0.0:
+        masked = request.matcher.mask(score)
+        if request.rule == "intersect" and request.contrasting:
+            # It leaves a few candidates only; where the grammar takes none of them, the model decides.
+            masked = torch.where(torch.isneginf(masked).all(), request.matcher.mask(kept.float()), masked)
+        score = masked
+    if request.plausibility > 0.0 and request.contrasting:
         allowed = kept.float().masked_fill(torch.isneginf(score), -torch.inf)[None]
         head = rules.plausible(allowed, torch.tensor([[request.plausibility]], device=score.device))[0]
         score = score.masked_fill(~head, -torch.inf)
