@@ -39,8 +39,12 @@ class PairMismatchError(PairError):
     """The prompt pair was made for another model."""
 
 
+class ExpertError(ACDError):
+    """A LoRA expert cannot be found, read or trusted, or it does not fit the model."""
+
+
 class TuningError(ACDError):
-    """The pair cannot be tuned on this model or from these anchors."""
+    """The pair or the expert cannot be tuned on this model or from these anchors."""
 
 
 class MissingExtraError(ACDError, ImportError):

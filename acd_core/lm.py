@@ -18,6 +18,7 @@ from acd_core.decoding.methods import method_named
 from acd_core.engine import Engine, EngineOptions
 from acd_core.engine.request import Item
 from acd_core.errors import EngineClosedError, UsageError
+from acd_core.experts import Expert
 from acd_core.facts import ModelFacts, facts_of
 from acd_core.formats import Formats
 from acd_core.pair import PromptPair
@@ -32,10 +33,11 @@ DEFAULT_MAX_TOKENS = 1024
 class ContrastiveLM:
     """A local chat model that decodes with a named method. Thread-safe; concurrent calls share forward passes.
 
-    Build one with `from_pretrained` or `from_model`. `method` is a name of `acd_core.decoding.methods.METHODS`; alpha
-    None takes the pair's recommendation. `deterministic=True` serves each request alone, so that low-precision rounding
-    cannot depend on neighbours. `allow_adversarial=True` unlocks decoding under the adversarial prompt alone, for the
-    ablation only.
+    Build one with `from_pretrained` or `from_model`. `method` is a name of `acd_core.decoding.methods.METHODS`; None is
+    "acd" with a pair, "safedecoding" with an expert alone, else "none". alpha None takes the pair's recommendation.
+    `expert` is a LoRA expert or its folder. `deterministic=True` serves each request alone, so that low-precision
+    rounding cannot depend on neighbours. `allow_adversarial=True` unlocks decoding under the adversarial prompt alone,
+    for the ablation only.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class ContrastiveLM:
         pair: PromptPair | None = None,
         method: str | None = None,
         *,
+        expert: str | os.PathLike[str] | Expert | None = None,
         alpha: float | None = None,
         options: EngineOptions | None = None,
         deterministic: bool = False,
@@ -51,13 +54,15 @@ class ContrastiveLM:
     ) -> None:
         self.backbone = backbone
         self.pair = pair
+        self.expert = Expert.of(expert, backbone)
         self.allow_adversarial = allow_adversarial
-        self.method = method if method is not None else ("acd" if pair is not None else "none")
+        alone = "safedecoding" if expert is not None else "none"
+        self.method = method if method is not None else ("acd" if pair is not None else alone)
         self.alpha = GenerationParams.of(alpha=alpha).contrast.alpha
         self.deterministic = deterministic
         if pair is not None:
             pair.check(backbone)
-        runnable(self.method, pair, backbone, allow_adversarial=allow_adversarial)
+        runnable(self.method, pair, self.expert, backbone, allow_adversarial=allow_adversarial)
         shared = _shared(backbone, options)
         self.engine, self.chat, self.formats = shared.engine, shared.chat, shared.formats
         self._planner = Planner(
@@ -66,6 +71,7 @@ class ContrastiveLM:
             shared.formats,
             shared.decoder,
             pair,
+            self.expert,
             alpha=self.alpha,
             deterministic=deterministic,
             allow_adversarial=allow_adversarial,
@@ -82,6 +88,7 @@ class ContrastiveLM:
         pair: str | os.PathLike[str] | PromptPair | None = None,
         method: str | None = None,
         *,
+        expert: str | os.PathLike[str] | Expert | None = None,
         alpha: float | None = None,
         dtype: str = "auto",
         device: str = "auto",
@@ -90,10 +97,11 @@ class ContrastiveLM:
         deterministic: bool = False,
         allow_adversarial: bool = False,
     ) -> ContrastiveLM:
-        """Load a model by folder, hub id or "reference", and a pair by folder, hub id, "reference" or object.
+        """Load a model by folder, hub id or "reference", a pair by folder, hub id, "reference" or object, and an expert
+        by folder or object.
 
         Weights and engine are shared by everything in the process that names the same model, revision, dtype and
-        device. Raises ModelError, PairError or UsageError, each naming the next command.
+        device. Raises ModelError, PairError, ExpertError or UsageError, each naming the next command.
         """
         backbone = Backbone.load(model, revision=revision, dtype=dtype, device=device)
         loaded = pair if isinstance(pair, PromptPair) or pair is None else PromptPair.load(pair, backbone=backbone)
@@ -101,6 +109,7 @@ class ContrastiveLM:
             backbone,
             loaded,
             method,
+            expert=expert,
             alpha=alpha,
             options=options,
             deterministic=deterministic,
@@ -116,6 +125,7 @@ class ContrastiveLM:
         method: str | None = None,
         *,
         model_id: str | None = None,
+        expert: str | os.PathLike[str] | Expert | None = None,
         alpha: float | None = None,
         options: EngineOptions | None = None,
         deterministic: bool = False,
@@ -128,6 +138,7 @@ class ContrastiveLM:
             backbone,
             loaded,
             method,
+            expert=expert,
             alpha=alpha,
             options=options,
             deterministic=deterministic,

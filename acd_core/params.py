@@ -17,17 +17,18 @@ class ContrastParams(BaseModel):
 
     alpha: strength in [0, 1). None takes the pair's (or the method's) recommended value; 0 is exactly the model alone
         with the kept prompt.
-    plausibility: beta in [0, 1). Tokens with p_safe < beta * max p_safe are dropped (Contrastive Decoding's head,
-        Li et al. 2023); 0 switches it off.
-    contrast_tokens: contrast only the first k tokens, then free the second row. None contrasts every token.
+    plausibility: beta in [0, 1). Tokens with p_safe < beta * max p_safe are dropped while the contrast lasts
+        (Contrastive Decoding's head, Li et al. 2023); 0 switches it off. None takes the method's own (0 but for adacd).
+    contrast_tokens: contrast only the first k tokens, then free the second row. None takes the method's own: every
+        token, but for adacd and safedecoding.
     rescale: divide the contrast by (1 - alpha), so that temperature means what was asked for when the branches agree.
-        False gives the paper's formula. Greedy is the same either way.
+        False gives the formula of ACD's paper. Greedy is the same either way.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     alpha: float | None = Field(default=None, ge=0.0, lt=1.0, allow_inf_nan=False)
-    plausibility: float = Field(default=0.0, ge=0.0, lt=1.0, allow_inf_nan=False)
+    plausibility: float | None = Field(default=None, ge=0.0, lt=1.0, allow_inf_nan=False)
     contrast_tokens: int | None = Field(default=None, ge=0)
     rescale: bool = True
 

@@ -13,8 +13,9 @@ from acd_core.chat import SOFT, Chat, Conversation, Layout, check_conversation, 
 from acd_core.decoding.methods import Method, Slot, Source, method_named
 from acd_core.decoding.sampling import Sampler
 from acd_core.engine import Branch, Matcher, Request, TextStream, soft_branch
-from acd_core.engine.request import Item
+from acd_core.engine.request import Item, expert_branch
 from acd_core.errors import ContextLengthError, UsageError
+from acd_core.experts import Expert
 from acd_core.formats import Formats
 from acd_core.pair import PromptPair
 from acd_core.params import GenerationParams
@@ -24,19 +25,26 @@ DEFAULT_MAX_TOKENS = 1024
 _CONTEXT_IDS = 8  # of a begun reply: SentencePiece tokenizers drop the space before the first token they decode
 
 
-def runnable(name: str, pair: PromptPair | None, backbone: Backbone, *, allow_adversarial: bool) -> Method:
-    """The method called `name`, if this model and pair can run it; else UsageError."""
+def runnable(
+    name: str, pair: PromptPair | None, expert: Expert | None, backbone: Backbone, *, allow_adversarial: bool
+) -> Method:
+    """The method called `name`, if this model, pair and expert can run it; else UsageError."""
     method = method_named(name, allow_adversarial=allow_adversarial)
     if method.needs_pair and pair is None:
         raise UsageError(
             f"The method {name!r} needs a prompt pair and none was given.",
             hint=f"acd tune --model {backbone.model_id} --out my-pair, then pair='my-pair'.",
         )
+    if method.expert and expert is None:
+        raise UsageError(
+            f"The method {name!r} needs a LoRA expert and none was given.",
+            hint=f"acd expert --model {backbone.model_id} --out my-expert, then expert='my-expert'.",
+        )
     return method
 
 
 class Planner:
-    """Plans replies of one model under one pair. `decoder`: the tokenizer copy that the engine thread decodes with."""
+    """Plans replies of one model under one pair and expert. `decoder`: the tokenizer copy of the engine's thread."""
 
     def __init__(
         self,
@@ -45,6 +53,7 @@ class Planner:
         formats: Formats,
         decoder: Any,
         pair: PromptPair | None,
+        expert: Expert | None,
         *,
         alpha: float | None,
         deterministic: bool,
@@ -55,6 +64,7 @@ class Planner:
         self._formats = formats
         self._decoder = decoder
         self._pair = pair
+        self._expert = expert
         self._default_alpha = alpha
         self._deterministic = deterministic
         self._allow_adversarial = allow_adversarial
@@ -71,29 +81,32 @@ class Planner:
     def plan(self, conversation: Conversation, settings: GenerationParams, default_method: str) -> Plan:
         """How to make the reply. Raises before anything is queued: UsageError, TemplateError, ContextLengthError."""
         name = settings.method or default_method
-        method = runnable(name, self._pair, self._backbone, allow_adversarial=self._allow_adversarial)
-        alpha = self.alpha(method, settings)
+        method = runnable(name, self._pair, self._expert, self._backbone, allow_adversarial=self._allow_adversarial)
+        alpha, asked = self.alpha(method, settings), settings.contrast
+        contrast_tokens = method.contrast_tokens if asked.contrast_tokens is None else asked.contrast_tokens
         form = self._formats.resolve(settings)
         messages = check_conversation(conversation)
         if method.demonstration is not None:
             messages = demonstrated(messages, method.demonstration)
         layouts: dict[str | None, Layout] = {}  # both soft prompts share one rendering
 
-        def branch(source: Source) -> Branch:
+        def branch(source: Source, expert: Expert | None = None) -> Branch:
             prompt = self._prompt(source)
             text = prompt if isinstance(prompt, str) or prompt is None else SOFT
             if text not in layouts:
                 layouts[text] = self._chat.layout(messages, text, form.tools, method.wrap_user)
             layout = layouts[text]
-            return (
-                soft_branch(layout.before, prompt, layout.after)
-                if isinstance(prompt, torch.Tensor)
-                else Branch(layout.ids)
-            )
+            if isinstance(prompt, torch.Tensor):
+                return soft_branch(layout.before, prompt, layout.after)
+            if expert is None:
+                return Branch(layout.ids)
+            return expert_branch(layout.ids, expert, self._backbone.embed(torch.tensor(layout.ids[:1])).detach())
 
         kept = branch(method.kept)
-        contrasts = alpha > 0.0 and settings.contrast.contrast_tokens != 0
-        other = branch(method.other) if method.other is not None and contrasts else None
+        contrasts = alpha > 0.0 and contrast_tokens != 0
+        other = None
+        if method.other is not None and contrasts:
+            other = branch(method.other, self._expert if method.expert else None)
         max_tokens = self._room(settings, kept, other, lambda: len(self._chat.layout(conversation, None, form.tools)))
         prefix = self._chat.text(messages, form.tools) if form.needs_prefix else ""
         begun = [each for each in kept.ids[-_CONTEXT_IDS:] if each >= 0] if is_continued(messages) else []
@@ -112,10 +125,11 @@ class Planner:
                 text=TextStream(self._decoder, stops, form.hidden_ids, begun),
                 max_tokens=max_tokens,
                 eos_ids=self._backbone.eos_ids,
+                rule=method.rule,
                 alpha=alpha,
-                rescale=settings.contrast.rescale,
-                plausibility=settings.contrast.plausibility,
-                contrast_tokens=settings.contrast.contrast_tokens,
+                rescale=asked.rescale,
+                plausibility=method.plausibility if asked.plausibility is None else asked.plausibility,
+                contrast_tokens=contrast_tokens,
                 logprobs=settings.logprobs,
                 matcher=matcher,
                 deadline=deadline,
@@ -141,9 +155,7 @@ class Planner:
         assert self._pair is not None
         return self._pair.safeguarding if source is Slot.PAIR_SAFE else self._pair.adversarial
 
-    def _room(
-        self, settings: GenerationParams, kept: Branch, other: Branch | None, asked: Callable[[], int]
-    ) -> int:
+    def _room(self, settings: GenerationParams, kept: Branch, other: Branch | None, asked: Callable[[], int]) -> int:
         """How many new tokens fit; raises ContextLengthError saying how long the prompt is and how much fits.
 
         asked: counts the tokens of the conversation without our prompts.

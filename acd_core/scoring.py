@@ -18,6 +18,7 @@ from acd_core.chat import Chat, Conversation
 from acd_core.engine import Branch, Request
 from acd_core.engine.step import constrain, join
 from acd_core.errors import UsageError
+from acd_core.experts import applied
 from acd_core.params import GenerationParams
 from acd_core.planning import Planner
 
@@ -135,7 +136,8 @@ class Scorer:
             options["logits_to_keep"] = width - start
         if self._positions:
             options["position_ids"] = torch.arange(width, device=device).expand(len(rows), width)
-        logits = self._backbone.model(inputs_embeds=embeds, **options).logits[:, start - width :]
+        with applied(self._backbone.model, [branch.expert for _, branch in rows]):
+            logits = self._backbone.model(inputs_embeds=embeds, **options).logits[:, start - width :]
         results, row = [], 0
         for case in cases:
             spans = []

@@ -25,6 +25,7 @@ ROOMS = (
     ("acd_core.backbone",),
     ("acd_core.chat", "acd_core.pair_card"),
     ("acd_core.pair",),
+    ("acd_core.experts",),
     ("acd_core.pair_hub",),
     ("acd_core.toolcalls",),
     ("acd_core.decoding",),
