@@ -31,18 +31,16 @@ Tools = tuple[Mapping[str, Any], ...]
 
 @dataclass(frozen=True)
 class Format:
-    """The resolved form of one reply. tools: what the template shows. matcher: makes the grammar's state, when forced.
-    hidden_ids: tokens whose text is never part of the reply."""
+    """The resolved form of one reply. tools: what the template shows. matcher: makes the grammar's state, if there is
+    one. forced: the grammar allows nothing but the format, so it leaves no words to refuse with. hidden_ids: tokens
+    whose text is never part of the reply."""
 
     tools: Tools
     reader: Callable[[str], Reader]
     hidden_ids: frozenset[int]
     needs_prefix: bool
     matcher: Callable[[], Matcher] | None = None
-
-    @property
-    def forced(self) -> bool:
-        return self.matcher is not None
+    forced: bool = False
 
     @staticmethod
     def refuses(text: str) -> bool:
@@ -87,29 +85,33 @@ class Formats:
                 "its chat template matches no known one.",
                 hint="Set tokenizer.response_template (transformers' chat-templating guide), or leave tools out.",
             )
-        spec = self._spec(settings, tools)
-        return self._format(tools, spec.matcher if spec is not None else None)
+        calls_forced = bool(tools) and choice not in (None, "auto")
+        forced = calls_forced or settings.response_format is not None
+        strict = [_is_strict(tool) for tool in tools]
+        shown = tuple(_without_strict(tool) for tool in tools)
+        parallel = settings.parallel_tool_calls
+        # Keys hold the order of properties as the caller gave it: the grammar writes them in that order.
+        spec: GrammarSpec | None = None
+        if calls_forced:
+            spec = self._compiled("tools", choice, json.dumps(shown), parallel)
+        elif settings.response_format is not None:
+            spec = self._compiled("json", json.dumps(shown), json.dumps(_schema(settings.response_format)), parallel)
+        elif any(strict):
+            held = [tool if kept else _any_arguments(tool) for tool, kept in zip(shown, strict)]
+            spec = self._compiled("tools", "auto", json.dumps(held), parallel)
+        return self._format(shown, spec.matcher if spec is not None else None, forced=forced, parallel=parallel)
 
-    def _spec(self, settings: GenerationParams, tools: Tools) -> GrammarSpec | None:
-        if tools and settings.tool_choice not in (None, "auto"):
-            return self._compiled("tools", settings.tool_choice, json.dumps(tools))
-        if settings.response_format is None:
-            return None
-        # Key order is the schema's own: the grammar writes properties in that order.
-        return self._compiled("json", json.dumps(tools), json.dumps(_schema(settings.response_format)))
-
-    def _compile(self, kind: str, choice: str | None, document: str) -> GrammarSpec:
+    def _compile(self, kind: str, choice: str | None, document: str, parallel: bool) -> GrammarSpec:
         content = json.loads(document)
         if kind == "json":
-            return self._document(content, json.loads(choice or "[]"))
-        layout = self._wire()
-        return self._grammar.for_tools(content, choice or "required", parallel=True, wire=layout)
+            return self._document(content, json.loads(choice or "[]"), parallel)
+        return self._grammar.for_tools(content, choice or "required", parallel=parallel, wire=self._wire())
 
-    def _document(self, schema: dict[str, Any] | None, tools: list[dict[str, Any]]) -> GrammarSpec:
+    def _document(self, schema: dict[str, Any] | None, tools: list[dict[str, Any]], parallel: bool) -> GrammarSpec:
         """JSON of `schema` (None: any object); with tools the model may call one of those first, as agents do."""
         if tools:
             wire = self._wire()
-            return self._grammar.for_schema(schema or {"type": "object"}, tools=tools, wire=wire, parallel=True)
+            return self._grammar.for_schema(schema or {"type": "object"}, tools=tools, wire=wire, parallel=parallel)
         return self._grammar.for_json_object() if schema is None else self._grammar.for_schema(schema)
 
     def _wire(self) -> ToolCallFormat:
@@ -119,23 +121,44 @@ class Formats:
             raise ModelError(
                 f"The chat template of {self._backbone.model_id!r} shows no way to write a tool call in JSON, so a "
                 "call cannot be forced.",
-                hint='Use tool_choice="auto", or a model whose template renders tool calls as JSON.',
+                hint='Use tool_choice="auto" without strict, or a model whose template renders tool calls as JSON.',
             )
         return layout
 
-    def _format(self, tools: Tools, matcher: Callable[[], Matcher] | None) -> Format:
+    def _format(self, tools: Tools, matcher: Callable[[], Matcher] | None, *, forced: bool, parallel: bool) -> Format:
         # A JSON document must reach the caller to the letter: no reader may take it for something else.
-        template = self._template if tools or matcher is None else None
+        template = self._template if tools or not forced else None
         if template is None:
-            return Format(tools, lambda _: PlainReader(), self._special, False, matcher)
+            return Format(tools, lambda _: PlainReader(), self._special, False, matcher, forced)
         kept = kept_special_ids(self._tokenizer, template)
         return Format(
             tools,
-            lambda prefix: ToolCallReader(self._tokenizer, prefix, tools, template),
+            lambda prefix: ToolCallReader(self._tokenizer, prefix, tools, template, parallel=parallel),
             self._special - kept,
             True,
             matcher,
+            forced,
         )
+
+
+def _is_strict(tool: Mapping[str, Any]) -> bool:
+    """OpenAI's `"strict": true` of a function."""
+    return bool(tool.get("function", tool).get("strict"))
+
+
+def _without_strict(tool: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`tool` as the model should read it: `strict` is said to us, not to the model."""
+    function = tool.get("function")
+    if not isinstance(function, Mapping):
+        return {key: value for key, value in tool.items() if key != "strict"}
+    return {**tool, "function": {key: value for key, value in function.items() if key != "strict"}}
+
+
+def _any_arguments(tool: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`tool` with arguments of any kind: what stands beside a strict tool and is not strict itself."""
+    if not isinstance(tool.get("function"), Mapping):
+        return {**tool, "parameters": {"type": "object"}}
+    return {**tool, "function": {**tool["function"], "parameters": {"type": "object"}}}
 
 
 def _schema(response_format: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -43,7 +43,9 @@ class GenerationParams(BaseModel):
     stop: strings that end the reply and are stripped from it.
     seed: fixes the draws of this request, whatever else is in the batch. None draws a fresh one.
     logprobs: None, or how many alternatives to report per token, from the joined distribution.
-    tools: OpenAI-style function tools. tool_choice: "auto", "none", "required" or a tool's name.
+    tools: OpenAI-style function tools. tool_choice: "auto", "none", "required" or a tool's name. A forced call keeps
+        its schema in any case; under "auto" a grammar holds calls of functions with `"strict": true` to theirs.
+    parallel_tool_calls: whether one reply may hold several calls. False: the first call is the only one.
     response_format: {"type": "json_schema", "json_schema": {"name", "schema"}} or {"type": "json_object"}.
     deadline_s: seconds from submission after which the request fails with DeadlineError.
     """
@@ -62,6 +64,7 @@ class GenerationParams(BaseModel):
     logprobs: int | None = Field(default=None, ge=0, le=100)
     tools: tuple[dict[str, Any], ...] = ()
     tool_choice: str | None = None
+    parallel_tool_calls: bool = True
     response_format: dict[str, Any] | None = None
     deadline_s: float | None = Field(default=None, gt=0.0)
     contrast: ContrastParams = ContrastParams()
@@ -121,11 +124,14 @@ def usage_error(error: ValidationError) -> UsageError:
 @dataclass(frozen=True)
 class Usage:
     """Token counts. `prompt_tokens` is what the user sent (rendered by the template, kept branch, without the soft
-    prompt's vectors); `cached_tokens` of those were not computed again."""
+    prompt's vectors); `cached_tokens` of those were known before the call. `completion_tokens` is all that was written
+    for the reply; `probe_tokens` of those were spoken freely before a forced format, to see whether the model refuses,
+    and are no part of its text (max_tokens bounds the others)."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    probe_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:

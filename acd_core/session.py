@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from acd_core.engine import Matcher, Reply, Request
 from acd_core.engine.request import Item
@@ -17,7 +17,14 @@ from acd_core.params import ContrastReport, Done, Event, FinishReason, Generatio
 from acd_core.toolcalls import ParsedReply
 
 PROBE_TOKENS = 24
-"""How long the model speaks freely before a forced format, unless it is refusing: then to the end."""
+"""How many tokens the model speaks freely before a forced format, unless it is refusing: then to the end."""
+
+
+class Piece(str):
+    """Text of a reply, with the number of tokens the reply had when the engine gave it out."""
+
+    __slots__ = ("tokens",)
+    tokens: int
 
 
 class Reader(Protocol):
@@ -45,7 +52,8 @@ class PlainReader:
 class Plan:
     """A reply still to be made: how to make its request, how to read it, what to report.
 
-    make: (matcher, sink) -> Request. reader: a fresh reader. matcher: a fresh matcher, for a forced format.
+    make: (matcher, sink) -> Request. reader: a fresh reader. matcher: a fresh matcher, where a grammar is to hold the
+    reply to something. probes_refusal: whether the model first speaks without it, because it leaves no words to refuse.
     refuses: whether a text is a refusal.
     """
 
@@ -72,15 +80,23 @@ class Session:
         self._probing = plan.probes_refusal
         self._refused = False
         self._free_text = ""
-        self._free_pieces = 0
+        self._probe_tokens = 0
+        self._cached_tokens: int | None = None
         self._reader: Reader = PlainReader() if self._probing else plan.reader()
         self.current: Request | None = None
 
     def start(self) -> Request:
         plan, phase = self._plan, self._phase
         matcher = plan.matcher() if plan.matcher is not None and not self._probing else None
-        self.current = plan.make(matcher, lambda item: self._put((phase, item)))
-        return self.current
+
+        def sink(item: Item) -> None:  # on the engine's thread, where the count is exact
+            if isinstance(item, str):
+                item = Piece(item)
+                item.tokens = len(request.generated)
+            self._put((phase, item))
+
+        self.current = request = plan.make(matcher, sink)
+        return request
 
     def take(self, tagged: tuple[int, Item]) -> tuple[list[Event], Request | None, bool]:
         """-> (events for the caller, a request to submit now, whether the reply is over). Raises the engine's error."""
@@ -90,26 +106,27 @@ class Session:
         if isinstance(item, BaseException):
             raise item
         if isinstance(item, str):
-            return self._text(item)
+            return self._text(cast(Piece, item))
         return self._end(item)
 
-    def _text(self, piece: str) -> tuple[list[Event], Request | None, bool]:
+    def _text(self, piece: Piece) -> tuple[list[Event], Request | None, bool]:
         if not self._probing:
             return self._reader.feed(piece), None, False
         self._free_text += piece
-        self._free_pieces += 1
-        if self._free_pieces < PROBE_TOKENS:
+        if piece.tokens < PROBE_TOKENS:
             return [], None, False
-        return self._decide()
+        return self._decide(piece.tokens)
 
-    def _decide(self) -> tuple[list[Event], Request | None, bool]:
+    def _decide(self, tokens: int) -> tuple[list[Event], Request | None, bool]:
         """Enough was said freely: keep a refusal, or start again under the grammar."""
         assert self._plan.refuses is not None
         self._probing = False
         if self._plan.refuses(self._free_text):
             self._refused = True
             return self._reader.feed(self._free_text), None, False
+        self._probe_tokens = tokens
         if self.current is not None:
+            self._cached_tokens = self.current.cached_tokens  # the second request also finds what the first computed
             self.current.cancelled = True  # the engine frees its rows within a step
         self._phase += 1
         self._reader = self._plan.reader()
@@ -118,7 +135,7 @@ class Session:
     def _end(self, reply: Reply) -> tuple[list[Event], Request | None, bool]:
         events: list[Event] = []
         if self._probing:
-            events, following, _ = self._decide()
+            events, following, _ = self._decide(len(reply.token_ids))
             if following is not None:
                 return events, following, False
         last, parsed = self._reader.finish()
@@ -134,7 +151,12 @@ class Session:
         return Generation(
             text=parsed.text,
             finish_reason=finish,
-            usage=Usage(self._plan.prompt_tokens, len(reply.token_ids), reply.cached_tokens),
+            usage=Usage(
+                self._plan.prompt_tokens,
+                self._probe_tokens + len(reply.token_ids),
+                reply.cached_tokens if self._cached_tokens is None else self._cached_tokens,
+                self._probe_tokens,
+            ),
             token_ids=reply.token_ids,
             tool_calls=parsed.tool_calls,
             invalid_tool_calls=parsed.invalid_tool_calls,

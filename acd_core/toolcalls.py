@@ -172,6 +172,8 @@ class ToolCallReader:
     arguments ("3" to 3). Without tools nothing is taken for a call: JSON that only looks like one stays text.
     template: from `response_template_for`, or None to pass text through. Raises TemplateError for a bad template.
 
+    parallel: False keeps the first call of a reply and drops what other calls follow it.
+
     Whatever the pieces, the same text gives the same reply. Whitespace around reasoning and calls is dropped; a reply
     without them is passed through to the letter. Ids of calls are 9 letters and digits (Mistral's templates insist),
     made from prefix, position and text, so that equal requests give equal ids.
@@ -186,7 +188,10 @@ class ToolCallReader:
         prefix: str,
         tools: Sequence[Mapping[str, Any]] = (),
         template: Mapping[str, Any] | None = None,
+        *,
+        parallel: bool = True,
     ) -> None:
+        self._parallel = parallel
         used = _usable(template, with_calls=bool(tools))
         self.kept_special_ids = kept_special_ids(tokenizer, used)
         self.needs_special_tokens = bool(self.kept_special_ids)
@@ -255,6 +260,8 @@ class ToolCallReader:
             self._text.break_off()
         events: list[Event] = []
         for name, arguments in found or [(None, problem or "no call in it")]:
+            if self._calls and not self._parallel:
+                continue
             if name is not None and isinstance(arguments, dict):
                 cast = self._parser.cast(name, arguments)
                 call = ToolCall(id=self._next_id(body), name=name, arguments=cast)

@@ -85,7 +85,8 @@ class Grammar:
         """Calls of `tools` (OpenAI-style), arguments by their schemas.
 
         choice: "required" (a call, of any tool), a tool's name (a call of that one), or "auto" (free text until the
-        model opens a call; from there the call must be well formed). parallel: several calls may follow each other.
+        model opens a call; from there the call must be well formed). parallel: several calls may follow each other;
+        without it the reply ends with its first call.
         wire: how this model writes a call, from `acd_core.toolcalls.tool_call_format`; without it
         `open_text {"name": ..., "arguments": ...} close_text`.
         Raises UsageError for an unknown tool, a schema that cannot be enforced, and for "auto" where a call does not
@@ -99,11 +100,13 @@ class Grammar:
             if not opening or not isinstance(opening[0], int):
                 raise UsageError(
                     "tool_choice 'auto' cannot be enforced: this model's calls do not open with a token of their own.",
-                    hint="Leave the grammar out: calls are still parsed and checked.",
+                    hint="Leave strict out (calls are still parsed and checked), or force a call with 'required'.",
                 )
             trigger, opening = opening[0], opening[1:]
-        rules = self._call_rules(offered, opening, wire, parallel)
-        return self._compile_calls(f"start: calls\n{rules}", offered, trigger)
+        # Calls that each open with the trigger come one by one, free text between them; only a list of calls is one.
+        listed = trigger is None or trigger not in self._pieces(wire.separator or "")
+        rules = self._call_rules(offered, opening, wire, parallel and listed)
+        return self._compile_calls(f"start: calls\n{rules}", offered, trigger, once=not parallel)
 
     def _call_rules(
         self,
@@ -125,10 +128,14 @@ class Grammar:
         return "\n".join(lines)
 
     def _compile_calls(
-        self, rules: str, functions: Sequence[Mapping[str, Any]], trigger: int | None = None
+        self,
+        rules: str,
+        functions: Sequence[Mapping[str, Any]],
+        trigger: int | None = None,
+        once: bool = False,
     ) -> GrammarSpec:
         try:
-            return self._compile(rules, "tool call", trigger=trigger)
+            return self._compile(rules, "tool call", trigger, once)
         except UsageError:
             for function in functions:  # which one, and what in it
                 self._compile(f"start: {_json_rule(_parameters(function))}", f"schema of the tool {function['name']!r}")
@@ -146,27 +153,32 @@ class Grammar:
     def _lark(pieces: Sequence[int | str]) -> str:
         return " ".join(f"<[{piece}]>" if isinstance(piece, int) else json.dumps(piece) for piece in pieces)
 
-    def _compile(self, rules: str, what: str, trigger: int | None = None) -> GrammarSpec:
+    def _compile(self, rules: str, what: str, trigger: int | None = None, once: bool = False) -> GrammarSpec:
         from llguidance import LLMatcher
 
-        matcher = LLMatcher(self._ll_tokenizer, LLMatcher.grammar_from_lark("%llguidance {}\n" + rules), log_level=0)
+        # Where only one text can follow, llguidance takes the tokenizer's own ids for it. For a value that spells a
+        # control token that would be the control token, which the rule then rejects.
+        spelled = any(text in rules for text in self._added)
+        options = '%llguidance {"no_forcing": true}\n' if spelled else "%llguidance {}\n"
+        matcher = LLMatcher(self._ll_tokenizer, LLMatcher.grammar_from_lark(options + rules), log_level=0)
         if matcher.is_error():
             raise _refused(matcher.get_error(), what)
-        return GrammarSpec(matcher, self.n_vocab, trigger)
+        return GrammarSpec(matcher, self.n_vocab, trigger, once)
 
 
 class GrammarSpec:
     """A compiled format. `matcher()` gives each request its own state; any thread may ask."""
 
-    def __init__(self, compiled: LLMatcher, n_vocab: int, trigger: int | None) -> None:
+    def __init__(self, compiled: LLMatcher, n_vocab: int, trigger: int | None, once: bool = False) -> None:
         self._compiled = compiled
         self._n_vocab = n_vocab
         self._trigger = trigger
+        self._once = once
         self._lock = threading.Lock()
 
     def matcher(self) -> Matcher:
         """A fresh matcher at the start of the format."""
-        return Matcher(self._fresh, self._n_vocab, self._trigger)
+        return Matcher(self._fresh, self._n_vocab, self._trigger, self._once)
 
     def _fresh(self) -> LLMatcher:
         with self._lock:
@@ -176,19 +188,22 @@ class GrammarSpec:
 class Matcher:
     """State of one request within a format. Use from one thread at a time.
 
-    With a trigger ("auto" tools) nothing is masked until that token is chosen; after the call's end again nothing.
+    With a trigger ("auto" tools) nothing is masked until that token is chosen; after the call's end again nothing, or
+    with `once` nothing may follow.
     """
 
-    def __init__(self, fresh: Any, n_vocab: int, trigger: int | None) -> None:
+    def __init__(self, fresh: Any, n_vocab: int, trigger: int | None, once: bool = False) -> None:
         self._fresh = fresh
         self._n_vocab = n_vocab
         self._trigger = trigger
+        self._once = once
         self._state: LLMatcher | None = None if trigger is not None else fresh()
         self._finished = False
 
     @property
     def finished(self) -> bool:
-        """Whether the format is complete and nothing can follow. Never true where free text may follow ("auto")."""
+        """Whether the format is complete and nothing can follow. Never true where free text may follow ("auto", unless
+        one call is all)."""
         return self._finished
 
     def mask(self, scores: torch.Tensor) -> torch.Tensor:
@@ -219,14 +234,14 @@ class Matcher:
         self._state.consume_token(token_id)
         self._check()
         if self._state.is_stopped() or self._only_the_end_is_left():
-            if self._trigger is None:
+            if self._trigger is None or self._once:
                 self._finished = True
             else:
                 self._state = None
 
     def deep_copy(self) -> Matcher:
         """An independent matcher in the same state."""
-        copy = Matcher(self._fresh, self._n_vocab, self._trigger)
+        copy = Matcher(self._fresh, self._n_vocab, self._trigger, self._once)
         copy._state = self._state.deep_copy() if self._state is not None else None
         copy._finished = self._finished
         return copy

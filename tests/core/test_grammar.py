@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from acd_core.decoding.grammar import Grammar, GrammarSpec
 from acd_core.decoding.schemas import closed
 from acd_core.errors import EngineError, MissingExtraError, UsageError
-from acd_core.toolcalls import ToolCallFormat, ToolCallReader, response_template_for
+from acd_core.toolcalls import ToolCallFormat, ToolCallReader, response_template_for, special_tokens
 from tests.scripted import HERMES, make_tokenizer
 
 TOKENIZER = make_tokenizer(HERMES)
@@ -164,7 +164,7 @@ def test_an_agent_may_call_a_tool_or_answer_in_the_schema() -> None:
 
 
 def test_auto_is_free_until_a_call_opens_and_after_it_closed() -> None:
-    matcher = GRAMMAR.for_tools(TOOLS, "auto").matcher()
+    matcher = GRAMMAR.for_tools(TOOLS, "auto", parallel=True).matcher()
     free = torch.randn(WIDTH)
     assert torch.equal(matcher.mask(free), free)
     feed(matcher, "Well: <tool_call>")
@@ -174,6 +174,38 @@ def test_auto_is_free_until_a_call_opens_and_after_it_closed() -> None:
     assert not matcher.finished
     feed(matcher, 'More.<tool_call>\n{"name": "a')
     assert TOKENIZER.decode([int(matcher.mask(free).argmax())]) == "d"
+
+
+def test_a_value_that_spells_a_control_token_is_written_as_text() -> None:
+    matcher = GRAMMAR.for_schema({"const": f"a{TOKENIZER.eos_token}<tool_call>b"}).matcher()
+    said: list[int] = []
+    while not matcher.finished:
+        said.append(int(matcher.mask(torch.zeros(WIDTH)).argmax()))
+        matcher.consume(said[-1])
+    assert not set(said) & set(special_tokens(TOKENIZER))
+    assert json.loads(TOKENIZER.decode(said)) == f"a{TOKENIZER.eos_token}<tool_call>b"
+
+
+def test_auto_for_one_call_ends_with_it() -> None:
+    matcher = GRAMMAR.for_tools(TOOLS, "auto").matcher()
+    feed(matcher, 'Well: <tool_call>\n{"name": "now", "arguments": {}}\n')
+    assert not matcher.finished
+    copy = matcher.deep_copy()
+    feed(matcher, "</tool_call>")
+    assert matcher.finished
+    feed(copy, "</tool_call>")
+    assert copy.finished
+
+
+def test_auto_with_calls_in_a_list() -> None:
+    wire = ToolCallFormat('[TOOL_CALLS] [{"name": "', '", "arguments": ', "}]", '}, {"name": "')
+    call, free = '{"name": "now", "arguments": {}}', torch.randn(WIDTH)
+    matcher = GRAMMAR.for_tools(TOOLS, "auto", parallel=True, wire=wire).matcher()
+    feed(matcher, f"Well: [TOOL_CALLS] [{call}, {call}]")
+    assert torch.equal(matcher.mask(free), free)
+    alone = GRAMMAR.for_tools(TOOLS, "auto", wire=wire).matcher()
+    feed(alone, f"[TOOL_CALLS] [{call}")
+    assert TOKENIZER.decode([int(alone.mask(free).argmax())]) == "]"
 
 
 def test_auto_without_a_token_to_wait_for() -> None:
