@@ -9,6 +9,7 @@ import importlib.util
 import json
 import os
 import threading
+import weakref
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,19 +51,24 @@ class Holder:
                 )
             return self.given
         key = (model, _pair_key(pair), revision, dtype, device)
-        with self._lock:
-            if key not in self._known:
-                from acd_core.lm import ContrastiveLM  # torch and transformers, not before they are needed
+        known = self._known.get(key)  # without the lock: somebody else may be loading another model behind it
+        if known is None:
+            with self._lock:
+                if key not in self._known:
+                    from acd_core.lm import ContrastiveLM  # torch and transformers, not before they are needed
 
-                self._known[key] = ContrastiveLM.from_pretrained(
-                    model, pair, dtype=dtype, device=device, revision=revision
-                )
-            self._last = self._known[key]
-            return self._last
+                    self._known[key] = ContrastiveLM.from_pretrained(
+                        model, pair, dtype=dtype, device=device, revision=revision
+                    )
+                known = self._known[key]
+        self._last = known
+        return known
 
-    async def aget(self, *settings: Any) -> ContrastiveLM:
+    async def aget(self, model: str, pair: Any, *others: Any) -> ContrastiveLM:
         """`get`, off the event loop where something must be loaded."""
-        return await asyncio.to_thread(self.get, *settings)
+        if self.given is not None or (model, _pair_key(pair), *others) in self._known:
+            return self.get(model, pair, *others)
+        return await asyncio.to_thread(self.get, model, pair, *others)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Holder:
         return self
@@ -107,10 +113,20 @@ def identity(model: str, pair: Any, given: ContrastiveLM | None) -> dict[str, An
 
 
 def _pair_key(pair: Any) -> Any:
-    return str(pair) if pair is None or isinstance(pair, (str, os.PathLike)) else (pair.id, pair.alpha)
+    """What stands for `pair` in a key; for one in memory the digest of its vectors, computed once."""
+    if pair is None or isinstance(pair, (str, os.PathLike)):
+        return str(pair)
+    place = id(pair)
+    known = _pair_ids.get(place)
+    if known is None or known[0]() is not pair:
+        known = _pair_ids[place] = (weakref.ref(pair, lambda _: _pair_ids.pop(place, None)), pair.id)
+    return known[1], pair.alpha
 
 
-def profile(model: str, lm: ContrastiveLM | None) -> ModelProfile | None:
+_pair_ids: dict[int, tuple[weakref.ref[Any], str]] = {}  # by identity: `==` on vectors compares elements
+
+
+def profile(model: str, pair: Any, lm: ContrastiveLM | None) -> ModelProfile | None:
     """What LangChain may know of the model, from its files alone; None for one that is not here yet."""
     structured = importlib.util.find_spec("llguidance") is not None
     found = ModelProfile(
@@ -135,7 +151,7 @@ def profile(model: str, lm: ContrastiveLM | None) -> ModelProfile | None:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         positions = (config.get("text_config") or config).get("max_position_embeddings")
         if isinstance(positions, int):
-            found["max_input_tokens"] = positions
+            found["max_input_tokens"] = positions - _soft_length(pair)
         tools = _mentions_tools(folder) is not False
     found["tool_calling"] = tools
     found["tool_call_streaming"] = tools
@@ -143,10 +159,23 @@ def profile(model: str, lm: ContrastiveLM | None) -> ModelProfile | None:
     return found
 
 
+def _soft_length(pair: Any) -> int:
+    """Positions that the vectors of a pair take, from its files; 0 for a textual pair and for one that is not here."""
+    if pair is None:
+        return 0
+    if not isinstance(pair, (str, os.PathLike)):
+        return int(pair.length)
+    folder = _folder(pair, "pair") or _cached(str(pair), "pair.json")
+    config = folder / "safe" / "adapter_config.json" if folder is not None else None
+    if config is None or not config.is_file():
+        return 0
+    return int(json.loads(config.read_text(encoding="utf-8")).get("num_virtual_tokens", 0))
+
+
 def check_tools(model: str, lm: ContrastiveLM | None) -> None:
     """Raise TemplateError if it is plain already that the model's template ignores tools. Loads nothing; the call
     itself checks again, by rendering."""
-    folder = _folder(model, "model")
+    folder = _folder(model, "model") or _cached(model, "tokenizer_config.json")
     ignored = not lm.renders_tools if lm is not None else folder is not None and _mentions_tools(folder) is False
     if ignored:
         raise TemplateError(

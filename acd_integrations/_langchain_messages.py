@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from langchain_core.messages import (
     AIMessage,
@@ -28,12 +28,34 @@ from acd_core.params import Event, Generation, ReasoningDelta, TextDelta, ToolCa
 _ROLES = {"developer": "system", "human": "user", "ai": "assistant", "model": "assistant"}
 # Blocks of an assistant's own turn that are no text: calls are read from message.tool_calls, thoughts apart.
 _CALL_BLOCKS = ("tool_use", "tool_call", "tool_call_chunk", "invalid_tool_call", "function_call")
+_TEXT_BLOCKS = ("text", "text-plain", "input_text", "output_text")
 _THOUGHT_BLOCKS = ("reasoning", "thinking", "redacted_thinking")
 
 
 def conversation(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
     """OpenAI-style dicts, in order. Raises UsageError for what a text model cannot read (images, audio, files)."""
-    return [_message(message) for message in messages]
+    return [out for message in messages for out in _messages(message)]
+
+
+def _messages(message: BaseMessage) -> list[dict[str, Any]]:
+    """One message, or several: Anthropic's tool results are blocks of a human turn, and turns of their own here."""
+    if not (isinstance(message, HumanMessage) and any(map(_is_tool_result, message.content))):
+        return [_message(message)]
+    parts: list[BaseMessage] = []
+    for block in message.content:
+        if isinstance(block, Mapping) and _is_tool_result(block):
+            status = "error" if block.get("is_error") else "success"
+            content: Any = block.get("content") or ""
+            parts.append(ToolMessage(content, tool_call_id=str(block.get("tool_use_id", "")), status=status))
+        elif parts and isinstance(parts[-1], HumanMessage) and isinstance(parts[-1].content, list):
+            parts[-1].content.append(block)
+        else:
+            parts.append(HumanMessage([block], name=message.name))
+    return [_message(part) for part in parts]
+
+
+def _is_tool_result(block: Any) -> bool:
+    return isinstance(block, Mapping) and block.get("type") == "tool_result"
 
 
 def _message(message: BaseMessage) -> dict[str, Any]:
@@ -112,7 +134,7 @@ def _text(message: BaseMessage) -> str:
         kind = block.get("type", "text" if "text" in block else None)
         if isinstance(message, AIMessage) and kind in (*_CALL_BLOCKS, *_THOUGHT_BLOCKS):
             continue
-        if kind in ("text", "text-plain") and isinstance(block.get("text"), str):
+        if kind in _TEXT_BLOCKS and isinstance(block.get("text"), str):
             parts.append(block["text"])
         elif kind == "refusal":
             parts.append(str(block.get("refusal", "")))
@@ -196,8 +218,13 @@ def _usage(generation: Generation, facts: Mapping[str, Any]) -> UsageMetadata:
         total_tokens=usage.total_tokens,
         input_token_details=InputTokenDetails(cache_read=usage.cached_tokens),
     )
+    details: dict[str, int] = {}
     if generation.reasoning is not None:
-        counts["output_token_details"] = OutputTokenDetails(reasoning=facts["count"](generation.reasoning))
+        details["reasoning"] = facts["count"](generation.reasoning)
+    if usage.probe_tokens:
+        details["probe"] = usage.probe_tokens
+    if details:
+        counts["output_token_details"] = cast(OutputTokenDetails, details)
     return counts
 
 

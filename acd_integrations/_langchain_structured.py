@@ -42,8 +42,11 @@ def tool_choice_of(choice: Any, names: Sequence[str]) -> str | None:
     )
 
 
-def tools_of(tools: Sequence[Any]) -> list[dict[str, Any]]:
-    """Tools of any of LangChain's kinds, OpenAI-style. Raises UsageError for what is no tool."""
+def tools_of(tools: Sequence[Any], *, strict: bool | None = None) -> list[dict[str, Any]]:
+    """Tools of any of LangChain's kinds, OpenAI-style; `strict` in each as it says, or as the tool says if None.
+
+    Raises UsageError for what is no tool.
+    """
     converted = []
     for tool in tools:
         try:
@@ -58,8 +61,10 @@ def tools_of(tools: Sequence[Any]) -> list[dict[str, Any]]:
                 f"The tool {str(tool)[:80]!r} is not a function tool; only those can be called from a local model.",
                 hint="Give a function, a BaseTool, a Pydantic class, or an OpenAI-style function dict.",
             )
-        # `strict` is a wish to a server. Ours is always kept, so the model need not read it.
-        converted.append({**out, "function": {key: value for key, value in function.items() if key != "strict"}})
+        # Not LangChain's own `strict`: it would also make every argument required.
+        wanted = bool(function.get("strict")) if strict is None else strict
+        plain = {key: value for key, value in function.items() if key != "strict"}
+        converted.append({**out, "function": {**plain, "strict": True} if wanted else plain})
     return converted
 
 
@@ -153,7 +158,8 @@ def binding(schema: Any, method: str) -> tuple[dict[str, Any], Runnable[Any, Any
             if is_class
             else _KeyTools(key_name=tool["function"]["name"], first_tool_only=True)
         )
-        return {"tools": [schema], "tool_choice": tool["function"]["name"], **note}, parser
+        only = {"tools": [schema], "tool_choice": tool["function"]["name"], "parallel_tool_calls": False}
+        return {**only, **note}, parser
     parser = _Pydantic(pydantic_object=schema) if is_class else _Json()
     if method == "json_mode":
         return {"response_format": {"type": "json_object"}, **(note if schema is not None else {})}, parser

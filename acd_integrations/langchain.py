@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.exceptions import ContextOverflowError
@@ -23,7 +23,8 @@ from langchain_core.language_models.base import LangSmithParams
 from langchain_core.language_models.model_profile import ModelProfile
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable
+from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables.config import get_config_list
 from pydantic import ConfigDict, Field, SecretStr, ValidationError
 
 from acd_core.errors import ContextLengthError, TemplateError, UsageError
@@ -36,8 +37,9 @@ if TYPE_CHECKING:
     from acd_core.lm import ContrastiveLM
 
 _SAMPLING = ("max_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed")
-_CONTRAST = ("method", "alpha", "plausibility", "contrast_tokens")
-_PER_CALL = frozenset(GenerationParams.model_fields) | frozenset(ContrastParams.model_fields)
+_CONTRAST = ("method", "alpha", "plausibility", "contrast_tokens", "rescale")
+_PER_CALL = frozenset(GenerationParams.model_fields) | frozenset(ContrastParams.model_fields) | {"timeout"}
+_IN_FLIGHT = 64  # calls of one batch: as many as the engine has rows for, if none is contrasted
 
 
 class ChatContextLengthError(ContextLengthError, ContextOverflowError):
@@ -93,10 +95,13 @@ class ChatACD(BaseChatModel):
     """A decoding method; None is "acd" with a pair and "none" without."""
     alpha: float | None = None
     """Strength of the contrast in [0, 1); None is the pair's own recommendation, 0 switches it off exactly."""
-    plausibility: float = 0.0
-    """Drop tokens whose probability under the kept prompt is below this share of the best; 0 is off."""
+    plausibility: float | None = None
+    """Drop tokens whose probability under the kept prompt is below this share of the best; 0 is off, None the method's
+    own."""
     contrast_tokens: int | None = None
-    """Contrast the first k tokens only; None contrasts all."""
+    """Contrast the first k tokens only; None takes the method's own (all, for most)."""
+    rescale: bool = True
+    """Divide the contrast by 1 - alpha, so that temperature means what was asked for; False is the paper's formula."""
 
     temperature: float = 0.0
     """0 is greedy."""
@@ -201,6 +206,8 @@ class ChatACD(BaseChatModel):
         that is not known here: ignoring a setting in silence would be worse than stopping."""
         given = dict(kwargs)
         given.pop("stream", None)  # LangChain's own switch between invoke and stream
+        if "timeout" in given:
+            given["deadline_s"] = given.pop("timeout")
         if given.pop("model", self.model) != self.model:
             raise UsageError(
                 f"model={kwargs['model']!r} was given for one call, but this ChatACD holds {self.model!r}.",
@@ -220,6 +227,18 @@ class ChatACD(BaseChatModel):
             names = [tool["function"]["name"] for tool in given.get("tools") or ()]
             given["tool_choice"] = tool_choice_of(given["tool_choice"], names)
         return GenerationParams.of(**{**settings, **given})
+
+    # -- many calls at once -----------------------------------------------------------------------------------------
+    # LangChain's own would let six calls run at a time on two cores, as if each took a core. Here they share forward
+    # passes. `abatch` has no such limit.
+
+    def batch(self, inputs: list[Any], config: Any = None, **kwargs: Any) -> list[Any]:
+        """`invoke` on many inputs, all in flight at once unless the config sets max_concurrency."""
+        return super().batch(inputs, _together(config, len(inputs)), **kwargs)
+
+    def batch_as_completed(self, inputs: Sequence[Any], config: Any = None, **kwargs: Any) -> Iterator[Any]:
+        """`batch`, each result with its index as soon as it is there."""
+        yield from super().batch_as_completed(inputs, _together(config, len(inputs)), **kwargs)
 
     # -- the model below --------------------------------------------------------------------------------------------
 
@@ -243,14 +262,16 @@ class ChatACD(BaseChatModel):
         """Everything that changes the text. It is LangChain's cache key: what is missing here could bring back an
         answer from before a setting was changed."""
         chosen = {name: getattr(self, name) for name in (*_SAMPLING, *_CONTRAST, "revision", "dtype", "device")}
-        # Not as "stop": under that name LangChain puts the stop of the call, and None where there is none.
-        return {**chosen, "stop_field": self.stop, **facts.identity(self.model, self.pair, self.lm_holder.given)}
+        # Not as "stop": under that name LangChain puts the stop of the call, and None where there is none. The output
+        # version shapes the message that is kept.
+        shape = {"stop_field": self.stop, "output_version": self.output_version}
+        return {**chosen, **shape, **facts.identity(self.model, self.pair, self.lm_holder.given)}
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         return super()._get_ls_params(stop=stop or self.stop or None, **kwargs)
 
     def _resolve_model_profile(self) -> ModelProfile | None:
-        return facts.profile(self.model, self.lm_holder.loaded)
+        return facts.profile(self.model, self.pair, self.lm_holder.loaded)
 
     # -- counting ---------------------------------------------------------------------------------------------------
 
@@ -266,7 +287,7 @@ class ChatACD(BaseChatModel):
             return 0
         lm, asked = self._lm(), conversation(messages)
         try:
-            return lm.count_tokens(asked, tools_of(tools or ()))
+            return lm.count_tokens(asked, tools_of(tools or (), strict=False))
         except (UsageError, TemplateError):
             # trim_messages counts pieces that are no conversation (system text alone, say): about what they add to one.
             parts = [f"{message['role']}\n{message['content']}" for message in asked]
@@ -285,10 +306,14 @@ class ChatACD(BaseChatModel):
         """This model with tools.
 
         tool_choice: "auto", "none", "any" (or "required", or True), a tool's name, or a provider's dict of those.
-        strict: taken for LangChain's sake; forced calls keep their schema in any case. Other keywords are bound as they
-        are. Raises UsageError for an unknown tool, TemplateError for a model whose template ignores tools.
+        strict: True has a grammar hold also those calls to their schemas that the model makes of its own accord (forced
+        ones are held to them in any case); None leaves it to each tool's own "strict". Other keywords are bound as they
+        are: `parallel_tool_calls=False` allows one call in a reply.
+        Raises UsageError for an unknown tool, TemplateError for a model whose template ignores tools.
         """
-        converted = tools_of(tools)
+        converted = tools_of(tools, strict=strict)
+        if isinstance(tool_choice, Mapping) and tool_choice.get("disable_parallel_tool_use"):
+            kwargs.setdefault("parallel_tool_calls", False)
         choice = tool_choice_of(tool_choice, [tool["function"]["name"] for tool in converted])
         if converted:
             facts.check_tools(self.model, self.lm_holder.loaded)
@@ -317,6 +342,14 @@ class ChatACD(BaseChatModel):
         bound, parser = binding(schema, method)
         llm = self.bind_tools(bound.pop("tools"), **bound) if "tools" in bound else self.bind(**bound)
         return with_raw(llm, parser) if include_raw else llm | parser
+
+
+def _together(config: Any, count: int) -> list[RunnableConfig]:
+    """A config for each of `count` calls, all of which may be in flight at once unless the caller says otherwise."""
+    return [
+        cast(RunnableConfig, {**each, "max_concurrency": each.get("max_concurrency") or _IN_FLIGHT})
+        for each in get_config_list(config, count)
+    ]
 
 
 @contextmanager

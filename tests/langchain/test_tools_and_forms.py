@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Optional
+from collections.abc import Iterable
+from typing import Any, Literal, Optional
 
 import pytest
 from langchain_core.exceptions import OutputParserException
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.tools import tool
+from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
@@ -134,12 +136,69 @@ def test_a_template_that_ignores_tools_is_said_in_bind_tools(make_chat: MakeChat
 
 
 def test_other_keywords_are_bound_as_they_are(make_chat: MakeChat) -> None:
-    bound: Any = make_chat().bind_tools([add], strict=True, alpha=0.2, stop=["x"])
+    bound: Any = make_chat().bind_tools([add], alpha=0.2, stop=["x"])
     assert bound.kwargs["alpha"] == 0.2
     assert bound.kwargs["stop"] == ["x"]
-    assert "strict" not in json.dumps(bound.kwargs["tools"])
     with pytest.raises(UsageError, match="nonsense"):
         make_chat().bind_tools([add], nonsense=1).invoke("x")
+
+
+@tool
+def sky(of: Literal["day", "night"], note: str = "") -> str:
+    """The sky."""
+    return of
+
+
+async def test_strict_holds_a_call_of_the_models_own_accord_to_its_schema(make_chat: MakeChat) -> None:
+    llm = make_chat(f"Let me look. {call('sky', {'of': 'dusk'})}")
+    assert llm.bind_tools([sky]).invoke("x").tool_calls[0]["args"] == {"of": "dusk"}
+    in_the_tool = {"type": "function", "function": {**convert_to_openai_tool(sky)["function"], "strict": True}}
+    for bound in (llm.bind_tools([sky], strict=True), llm.bind_tools([in_the_tool])):
+        messages = [bound.invoke("x"), await bound.ainvoke("x"), add_up(bound.stream("x"))]
+        for message in messages:
+            assert message.content == "Let me look."
+            assert message.tool_calls[0]["args"] == {"of": "day"}, "an optional argument may be left out"
+    assert llm.bind_tools([in_the_tool], strict=False).invoke("x").tool_calls[0]["args"] == {"of": "dusk"}
+
+
+def test_strict_leaves_the_prompt_alone(make_chat: MakeChat) -> None:
+    llm = make_chat()
+    plain, strict = llm.bind_tools([sky]), llm.bind_tools([sky], strict=True)
+    counts = [bound.invoke("x", method="none").usage_metadata["input_tokens"] for bound in (plain, strict)]
+    counts.append(llm.get_num_tokens_from_messages([HumanMessage("x")], tools=strict.kwargs["tools"]))
+    assert len(set(counts)) == 1
+
+
+async def test_one_call_where_one_is_asked_for(make_chat: MakeChat) -> None:
+    llm = make_chat(f"{ADD}\n{call('now', {})}")
+    ways: list[dict[str, Any]] = [
+        {"parallel_tool_calls": False}, {"tool_choice": "any", "parallel_tool_calls": False},
+        {"tool_choice": {"type": "any", "disable_parallel_tool_use": True}},
+        {"strict": True, "parallel_tool_calls": False},
+    ]  # fmt: skip
+    for way in ways:
+        bound = llm.bind_tools([add, now], **way)
+        for message in (bound.invoke("x"), await bound.ainvoke("x"), add_up(bound.stream("x"))):
+            assert [each["name"] for each in message.tool_calls] == ["add"], way
+    assert len(llm.bind_tools([add, now], tool_choice="any").invoke("x").tool_calls) == 2
+
+
+def add_up(pieces: Iterable[Any]) -> Any:
+    whole: Any = None
+    for piece in pieces:
+        whole = piece if whole is None else whole + piece
+    return whole
+
+
+def test_what_was_spoken_before_a_forced_call_is_counted(make_chat: MakeChat) -> None:
+    llm = make_chat(ADD).bind_tools([add], tool_choice="any")
+    message = llm.invoke("x")
+    usage = message.usage_metadata
+    spoken, written = usage["output_token_details"]["probe"], len(ADD) - len("<tool_call></tool_call>") + 2
+    assert (spoken, usage["output_tokens"]) == (24, 24 + written)
+    whole = add_up(llm.stream("x"))
+    assert whole.usage_metadata["output_token_details"] == {"probe": 24}
+    assert whole.usage_metadata["output_tokens"] == usage["output_tokens"]
 
 
 # -- structured output -----------------------------------------------------------------------------------------
