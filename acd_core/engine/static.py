@@ -56,7 +56,7 @@ class _Shape:
 class StaticDecoder:
     """Runs decode steps at fixed shapes. A capture that fails is told in `failure`, and `mode` becomes "static".
 
-    Lives on the engine thread, under inference mode. The cache's buffers are part of a capture: `forget` when they move.
+    Lives on the engine thread, under inference mode. The cache's buffers are part of a capture: it goes when they move.
     """
 
     def __init__(

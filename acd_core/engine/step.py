@@ -15,6 +15,7 @@ import torch
 from acd_core.backbone import Backbone
 from acd_core.decoding import rules
 from acd_core.decoding.sampling import warp
+from acd_core.engine import trial
 from acd_core.engine.cache import MaskBuilder, SlotCache
 from acd_core.engine.request import Branch, Request
 from acd_core.engine.static import Decode, StaticDecoder, chosen
@@ -74,6 +75,8 @@ class Stepper:
         self.static: StaticDecoder | None = None
         if mode != "eager":
             self.static = StaticDecoder(backbone, cache, self.masks, self._options, self._positions, mode)
+        if trial.needs_trial(backbone):
+            trial.check(backbone, self)
 
     def decode(self, rows: Sequence[Row], tokens: Sequence[int]) -> torch.Tensor:
         """One token a row, rows in slot order from `rows[0].slot`: logits [rows, vocab] in the model's dtype."""
@@ -144,21 +147,51 @@ class Stepper:
         needed: int,
         column: int | None,
     ) -> torch.Tensor:
-        window = min(self.cache.capacity, -(-needed // WINDOW_STEP) * WINDOW_STEP)
-        low = rows[0].slot
-        self.cache.begin(low, low + len(rows), write, window, column if embeds.shape[1] == 1 else None)
+        with applied(self.backbone.model, [row.branch.expert for row in rows]):
+            logits = self._run(self.cache, rows[0].slot, embeds, query, write, needed, column)
+        self.forwards += 1
+        return logits
+
+    def _run(
+        self,
+        cache: SlotCache,
+        low: int,
+        embeds: torch.Tensor,
+        query: torch.Tensor,
+        write: torch.Tensor,
+        needed: int,
+        column: int | None,
+    ) -> torch.Tensor:
+        window = min(cache.capacity, -(-needed // WINDOW_STEP) * WINDOW_STEP)
+        cache.begin(low, low + embeds.shape[0], write, window, column if embeds.shape[1] == 1 else None)
         options = dict(self._options)
         if self._positions:
             options["position_ids"] = query
-        with applied(self.backbone.model, [row.branch.expert for row in rows]):
-            output = self.backbone.model(
-                inputs_embeds=embeds.to(self.backbone.dtype),
-                attention_mask=self.masks.build(query, window, self.backbone.dtype),
-                past_key_values=self.cache,
-                **options,
-            )
-        self.forwards += 1
+        output = self.backbone.model(
+            inputs_embeds=embeds.to(self.backbone.dtype),
+            attention_mask=self.masks.build(query, window, self.backbone.dtype),
+            past_key_values=cache,
+            **options,
+        )
         logits: torch.Tensor = output.logits[:, -1]
+        return logits
+
+    def ragged(self, prompts: list[torch.Tensor], replies: list[torch.Tensor]) -> torch.Tensor:
+        """Logits [rows, vocab] after prompts [tokens, width] of different lengths and replies [n, width] of one length,
+        prefilled and decoded together on a cache of their own: what trial.py compares with plain forwards."""
+        lengths = [len(prompt) for prompt in prompts]
+        width, count = max(lengths), len(replies[0])
+        cache = SlotCache()
+        cache.resize(len(prompts), width + count, 0, 0)
+        embeds = torch.stack([torch.cat([x.new_zeros(width - len(x), x.shape[1]), x]) for x in prompts])
+        places = torch.stack([torch.arange(width) - (width - length) for length in lengths]).to(embeds.device)
+        query, write = places.clamp_min(0), places.where(places >= 0, cache.capacity)
+        logits = self._run(cache, 0, embeds, query, write, width, None)
+        for step in range(count):
+            at = torch.tensor(lengths, device=embeds.device)[:, None] + step
+            logits = self._run(
+                cache, 0, torch.stack([x[step] for x in replies])[:, None], at, at, width + step + 1, None
+            )
         return logits
 
 

@@ -43,7 +43,7 @@ def loaded(name: str) -> tuple[Any, Any]:
 def soft_pair(model: Any, lm: ContrastiveLM, seed: int = 0) -> PromptPair:
     generator = torch.Generator().manual_seed(seed)
     weight = model.get_input_embeddings().weight
-    scale = float(weight.float().std())
+    scale = float(weight.detach().float().std())
     make = lambda n: torch.randn(n, weight.shape[1], generator=generator) * scale  # noqa: E731
     return PromptPair.from_tensors(make(9), make(13), backbone=lm.backbone, alpha=0.4)
 
