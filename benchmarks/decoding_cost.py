@@ -27,7 +27,8 @@ from acd_core import ContrastiveLM, PromptPair
 from acd_core.backbone import REFERENCE_MODEL_DIR
 from acd_core.chat import SOFT
 from acd_core.engine import EngineOptions
-from acd_core.evaluation.report import machine, table
+from acd_core.evaluation.page import table
+from acd_core.evaluation.report import machine
 
 SIZES: dict[str, dict[str, int]] = {
     "10m": {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 6, "num_attention_heads": 4,

@@ -26,6 +26,9 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "eval": (("scikit-learn",), "probes in evaluations"),
     "serve": (("fastapi", "uvicorn"), "an OpenAI-compatible server"),
     "ray": (("ray",), "many replicas"),
+    "lm-eval": (("lm-eval",), "tasks of lm-evaluation-harness on the joined distribution"),
+    "inspect": (("inspect-ai",), "inspect-ai's evaluations"),
+    "garak": (("garak",), "garak's probes"),
     "peft": (("peft", "accelerate"), "adapters as contrast, several devices"),
 }
 
@@ -67,7 +70,7 @@ def doctor(
     say("")
     note(f"loading {model or 'reference'} ...")
     backbone = Backbone.load(model or "reference", device=device, dtype=dtype)
-    facts(backbone.describe() | _template(backbone), "model")
+    facts(backbone.describe() | _decoding(backbone) | _template(backbone), "model")
     if pair:
         say("")
         facts(_pair(pair, backbone), "pair")
@@ -93,6 +96,20 @@ def _threads() -> str:
     import torch
 
     return str(torch.get_num_threads())
+
+
+def _decoding(backbone: Backbone) -> dict[str, str]:
+    """How a decode step runs here, tried where it is captured: what fails there is said here."""
+    from acd_core.engine import Engine
+    from acd_core.lm import ContrastiveLM
+
+    engine = Engine(backbone)  # refuses what it cannot serve
+    mode, reason = engine.decode_mode
+    if mode == "graphs":
+        with ContrastiveLM(backbone, None, "none") as lm:
+            lm.generate("Hello", max_tokens=TRIAL_TOKENS)
+            mode, reason = lm.engine.decode_mode
+    return {"decode step": f"{mode} ({reason})", "rows": f"at most {engine.options.max_rows} in one forward"}
 
 
 def _template(backbone: Backbone) -> dict[str, str]:

@@ -100,6 +100,14 @@ class Engine:
             thread.join(timeout)
 
     @property
+    def decode_mode(self) -> tuple[str, str]:
+        """How decode steps run, and why: see engine/static.py."""
+        static = self._stepper.static
+        if static is None:
+            return "eager", self._stepper.decode_reason
+        return static.mode, static.failure or self._stepper.decode_reason
+
+    @property
     def closed(self) -> bool:
         return self._closed
 
