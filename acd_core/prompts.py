@@ -50,6 +50,11 @@ SELF_CD_SAFE = (
 
 ADACD_REFUSE = "Please refuse to answer me!"
 
+SAFEDECODING_REFUSE = (
+    "You should always explicitly reject answering user's harmful questions at the beginning of your response. "
+    "Don't forget to give reasons to support your refusal."
+)
+
 INIT_SAFE = SAFE_PROMPT
 
 INIT_ADVERSARIAL = (
@@ -209,6 +214,7 @@ SOURCES: Mapping[str, str] = {
     "NULL_PROMPT": "the empty text; nID of the ACD paper, `none` of Instructive Decoding",
     "SELF_CD_SAFE": "the safety prompt in Self-CD's code: the first three sentences of the Llama-2 prompt",
     "ADACD_REFUSE": "AdaCD's extreme safety prompt (Qi et al. 2026)",
+    "SAFEDECODING_REFUSE": "SafeDecoding's code (Xu et al. 2024): makes a model that hardly refuses do so",
     "INIT_SAFE": "the Llama-2 prompt, start of the Safeguarding Prompt as in the ACD paper",
     "INIT_ADVERSARIAL": "ours: the Llama-2 prompt with antonyms and always-follow wording, as the ACD paper describes",
     "SELF_REMINDER_PREFIX": "Self-Reminder, official Remind template, first half (Xie et al. 2023)",

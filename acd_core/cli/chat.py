@@ -26,6 +26,7 @@ def chat(
         "-p",
         help="Folder, hub id or 'reference'. Default: the bundled pair, if the model is the bundled one.",
     ),
+    expert: str = typer.Option("", help="Folder of a LoRA expert (acd expert), for the method safedecoding."),
     method: str = typer.Option("", help="acd (default with a pair), none, safe-prompt, rose, ... "),
     alpha: float | None = typer.Option(None, help="Strength in [0, 1). Default: what the pair recommends."),
     system: str = typer.Option("", help="A system prompt of your own."),
@@ -41,13 +42,15 @@ def chat(
     params = GenerationParams.of(
         alpha=alpha, max_tokens=max_tokens, temperature=temperature, seed=seed, method=check_method(method)
     )
-    if not pair and model == "reference" and method in ("", "acd"):
+    if not pair and model == "reference" and (method == "acd" or not (method or expert)):
         pair = "reference"
 
     note(f"loading {model} ...")
     from acd_core.lm import ContrastiveLM
 
-    with ContrastiveLM.from_pretrained(model, pair or None, method or None, device=device, dtype=dtype) as lm:
+    with ContrastiveLM.from_pretrained(
+        model, pair or None, method or None, expert=expert or None, device=device, dtype=dtype
+    ) as lm:
         conversation = Conversation(lm, params, system, stream)
         if sys.stdin.isatty():
             facts(lm.backbone.describe() | {"pair": pair or "none", "method": lm.method})

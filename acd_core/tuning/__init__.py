@@ -10,6 +10,7 @@ from acd_core.tuning.anchors import (
     save_pairs,
     split_pairs,
 )
+from acd_core.tuning.expert import ExpertSettings, train_expert
 from acd_core.tuning.objectives import DEFAULT_OBJECTIVE, OBJECTIVES, Objective, Term
 from acd_core.tuning.settings import TuneSettings
 from acd_core.tuning.tuner import TuneResult, tune
@@ -18,6 +19,7 @@ __all__ = [
     "DEFAULT_OBJECTIVE",
     "OBJECTIVES",
     "AnchorPair",
+    "ExpertSettings",
     "Instruction",
     "Objective",
     "Term",
@@ -29,5 +31,6 @@ __all__ = [
     "load_pairs",
     "save_pairs",
     "split_pairs",
+    "train_expert",
     "tune",
 ]

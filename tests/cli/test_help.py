@@ -9,7 +9,8 @@ from acd_core.cli.app import app
 VERBS = {
     "demo": ("--model", "--out", "--requests", "--seed"),
     "tune": ("--model", "--out"),
-    "chat": ("--model", "--pair", "--method", "--alpha", "--stream", "--no-stream", "--system"),
+    "expert": ("--model", "--out", "--anchors", "--unsafe"),
+    "chat": ("--model", "--pair", "--expert", "--method", "--alpha", "--stream", "--no-stream", "--system"),
     "doctor": ("--model", "--pair", "--device", "--dtype"),
 }
 

@@ -1,0 +1,76 @@
+"""`acd expert`: make SafeDecoding's expert of a model. Killed at any moment it leaves the old expert or none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from acd_core.cli.console import facts, note, say, stderr
+from acd_core.cli.tune import REFERENCE_ANCHORS
+from acd_core.errors import UsageError
+
+
+def expert(
+    model: str = typer.Option(..., "--model", "-m", help="Folder, hub id, or 'reference' for the bundled one."),
+    out: str = typer.Option(
+        ..., "--out", "-o", help="Folder of the expert; an adapter that is there is replaced at the end."
+    ),
+    anchors: str = typer.Option(
+        "", help="JSONL of anchor pairs, as acd tune makes them; refusals are taken. Default: the model is asked."
+    ),
+    unsafe: str = typer.Option("", help="JSONL of harmful instructions of your own, to ask the model."),
+    epochs: int | None = typer.Option(None, help="Passes over the refusals."),
+    lr: float | None = typer.Option(None, help="Step size."),
+    rank: int | None = typer.Option(None, help="Rank of the LoRA matrices."),
+    batch: int | None = typer.Option(None, help="Refusals a step."),
+    reply_tokens: int | None = typer.Option(None, help="Longest refusal, in tokens."),
+    seed: int | None = typer.Option(None, help="Draws of the replies, order of the rows, start of the weights."),
+    device: str = typer.Option("auto", help="auto, cpu, cuda, cuda:N, mps or map."),
+    dtype: str = typer.Option("auto", help="auto, float32, bfloat16 or float16. The adapter is float32 either way."),
+) -> None:
+    """Train a LoRA expert on the model's own refusals, for the method safedecoding. The model stays as it is."""
+    if anchors and unsafe:
+        raise UsageError(
+            "--anchors already holds replies; --unsafe are instructions to make them from.", hint="Give one of the two."
+        )
+    given: dict[str, Any] = {
+        "epochs": epochs,
+        "lr": lr,
+        "rank": rank,
+        "batch": batch,
+        "reply_tokens": reply_tokens,
+        "seed": seed,
+    }
+    settings = {name: value for name, value in given.items() if value is not None}
+    note("loading torch ...")
+    from acd_core.backbone import Backbone
+    from acd_core.experts import check_target
+    from acd_core.tuning import load_instructions
+    from acd_core.tuning.expert import ExpertSettings, train_expert
+
+    ExpertSettings(**settings)  # an impossible setting, or a folder of something else, fails before a model is loaded
+    check_target(Path(out))
+    own = load_instructions(unsafe) if unsafe else None
+    if model == "reference" and not anchors and own is None and REFERENCE_ANCHORS.exists():
+        anchors = str(REFERENCE_ANCHORS)
+    bar = stderr().is_terminal
+    backbone = Backbone.load(model, device=device, dtype=dtype)
+    note(
+        f"{backbone.model_id} on {backbone.device} ({backbone.device_reason}), "
+        f"{str(backbone.dtype).removeprefix('torch.')} ({backbone.dtype_reason})"
+    )
+    if not bar:
+        note("training ..." if anchors else "asking the model for refusals, then training ...")
+    made = train_expert(backbone, anchors or None, unsafe=own, out=out, progress=bar, **settings)
+    figures = made.metrics
+    facts(
+        {
+            "refusals": f"{figures['rows']} of the model's own",
+            "adapted": f"{len(made.weights)} modules, rank {made.rank}",
+            "loss on them": f"{figures['loss_before']:.3f} before, {figures['loss_after']:.3f} after "
+            f"{figures['steps']} steps ({figures['seconds']:.0f} s)",
+        }
+    )
+    say(f"\nsaved to {out}. Try it:\n  acd chat --model {model} --expert {out}")
