@@ -94,12 +94,14 @@ class Backbone:
         options: dict[str, Any] = {"revision": revision} if revision else {}
         try:
             placed: dict[str, Any] = {"device_map": "auto"} if device_map else {}
+            if getattr(config, "quantization_config", None) is not None and not device_map:
+                placed = {"device_map": {"": device}}  # quantised weights are made where they stay; .to() refuses them
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 source, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False, **placed, **options
             )
         except Exception as error:
             raise _unloadable(name, error) from error
-        if not device_map:
+        if not placed:
             loaded = loaded.to(device)
         for parameter in loaded.parameters():
             parameter.requires_grad_(False)
