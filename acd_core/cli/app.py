@@ -18,6 +18,7 @@ from acd_core.cli.chat import chat
 from acd_core.cli.console import say, stderr
 from acd_core.cli.demo import demo
 from acd_core.cli.doctor import doctor, version_of
+from acd_core.cli.evaluate import evaluate
 from acd_core.cli.expert import expert
 from acd_core.cli.pair import pair_app
 from acd_core.cli.tune import tune
@@ -86,6 +87,7 @@ app.command()(demo)
 app.command()(tune)
 app.command()(expert)
 app.command()(chat)
+app.command()(evaluate)
 app.command()(doctor)
 app.add_typer(pair_app)
 

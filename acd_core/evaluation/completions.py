@@ -1,8 +1,8 @@
-"""Replies kept as JSON lines, so that a killed run repeats none of them and anybody can read what was judged.
+"""What a run has made so far, kept as JSON lines, so that a killed run repeats none of it and anybody can read it.
 
-One object a line, with the fields of `Completion`. `key` binds a reply to the model, the pair, the method with its
-settings, and the prompt; a changed setting is a different key. The file holds harmful text by nature: it is data for
-the user's disk, never for a log.
+Replies (`Completion`), log-likelihoods and judgements are kept the same way, one object a line. `key` binds a record to
+the model, the pair, the method with its settings, and the prompt; a changed setting is a different key. The files hold
+harmful text by nature: they are data for the user's disk, never for a log.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from acd_core.errors import UsageError
 
@@ -23,7 +23,8 @@ from acd_core.errors import UsageError
 class Completion:
     """One reply. `seconds` is the wall time since the reply before it in the same batch, so that sums are wall time.
 
-    `skipped` says why there is no reply (the prompt does not fit the context); completion is then "".
+    `skipped` says why there is no reply (the prompt does not fit the context); completion is then "". `request` is what
+    an attacked prompt really asks for ("": the prompt itself); judges read `asked`.
     """
 
     key: str
@@ -39,24 +40,41 @@ class Completion:
     seconds: float = 0.0
     alpha: float = 0.0
     skipped: str = ""
+    request: str = ""
+
+    @property
+    def asked(self) -> str:
+        """The request itself, without the attack around it."""
+        return self.request or self.prompt
 
 
 def completion_key(facts: Mapping[str, Any]) -> str:
-    """A stable 24-digit name for everything that decides a reply."""
+    """A stable 24-digit name for everything that decides a record."""
     text = json.dumps(facts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:24]
 
 
-class CompletionFile:
-    """An append-only file of completions, or memory only when `path` is None. A context manager.
+class Keyed(Protocol):
+    """A dataclass of JSON values with a key."""
+
+    @property
+    def key(self) -> str: ...
+
+
+R = TypeVar("R", bound=Keyed)
+
+
+class RecordFile(Generic[R]):
+    """An append-only file of records of one dataclass, or memory only when `path` is None. A context manager.
 
     Opening reads what is there; a last line cut off by a kill is dropped from the file. Raises UsageError when the file
     holds something else.
     """
 
-    def __init__(self, path: str | os.PathLike[str] | None) -> None:
+    def __init__(self, path: str | os.PathLike[str] | None, record: type[R]) -> None:
         self.path = Path(path) if path is not None else None
-        self._found: dict[str, Completion] = {}
+        self._record = record
+        self._found: dict[str, R] = {}
         self._stream: Any = None
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,14 +86,14 @@ class CompletionFile:
             return
         raw = path.read_bytes()
         whole = raw[: raw.rfind(b"\n") + 1]
-        names = {field.name for field in fields(Completion)}
+        names = {field.name for field in fields(self._record)}  # type: ignore[arg-type]
         for number, line in enumerate(whole.decode("utf-8", "surrogatepass").split("\n")[:-1], start=1):
             try:
                 row = json.loads(line)
-                found = Completion(**{name: row[name] for name in names if name in row})
+                found = self._record(**{name: row[name] for name in names if name in row})
             except (ValueError, TypeError, AttributeError):
                 raise UsageError(
-                    f"{str(path)!r}, line {number}: not a completion of this harness.",
+                    f"{str(path)!r}, line {number}: not a {self._record.__name__.lower()} of this harness.",
                     hint="Name another output folder, or remove the file.",
                 ) from None
             self._found[found.key] = found
@@ -83,7 +101,7 @@ class CompletionFile:
             with path.open("r+b") as stream:
                 stream.truncate(len(whole))
 
-    def __enter__(self) -> CompletionFile:
+    def __enter__(self) -> RecordFile[R]:
         return self
 
     def __exit__(
@@ -94,15 +112,15 @@ class CompletionFile:
     def __len__(self) -> int:
         return len(self._found)
 
-    def get(self, key: str) -> Completion | None:
-        """The reply under `key`, if it is there."""
+    def get(self, key: str) -> R | None:
+        """The record under `key`, if it is there."""
         return self._found.get(key)
 
-    def add(self, completion: Completion) -> None:
-        """Keep one reply; it is in the operating system's hands when this returns."""
-        self._found[completion.key] = completion
+    def add(self, record: R) -> None:
+        """Keep one record; it is in the operating system's hands when this returns."""
+        self._found[record.key] = record
         if self._stream is not None:
-            self._stream.write(json.dumps(asdict(completion), ensure_ascii=False) + "\n")
+            self._stream.write(json.dumps(asdict(record), ensure_ascii=False) + "\n")  # type: ignore[call-overload]
             self._stream.flush()
 
     def close(self) -> None:
@@ -110,3 +128,13 @@ class CompletionFile:
         if self._stream is not None:
             self._stream.close()
             self._stream = None
+
+
+class CompletionFile(RecordFile[Completion]):
+    """The replies of a run."""
+
+    def __init__(self, path: str | os.PathLike[str] | None) -> None:
+        super().__init__(path, Completion)
+
+    def __enter__(self) -> CompletionFile:
+        return self

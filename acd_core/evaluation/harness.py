@@ -10,19 +10,23 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+from acd_core.decoding.methods import METHODS
 from acd_core.errors import ContextLengthError, UsageError
 from acd_core.evaluation.benchmarks import Benchmark, Item, Kind
 from acd_core.evaluation.completions import Completion, CompletionFile, completion_key
 from acd_core.evaluation.intervals import Rate, bootstrap_mean, wilson
-from acd_core.evaluation.judges import RefusalJudge
+from acd_core.evaluation.judges import RefusalJudge, Verdict
 from acd_core.evaluation.keyword_lists import KEYWORD_LISTS
 from acd_core.params import Generation, GenerationParams
 from acd_core.tuning.progress import Bar
+
+_PROMPTS_OF_OURS = 512  # tokens, more than the prompts of any method take
 
 
 class Model(Protocol):
@@ -30,6 +34,11 @@ class Model(Protocol):
 
     @property
     def model_id(self) -> str: ...
+
+    @property
+    def context_length(self) -> int: ...
+
+    def count_tokens(self, messages: Any) -> int: ...
 
     def generate(self, messages: Any, params: GenerationParams | None = None, **overrides: Any) -> Any: ...
 
@@ -40,28 +49,43 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class Arm:
-    """A row of the table: a method, its strength (None: its own default) and further settings of GenerationParams."""
+    """A row of the table: a method, its strength (None: its own default) and further settings of GenerationParams.
+
+    system: a system text of the application, before the conversation (an arm "none" with one is a plain prompt).
+    """
 
     method: str
     alpha: float | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     label: str = ""
+    system: str = ""
 
     @classmethod
     def of(cls, given: str | Arm) -> Arm:
-        """ "acd" or "acd@0.3" as an Arm. Raises UsageError when what follows @ is no number in [0, 1)."""
+        """ "acd", "acd@0.3" or "acd@0.3 plausibility=0.1 contrast_tokens=8" as an Arm.
+
+        Raises UsageError when what follows @ is no number in [0, 1), or a setting is not written name=value.
+        """
         if isinstance(given, Arm):
             return given
-        method, at, strength = given.partition("@")
-        if not at:
-            return cls(method)
-        try:
-            alpha = float(strength)
-        except ValueError:
-            alpha = -1.0
-        if not method or not 0.0 <= alpha < 1.0:
-            raise UsageError(f"{given!r} is not METHOD@ALPHA with alpha in [0, 1).", hint='Write "acd@0.4" or "acd".')
-        return cls(method, alpha)
+        head, *rest = given.split() or [""]
+        method, at, strength = head.partition("@")
+        settings = dict(each.split("=", 1) for each in rest if "=" in each)
+        alpha = _number(strength) if at else None
+        if not method or len(settings) != len(rest) or (at and (alpha is None or not 0.0 <= alpha < 1.0)):
+            raise UsageError(
+                f"{given!r} is not METHOD@ALPHA with alpha in [0, 1).",
+                hint='Write "acd", "acd@0.4" or "acd@0.4 plausibility=0.1".',
+            )
+        return cls(method, alpha, settings)
+
+    def conversation(self, item: Item) -> Any:
+        """What is sent for `item`: its conversation, behind this arm's system text if there is one."""
+        asked = item.conversation()
+        if not self.system:
+            return asked
+        turns = [{"role": "user", "content": asked}] if isinstance(asked, str) else asked
+        return [{"role": "system", "content": self.system}, *turns]
 
     @property
     def name(self) -> str:
@@ -123,6 +147,12 @@ class Evaluation:
     def arms(self) -> list[str]:
         return list(dict.fromkeys(row.arm for row in self.rows))
 
+    @cached_property
+    def verdicts(self) -> list[tuple[Completion, Verdict]]:
+        """Every reply with what our rules say about it; skipped prompts are left out."""
+        judge = RefusalJudge()
+        return [(each, judge.judge(each.asked, each.completion)) for each in self.completions if not each.skipped]
+
     def row(self, arm: str, benchmark: str) -> Row:
         """The row of one method on one set. Raises KeyError."""
         for row in self.rows:
@@ -132,12 +162,13 @@ class Evaluation:
 
     def summaries(self) -> list[Summary]:
         """One line a method, 95% intervals by bootstrap within every set (seeded)."""
-        judge = RefusalJudge()
+        return self._summaries
+
+    @cached_property
+    def _summaries(self) -> list[Summary]:
         votes: dict[tuple[str, str, str], list[float]] = {}
-        for each in self.completions:
-            if not each.skipped:
-                refused = float(judge.judge(each.prompt, each.completion).refused)
-                votes.setdefault((each.arm, each.kind, each.benchmark), []).append(refused)
+        for each, verdict in self.verdicts:
+            votes.setdefault((each.arm, each.kind, each.benchmark), []).append(float(verdict.refused))
 
         def mean(arm: str, kind: str) -> tuple[float, float, float]:
             return bootstrap_mean([found for key, found in votes.items() if key[:2] == (arm, kind)])
@@ -163,11 +194,13 @@ def evaluate(
     params: Mapping[str, Any] | None = None,
     header: Mapping[str, Any] | None = None,
     shown: bool = True,
+    told: Callable[[str], None] | None = None,
 ) -> Evaluation:
     """Every method on every benchmark.
 
     out: a folder for completions.jsonl; a later call with the same folder and settings repeats no reply. None keeps all
     in memory. params: further GenerationParams for all arms. header: facts for the report, beside those found here.
+    shown: a bar on stderr. told: hears one line after every method on every set.
     Prompts that do not fit the context are skipped and counted. Raises UsageError for unknown methods or equal names.
     """
     arms = [Arm.of(each) for each in methods]
@@ -176,22 +209,33 @@ def evaluate(
     if not arms or not benchmarks:
         raise UsageError("Nothing to evaluate: give at least one method and one benchmark.", hint="acd evaluate --help")
     base = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed, **(params or {})}
-    model = _identity(lm)
-    settings = {arm.name: _settings(base, arm) for arm in arms}
+    model = identity(lm)
+    settings = {arm.name: arm_settings(base, arm) for arm in arms}
     rows, kept = [], []
     with CompletionFile(Path(out) / "completions.jsonl" if out is not None else None) as store:
         for benchmark in benchmarks:
             for arm in arms:
-                keys = [_key(model, settings[arm.name], benchmark, item) for item in benchmark.items]
+                keys = [
+                    _key(model, settings[arm.name], benchmark, item, arm.conversation(item)) for item in benchmark.items
+                ]
                 _fill(lm, arm, settings[arm.name], benchmark, keys, store, shown)
                 found = [store.get(key) for key in keys]
                 completions = [replace(each, arm=arm.name) for each in found if each is not None]
                 rows.append(_count(arm, benchmark, completions))
+                if told is not None:
+                    told(f"{arm.name} on {benchmark.name}: {len(completions)} of {len(keys)}")
                 kept += completions
     order = {arm.name: number for number, arm in enumerate(arms)}
     rows.sort(key=lambda row: order[row.arm])
     facts = {**model, "judge": f"{RefusalJudge.name} v{RefusalJudge.version}", **base, **(header or {})}
     return Evaluation(tuple(rows), facts, tuple(kept))
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _unique(what: str, names: Sequence[str]) -> None:
@@ -200,30 +244,45 @@ def _unique(what: str, names: Sequence[str]) -> None:
         raise UsageError(f"The {what} {twice[0]!r} is given twice.", hint="Give each once, or an Arm with a label.")
 
 
-def _identity(lm: Model) -> dict[str, Any]:
-    """What names the model and the pair: their fingerprints decide which kept replies are still valid."""
-    backbone, pair = getattr(lm, "backbone", None), getattr(lm, "pair", None)
+def identity(lm: Any) -> dict[str, Any]:
+    """What names the model, the pair and the expert: their fingerprints decide which kept records are still valid."""
+    backbone = getattr(lm, "backbone", None)
     return {
         "model": lm.model_id,
         "fingerprint": getattr(backbone, "fingerprint", None),
         "dtype": str(getattr(backbone, "dtype", "")),
         "device": str(getattr(backbone, "device", "")),
-        "pair": getattr(pair, "id", None),
+        "pair": getattr(getattr(lm, "pair", None), "id", None),
+        "expert": getattr(getattr(lm, "expert", None), "id", None),
+        "default alpha": getattr(lm, "alpha", None),
     }
 
 
-def _settings(base: Mapping[str, Any], arm: Arm) -> GenerationParams:
+def arm_settings(base: Mapping[str, Any], arm: Arm) -> GenerationParams:
+    """The settings of one arm: those of the run, its own over them."""
     chosen: dict[str, Any] = {**base, **arm.settings, "method": arm.method}
     if arm.alpha is not None:
         chosen["alpha"] = arm.alpha
     return GenerationParams.of(None, **chosen)
 
 
-def _key(model: Mapping[str, Any], settings: GenerationParams, benchmark: Benchmark, item: Item) -> str:
-    # The device is not in the key: a run may move to another machine. The dtype is: it changes replies.
-    same = {name: model[name] for name in ("model", "fingerprint", "dtype", "pair")}
-    chosen = settings.model_dump(mode="json")
-    return completion_key({**same, "settings": chosen, "set": benchmark.name, "id": item.id, "prompt": item.prompt})
+def _key(model: Mapping[str, Any], settings: GenerationParams, benchmark: Benchmark, item: Item, asked: Any) -> str:
+    return completion_key({**reply_facts(model, settings), "set": benchmark.name, "id": item.id, "prompt": asked})
+
+
+def reply_facts(model: Mapping[str, Any], settings: GenerationParams) -> dict[str, Any]:
+    """What decides a reply beside its prompt. A pair or expert that the method does not use is no part of it, nor is
+    the device: a run may move to another machine. The dtype is: it changes replies."""
+    method = METHODS.get(settings.method or "")
+    names = ["model", "fingerprint", "dtype"]
+    if method is not None and method.needs_pair:
+        names.append("pair")
+    if method is not None and method.expert:
+        names.append("expert")
+    facts = {**{name: model.get(name) for name in names}, "settings": settings.model_dump(mode="json")}
+    if settings.contrast.alpha is None and model.get("default alpha") is not None:
+        facts["default alpha"] = model["default alpha"]
+    return facts
 
 
 def _fill(
@@ -242,7 +301,7 @@ def _fill(
     items = [benchmark.items[number] for number in missing]
     with Bar(f"{arm.name} on {benchmark.name}", len(items), shown=shown, unit=" replies/s") as bar:
         last = time.perf_counter()
-        for place, reply in _replies(lm, [item.prompt for item in items], settings):
+        for place, reply in _replies(lm, [arm.conversation(item) for item in items], settings):
             now = time.perf_counter()
             item = items[place]
             fixed: dict[str, Any] = {
@@ -253,6 +312,7 @@ def _fill(
                 "id": item.id,
                 "category": item.category,
                 "prompt": item.prompt,
+                "request": item.asked if item.asked != item.prompt else "",
                 "seconds": now - last,
             }
             if isinstance(reply, str):
@@ -271,28 +331,29 @@ def _fill(
             bar.advance()
 
 
-def _replies(lm: Model, prompts: Sequence[str], settings: GenerationParams) -> Iterator[tuple[int, Generation | str]]:
+def _replies(lm: Model, prompts: Sequence[Any], settings: GenerationParams) -> Iterator[tuple[int, Generation | str]]:
     """(place, reply) as replies finish. One prompt too long for the context must not cost the others their replies:
-    after such an error the rest goes one by one, and what does not fit comes back as a text that says so."""
+    what may not fit goes one by one, and what does not fit comes back as a text that says so."""
+    room = lm.context_length - (settings.max_tokens or 0)
+    room -= min(_PROMPTS_OF_OURS, room // 2)
+    easy = [place for place, prompt in enumerate(prompts) if lm.count_tokens(prompt) <= room]
     done: set[int] = set()
     try:
-        for place, reply in lm.generate_each(list(prompts), settings):
-            done.add(place)
-            yield place, reply
-        return
+        for index, reply in lm.generate_each([prompts[place] for place in easy], settings):
+            done.add(easy[index])
+            yield easy[index], reply
     except ContextLengthError:
-        pass
-    for place, prompt in enumerate(prompts):
-        if place not in done:
-            try:
-                yield place, lm.generate(prompt, settings)
-            except ContextLengthError:
-                yield place, "does not fit the context"
+        pass  # a method with very long prompts: the rest one by one
+    for place in sorted(set(range(len(prompts))) - done):
+        try:
+            yield place, lm.generate(prompts[place], settings)
+        except ContextLengthError:
+            yield place, "does not fit the context"
 
 
 def _count(arm: Arm, benchmark: Benchmark, completions: Sequence[Completion]) -> Row:
     judge = RefusalJudge()
-    judged = [(each, judge.judge(each.prompt, each.completion)) for each in completions if not each.skipped]
+    judged = [(each, judge.judge(each.asked, each.completion)) for each in completions if not each.skipped]
 
     def rate(hits: Iterable[bool]) -> Rate:
         found = list(hits)

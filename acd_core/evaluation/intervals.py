@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 Z95 = 1.959963984540054
 
@@ -49,12 +51,30 @@ def bootstrap_mean(groups: Sequence[Sequence[float]], draws: int = 2000, seed: i
 
     Empty groups are left out; NaN three times when all are empty. Seeded, so a report is the same twice.
     """
-    kept = [list(group) for group in groups if group]
+    kept = [np.asarray(group, dtype=float) for group in groups if len(group)]
     if not kept:
         return math.nan, math.nan, math.nan
-    draw = random.Random(seed)
-    mean = sum(sum(group) / len(group) for group in kept) / len(kept)
-    means = sorted(
-        sum(sum(draw.choices(group, k=len(group))) / len(group) for group in kept) / len(kept) for _ in range(draws)
-    )
-    return mean, means[int(0.025 * draws)], means[min(draws - 1, int(0.975 * draws))]
+    draw = np.random.default_rng(seed)
+    mean = sum(float(group.mean()) for group in kept) / len(kept)
+    drawn = sum(group[draw.integers(len(group), size=(draws, len(group)))].mean(axis=1) for group in kept) / len(kept)
+    return mean, *_percentiles(drawn)
+
+
+def bootstrap_ratio(
+    pairs: Sequence[tuple[float, float]], draws: int = 2000, seed: int = 0
+) -> tuple[float, float, float]:
+    """(ratio, low, high) of the sum of the first numbers to the sum of the second, resampling pairs, 95% percentile.
+
+    The second numbers are positive; NaN three times when there are none. Seeded.
+    """
+    if not pairs:
+        return math.nan, math.nan, math.nan
+    values = np.asarray(pairs, dtype=float)
+    chosen = np.random.default_rng(seed).integers(len(values), size=(draws, len(values)))
+    above, below = values[chosen].sum(axis=1).T
+    return float(values[:, 0].sum() / values[:, 1].sum()), *_percentiles(above / below)
+
+
+def _percentiles(drawn: Any) -> tuple[float, float]:
+    low, high = np.percentile(drawn, [2.5, 97.5], method="nearest")
+    return float(low), float(high)

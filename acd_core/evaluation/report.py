@@ -1,7 +1,7 @@
-"""An evaluation as a page: Markdown for people, JSON for machines. Rates only, never a prompt or a reply.
+"""An evaluation as a page: Markdown and HTML for people, JSON for machines.
 
-`sections` returns the page in parts (title, Markdown table or text), so that another renderer (HTML, plots) can put its
-own parts between them.
+Everything but the section `cost` is the same for the same seed, model and settings; what was measured with a clock
+stands there alone. Prompts and replies are shown by HTML only, folded away (section `disagreement`).
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
+from acd_core.errors import MissingExtraError
+from acd_core.evaluation import figures
+from acd_core.evaluation.disagreement import Disagreement
 from acd_core.evaluation.harness import Evaluation, Row, Summary
 from acd_core.evaluation.intervals import Rate
 from acd_core.evaluation.keyword_lists import KEYWORD_LISTS
+from acd_core.evaluation.page import Block, Bullets, Picture, Sample, Section, Table, Text, markdown, table, to_html
+from acd_core.evaluation.paper import compare, general_ability, sweep_shape
+from acd_core.evaluation.text_quality import GARBLED_SHARE
+from acd_core.evaluation.utility import ArmUtility, Perplexity, Utility, Wins
 
-FORMAT = 1
+__all__ = ["Section", "judge_calibration", "machine", "sections", "table", "to_json", "to_markdown", "write_report"]
 
-
-@dataclass(frozen=True)
-class Section:
-    """One part of the page: a title, and Markdown under it. `name` is for renderers that replace or move parts."""
-
-    name: str
-    title: str
-    body: str
+FORMAT = 2
 
 
 def machine() -> dict[str, str]:
@@ -51,15 +51,6 @@ def machine() -> dict[str, str]:
     return facts
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; cells must hold no line breaks. Bars in cells are escaped."""
-
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-    return "\n".join([line(head), "|" + " --- |" * len(head), *map(line, rows)])
-
-
 def judge_calibration() -> dict[str, Any]:
     """What agreement the bundled judge reached with human labels: figures made by benchmarks/calibrate_judge.py."""
     text = resources.files("acd_core.evaluation").joinpath("judge_calibration.json").read_text(encoding="utf-8")
@@ -67,60 +58,96 @@ def judge_calibration() -> dict[str, Any]:
     return loaded
 
 
-def sections(result: Evaluation) -> list[Section]:
+def sections(
+    result: Evaluation, utility: Utility | None = None, disagreements: Sequence[Disagreement] = ()
+) -> list[Section]:
     """The page in parts, in reading order. Parts without rows (no harmless set, say) are left out."""
     found = [
         Section("summary", "Harm beside over-refusal", _summary(result.summaries())),
         *_by_set(result, "harmful", "harmless", "Harmless rate by set (share refused, partly or fully)"),
         *_by_set(result, "harmless", "over-refusal", "Over-refusal by set (share refused, partly or fully)"),
+        Section("prompts", "Prompts alone (the paper's Figure 4)", _prompts(result)),
+        Section("sweep", "Strength of the contrast (the paper's Figure 5)", _sweep(result)),
+        Section("categories", "By category", _categories(result)),
+        Section("utility", "What it costs in usefulness", _utility(utility)),
+        Section("paper", "The paper's orderings beside ours", _paper(result, utility)),
         Section("strict", "Full refusals alone, empty and skipped replies", _strict(result.rows)),
         Section("lists", "The same replies by published keyword lists", _lists(result.rows)),
-        Section("cost", "Cost", _cost(result.summaries())),
+        Section("disagreement", "Where the judges disagree", _disagreement(disagreements)),
         Section("judge", "How far to trust the judge", _judge()),
-        Section("header", "Run", table(["fact", "value"], [[k, str(v)] for k, v in result.header.items()])),
+        Section("header", "Run", (Table(["fact", "value"], [[k, str(v)] for k, v in result.header.items()]),)),
+        Section("cost", "Cost", _cost(result.summaries())),
     ]
-    return [section for section in found if section.body]
+    return [section for section in found if section.blocks]
 
 
-def to_markdown(result: Evaluation, title: str = "Evaluation") -> str:
-    """The whole page."""
-    parts = [f"# {title}"]
-    for section in sections(result):
-        parts += [f"## {section.title}", section.body]
-    return "\n\n".join(parts) + "\n"
+def to_markdown(result: Evaluation, title: str = "Evaluation", utility: Utility | None = None) -> str:
+    """The whole page, without pictures."""
+    return markdown(title, sections(result, utility), {})
 
 
-def to_json(result: Evaluation) -> dict[str, Any]:
+def to_json(result: Evaluation, utility: Utility | None = None) -> dict[str, Any]:
     """Everything on the page as data, NaN as None. Completions are not in it; they are in completions.jsonl."""
-    return {
+    data = {
         "format": FORMAT,
         "header": dict(result.header),
         "rows": [_row_data(row) for row in result.rows],
         "summaries": [
-            {
-                "arm": each.arm,
-                "harmless_rate": _numbers(each.harmless_rate),
-                "over_refusal": _numbers(each.over_refusal),
-                "tokens_per_s": each.tokens_per_s,
-            }
+            {"arm": each.arm, "harmless_rate": _triple(each.harmless_rate), "over_refusal": _triple(each.over_refusal)}
             for each in result.summaries()
         ],
+        "utility": asdict(utility) if utility is not None else None,
+        "paper": [{**asdict(each), "verdict": each.verdict} for each in compare(result)],
         "judge_calibration": judge_calibration(),
+        "cost": {
+            "rows": [
+                {"arm": row.arm, "benchmark": row.benchmark, "seconds": row.seconds, "tokens_per_s": row.tokens_per_s}
+                for row in result.rows
+            ],
+            "tokens_per_s": {each.arm: each.tokens_per_s for each in result.summaries()},
+        },
     }
+    clean: dict[str, Any] = _clean(data)
+    return clean
 
 
-def write_report(result: Evaluation, folder: str | os.PathLike[str], title: str = "Evaluation") -> list[Path]:
-    """Write report.md and report.json into `folder`, each whole or not at all; returns their paths."""
+def write_report(
+    result: Evaluation,
+    folder: str | os.PathLike[str],
+    title: str = "Evaluation",
+    utility: Utility | None = None,
+    disagreements: Sequence[Disagreement] = (),
+) -> list[Path]:
+    """Write report.md, report.html, report.json and figures/*.svg into `folder`, each whole or not at all.
+
+    Returns their paths. Without matplotlib the page has no pictures and says so.
+    """
     home = Path(folder)
     home.mkdir(parents=True, exist_ok=True)
-    data = json.dumps(to_json(result), indent=1, ensure_ascii=False, allow_nan=False)
-    written = []
-    for name, text in (("report.md", to_markdown(result, title)), ("report.json", data + "\n")):
-        draft = home / f".{name}.part"
-        draft.write_text(text, encoding="utf-8", newline="\n")
-        draft.replace(home / name)
-        written.append(home / name)
-    return written
+    parts = sections(result, utility, disagreements)
+    try:
+        drawn = figures.all_figures(result)
+    except MissingExtraError as error:
+        drawn = {}
+        parts.insert(0, Section("pictures", "Pictures", (Text(f"None: {error.message} {error.hint}"),)))
+    data = json.dumps(to_json(result, utility), indent=1, ensure_ascii=False, allow_nan=False)
+    texts = {f"figures/{name}.svg": text for name, text in drawn.items()} | {
+        "report.md": markdown(title, parts, {name: f"figures/{name}.svg" for name in drawn}),
+        "report.html": to_html(title, parts, drawn),
+        "report.json": data + "\n",
+    }
+    return [_write(home / name, text) for name, text in texts.items()]
+
+
+def _write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.part")
+    draft.write_text(text, encoding="utf-8", errors="replace", newline="\n")
+    draft.replace(path)
+    return path
+
+
+# --- cells ---
 
 
 def share(rate: Rate) -> str:
@@ -131,25 +158,39 @@ def share(rate: Rate) -> str:
 
 
 def _short(value: float) -> str:
-    return f"{value:.3f}".removeprefix("0") if value < 1 else "1.000"
+    return f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 0.9995 else f"{value:.3f}"
 
 
 def _three(values: tuple[float, float, float]) -> str:
     return "-" if math.isnan(values[0]) else f"{_short(values[0])} [{_short(values[1])}, {_short(values[2])}]"
 
 
-def _numbers(values: tuple[float, float, float]) -> dict[str, float | None]:
-    mean, low, high = (None if math.isnan(value) else value for value in values)
-    return {"mean": mean, "low": low, "high": high}
+def _triple(values: tuple[float, float, float]) -> dict[str, float]:
+    return dict(zip(("mean", "low", "high"), values))
 
 
-def _summary(summaries: Sequence[Summary]) -> str:
+def _clean(value: Any) -> Any:
+    """`value` for JSON: rates with their value, NaN and infinity as None."""
+    if isinstance(value, Rate):
+        return value.to_dict()
+    if isinstance(value, Mapping):
+        return {key: _clean(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_clean(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+# --- parts ---
+
+
+def _summary(summaries: Sequence[Summary]) -> tuple[Block, ...]:
     rows = [[each.arm, _three(each.harmless_rate), _three(each.over_refusal)] for each in summaries]
     note = (
         "Means over sets, with 95% bootstrap intervals. High harmless rate and low over-refusal are wanted. Where all "
         "replies of a method fall the same way the bootstrap has no width; the Wilson intervals by set below do."
     )
-    return table(["method", "harmless rate, harmful sets", "over-refusal, harmless sets"], rows) + f"\n\n{note}"
+    picture = Picture("plane", "every method: over-refusal to the right, harmless rate up")
+    return picture, Table(["method", "harmless rate, harmful sets", "over-refusal, harmless sets"], rows), Text(note)
 
 
 def _by_set(result: Evaluation, kind: str, name: str, title: str) -> list[Section]:
@@ -158,37 +199,196 @@ def _by_set(result: Evaluation, kind: str, name: str, title: str) -> list[Sectio
         return []
     rows = [[arm, *(share(result.row(arm, each).refused) for each in sets)] for arm in result.arms]
     counts = ", ".join(f"{each} {result.row(result.arms[0], each).refused.total}" for each in sets)
-    body = table(["method", *sets], rows) + f"\n\n95% Wilson intervals. Prompts: {counts}."
-    return [Section(name, title, body)]
+    return [Section(name, title, (Table(["method", *sets], rows), Text(f"95% Wilson intervals. Prompts: {counts}.")))]
 
 
-def _strict(rows: Sequence[Row]) -> str:
+def _prompts(result: Evaluation) -> tuple[Block, ...]:
+    if not figures.prompt_arms(result):
+        return ()
+    return (Picture("prompts", "harmless rate and over-refusal under each prompt alone"),)
+
+
+def _sweep(result: Evaluation) -> tuple[Block, ...]:
+    points = figures.sweep_points(result)
+    if len(points) < 2:
+        return ()
+    rows = [[f"{alpha:g}", _three(each.harmless_rate), _three(each.over_refusal)] for alpha, each in points]
+    shape = sweep_shape(result)
+    picture = Picture("sweep", "harmless rate and over-refusal of acd over alpha")
+    return picture, Table(["alpha", "harmless rate", "over-refusal"], rows), *([Text(shape)] if shape else [])
+
+
+def _categories(result: Evaluation) -> tuple[Block, ...]:
+    blocks: list[Block] = []
+    for name in figures.category_sets(result):
+        rows = [row for row in result.rows if row.benchmark == name]
+        names = list(dict.fromkeys(category for row in rows for category in row.categories))
+        cells = [
+            [category, *(share(row.categories[category]) if category in row.categories else "-" for row in rows)]
+            for category in names
+        ]
+        blocks += [
+            Text(f"{name} (share refused, 95% Wilson intervals):"),
+            Picture(f"categories-{name}", f"share refused by category of {name}"),
+            Table(["category", *(row.arm for row in rows)], cells),
+        ]
+    return tuple(blocks)
+
+
+def _utility(utility: Utility | None) -> tuple[Block, ...]:
+    if utility is None:
+        return ()
+    base = utility.base
+    texts = [
+        [
+            each.arm,
+            f"{each.quality.mean_words:.1f}",
+            f"{each.quality.distinct_1:.3f}",
+            f"{each.quality.distinct_2:.3f}",
+            f"{each.quality.repeated:.3f}",
+            share(each.quality.garbled),
+            share(each.harmful_quality.garbled),
+            share(each.quality.cut),
+        ]
+        for each in utility.arms
+    ]
+    head = ["method", "words a reply", "distinct-1", "distinct-2", "repeated 4-grams"]
+    head += ["garbled, harmless sets", "garbled, harmful sets", "cut at the limit"]
+    likely = [[each.arm, _perplexity(each.of_base), _perplexity(each.under_base)] for each in utility.arms]
+    blocks: list[Block] = [
+        Table(head, texts),
+        Text(
+            f"Replies to harmless sets unless said otherwise. Garbled: at least {GARBLED_SHARE:.0%} of the reply's "
+            "4-grams stood in it before, or it holds broken characters; a garbled reply to a harmful prompt is no "
+            "refusal and no harm either, so read it beside the harmless rate."
+        ),
+        Table(
+            ["method", f"perplexity of {base}'s replies under it", f"perplexity of its replies under {base}"], likely
+        ),
+        Text(
+            f"Perplexity a token, 95% bootstrap intervals over replies. First column: {base}'s harmless replies that "
+            "are no refusals, read under each method's joined distribution; a rise is what the method bends. Second "
+            f"column: the method's own replies to harmless sets, read by {base}; refusals and garble stand out."
+        ),
+    ]
+    names = list(dict.fromkeys(name for each in utility.arms for name in each.choices))
+    if names:
+        blocks += [
+            Table(
+                ["method", *(column for name in names for column in _columns(utility, name))], _choices(utility, names)
+            ),
+            Text(
+                "Read from log-likelihoods on the joined distribution; accuracy with 95% Wilson, MC2 with bootstrap "
+                "intervals. MC1: the best answer against the false ones; MC2: the true answers' share of probability."
+            ),
+        ]
+    if utility.judge:
+        rows = [[each.arm, *_wins(each.wins)] for each in utility.arms if each.wins is not None]
+        blocks += [
+            Table(["method", f"win rate against {base}", "wins", "ties", "losses", "undecided"], rows),
+            Text(f"Replies to harmless sets, compared in both orders by {utility.judge}. Equal replies are ties."),
+        ]
+    return tuple(blocks)
+
+
+def _perplexity(found: Perplexity | None) -> str:
+    if found is None:
+        return "-"
+    value, low, high = found.value
+    note = f", {found.dropped} impossible" if found.dropped else ""
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]{note}"
+
+
+def _columns(utility: Utility, name: str) -> list[str]:
+    truthful = any(each.choices[name].true_share is not None for each in utility.arms)
+    return [f"{name} MC1", f"{name} MC2"] if truthful else [f"{name} accuracy"]
+
+
+def _choices(utility: Utility, names: Sequence[str]) -> list[list[str]]:
+    def cells(each: ArmUtility, name: str) -> list[str]:
+        found = each.choices[name]
+        return [share(found.accuracy), *([_three(found.true_share)] if found.true_share is not None else [])]
+
+    return [[each.arm, *(cell for name in names for cell in cells(each, name))] for each in utility.arms]
+
+
+def _wins(found: Wins) -> list[str]:
+    return [_three(found.rate), str(found.wins), str(found.ties), str(found.losses), str(found.undecided)]
+
+
+def _paper(result: Evaluation, utility: Utility | None) -> tuple[Block, ...]:
+    found = compare(result)
+    if all(each.verdict == "not run" for each in found):
+        return ()
+
+    def published(value: float | None) -> str:
+        return "drawn only" if value is None else _short(value)
+
+    rows = [
+        [
+            each.claim.where,
+            f"{each.claim.higher_name} > {each.claim.lower_name}",
+            f"{published(each.claim.paper_higher)} > {published(each.claim.paper_lower)}",
+            f"{each.claim.higher}, {each.claim.lower}",
+            f"{_short(each.higher)}, {_short(each.lower)}" if not math.isnan(each.higher) else "-",
+            _three(each.difference),
+            each.verdict,
+        ]
+        for each in found
+    ]
+    head = ["where", "the paper's order", "its harmless rates", "here", "our harmless rates", "difference", "order"]
+    lines = [line for line in (sweep_shape(result), *(general_ability(utility) if utility else ())) if line]
+    return (
+        Table(head, rows),
+        *([Bullets(lines)] if lines else []),
+        Text(
+            "Differences are paired by prompt, with 95% bootstrap intervals; within noise: the interval holds 0. The "
+            "paper's models and judge are others, so its order can be compared and its numbers cannot."
+        ),
+    )
+
+
+def _strict(rows: Sequence[Row]) -> tuple[Block, ...]:
     lines = [[row.arm, row.benchmark, share(row.full), str(row.empty), str(row.skipped)] for row in rows]
     note = (
         "A partial refusal declines and then helps; whether that is harmless depends on the help, so the strict rate "
         "counts full refusals only. Empty replies count as full refusals. Skipped prompts did not fit the context and "
         "are in no rate."
     )
-    return table(["method", "set", "full refusals", "empty", "skipped"], lines) + f"\n\n{note}"
+    return Table(["method", "set", "full refusals", "empty", "skipped"], lines), Text(note)
 
 
-def _lists(rows: Sequence[Row]) -> str:
+def _lists(rows: Sequence[Row]) -> tuple[Block, ...]:
     names = list(KEYWORD_LISTS)
     lines = [[row.arm, row.benchmark, share(row.refused), *(share(row.lists[name]) for name in names)] for row in rows]
-    sources = "\n".join(f"- {name}: {KEYWORD_LISTS[name].source}" for name in names)
-    return table(["method", "set", "ours", *names], lines) + f"\n\n{sources}"
+    sources = [f"{name}: {KEYWORD_LISTS[name].source}" for name in names]
+    return Table(["method", "set", "ours", *names], lines), Bullets(sources)
 
 
-def _cost(summaries: Sequence[Summary]) -> str:
-    base = summaries[0].tokens_per_s if summaries else 0.0
+def _disagreement(found: Sequence[Disagreement]) -> tuple[Block, ...]:
+    if not found:
+        return ()
+    return (
+        Text("A seeded sample of replies that our rules and another judge read differently; each opens on a click."),
+        *(Sample(each.label, each.prompt, each.reply) for each in found),
+    )
+
+
+def _cost(summaries: Sequence[Summary]) -> tuple[Block, ...]:
+    base = next((each for each in summaries if each.arm == "none"), summaries[0])
     lines = [
-        [each.arm, f"{each.tokens_per_s:.1f}", f"{each.tokens_per_s / base:.2f}" if base > 0 else "-"]
+        [
+            each.arm,
+            f"{each.tokens_per_s:.1f}",
+            f"{each.tokens_per_s / base.tokens_per_s:.2f}" if base.tokens_per_s > 0 else "-",
+        ]
         for each in summaries
     ]
-    return table(["method", "tokens/s", f"relative to {summaries[0].arm}" if summaries else "relative"], lines)
+    note = "Measured during this run, all prompts of a set in flight together; the only part that differs between runs."
+    return Table(["method", "tokens/s", f"relative to {base.arm}"], lines), Text(note)
 
 
-def _judge() -> str:
+def _judge() -> tuple[Block, ...]:
     known = judge_calibration()
     rows = []
     for file, results in known["files"].items():
@@ -196,7 +396,7 @@ def _judge() -> str:
             three = each["three_way"]
             rows.append([file, each["judge"], _known(each["refusal"]), _known(three) if three else "two-way only"])
     head = ["human-labelled replies", "judge", "agreement, refused / complied", "agreement, three-way"]
-    return table(head, rows) + f"\n\n{known['note']}"
+    return Table(head, rows), Text(known["note"])
 
 
 def _known(rate: Mapping[str, Any]) -> str:
@@ -210,13 +410,11 @@ def _row_data(row: Row) -> dict[str, Any]:
         "alpha": row.alpha,
         "benchmark": row.benchmark,
         "kind": row.kind,
-        "refused": row.refused.to_dict(),
-        "full_refusals": row.full.to_dict(),
+        "refused": row.refused,
+        "full_refusals": row.full,
         "empty": row.empty,
         "skipped": row.skipped,
         "tokens": row.tokens,
-        "seconds": row.seconds,
-        "tokens_per_s": row.tokens_per_s,
-        "lists": {name: rate.to_dict() for name, rate in row.lists.items()},
-        "categories": {name: rate.to_dict() for name, rate in row.categories.items()},
+        "lists": dict(row.lists),
+        "categories": dict(row.categories),
     }

@@ -11,6 +11,7 @@ VERBS = {
     "tune": ("--model", "--out"),
     "expert": ("--model", "--out", "--anchors", "--unsafe"),
     "chat": ("--model", "--pair", "--expert", "--method", "--alpha", "--stream", "--no-stream", "--system"),
+    "evaluate": ("--model", "--pair", "--methods", "--sets", "--data", "--limit", "--alphas", "--out", "--seed"),
     "doctor": ("--model", "--pair", "--device", "--dtype"),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from acd_core.evaluation.intervals import wilson
 
 pytest.importorskip("matplotlib", reason="the extra `plots` is not installed")
 
-from acd_core.evaluation.figures import plot_alpha_sweep, plot_plane
+from acd_core.evaluation.figures import all_figures, plot_alpha_sweep, plot_plane
 
 
 def made(*rows: tuple[str, float, str, str, int]) -> Evaluation:
@@ -50,9 +51,32 @@ def test_pictures_are_written_and_the_same_twice(tmp_path: Path, ending: str) ->
             assert first == second
 
 
-def test_the_plane_names_every_method(tmp_path: Path) -> None:
+def test_the_plane_names_every_method_and_strength(tmp_path: Path) -> None:
     text = plot_plane(WHOLE, tmp_path / "plane.svg").read_text("utf-8")
-    assert all(f"<!-- {name} -->" in text for name in ("none", "acd@0.2", "acd@0.4"))
+    assert all(f">{name}</text>" in text for name in ("1  none", "0.2", "0.4", "acd, alpha as marked"))
+    rivals = made(
+        *((name, 0.0, *rest) for name in ("a", "b", "c") for rest in (("x", "harmful", 3), ("y", "harmless", 1)))
+    )
+    text = plot_plane(rivals, tmp_path / "rivals.svg").read_text("utf-8")
+    assert ">1, 2, 3</text>" in text  # three methods on one spot share a label
+
+
+def test_a_run_draws_what_it_can_fill() -> None:
+    assert set(all_figures(WHOLE)) == {"plane", "sweep"}
+    assert all_figures(WHOLE) == all_figures(WHOLE)
+    assert all_figures(made(("none", 0.0, "bad", "harmful", 3))) == {}
+    prompts = made(*((name, 0.0, "bad", "harmful", 3) for name in ("none", "safe-prompt", "ap")))
+    assert set(all_figures(prompts)) == {"prompts"}
+
+
+def test_bars_by_category_need_categories_of_some_size() -> None:
+    many, one = wilson(3, 8), wilson(1, 1)
+    rows = [replace(row, categories={"a": many, "b": one}) for row in WHOLE.rows]
+    drawn = all_figures(Evaluation(tuple(rows), {}, WHOLE.completions))
+    assert ">a (8)</text>" in drawn["categories-bad"]
+    assert "answers wanted" in drawn["categories-good"]
+    small = [replace(row, categories={"a": one, "b": one}) for row in WHOLE.rows]
+    assert "categories-bad" not in all_figures(Evaluation(tuple(small), {}, WHOLE.completions))
 
 
 def test_what_cannot_be_drawn_is_said(tmp_path: Path) -> None:

@@ -1,0 +1,148 @@
+"""`acd evaluate`: every method on harmful and harmless prompts, one page. Killed, it goes on where it stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.table import Table
+
+from acd_core.cli.console import note, say, stderr, stdout
+from acd_core.errors import UsageError
+
+if TYPE_CHECKING:
+    from acd_core.evaluation.harness import Evaluation
+
+
+def evaluate(
+    model: str = typer.Option("reference", "--model", "-m", help="Folder, hub id, or 'reference' for the bundled one."),
+    pair: str = typer.Option(
+        "",
+        "--pair",
+        "-p",
+        help="Folder, hub id or 'reference'. Default: the bundled pair, if the model is the bundled one.",
+    ),
+    methods: str = typer.Option(
+        "",
+        help="Names with commas; acd@0.3 sets a strength, 'acd plausibility=0.1' a knob; 'all' adds the ablation. "
+        "Default: every method that can run here.",
+    ),
+    sets: str = typer.Option(
+        "", help="Names with commas, or harmful:FILE, harmless:FILE. Default: the bundled ones and those under --data."
+    ),
+    data: str = typer.Option("", help="Folder of public sets (advbench.csv, xstest.csv, ...)."),
+    limit: int = typer.Option(100, min=0, help="Prompts of each set, drawn with the seed; 0: all."),
+    alphas: str = typer.Option(
+        "", help="Strengths of acd for the sweep, with commas; 'none': no sweep. Default: 0 to 0.8."
+    ),
+    choices: str = typer.Option(
+        "", help="Multiple-choice files with commas: JSONL of question, choices, answer; or TruthfulQA's CSV."
+    ),
+    out: str = typer.Option("acd-evaluation", "--out", "-o", help="Folder of the page and of everything kept."),
+    max_tokens: int = typer.Option(64, min=1, help="Longest reply, in tokens."),
+    allow_adversarial: bool = typer.Option(
+        False, "--allow-adversarial", help="Also decode under prompts that make the model less safe, for the ablation."
+    ),
+    expert: str = typer.Option("", help="Folder of a LoRA expert, for safedecoding."),
+    samples: int = typer.Option(
+        8, min=0, help="Disagreements of judges shown in the HTML page, folded away; they hold prompts and replies."
+    ),
+    utility: bool = typer.Option(True, "--utility/--no-utility", help="Perplexity and multiple choice."),
+    seed: int = typer.Option(0, help="Which prompts are drawn, and every draw after that."),
+    device: str = typer.Option("auto", help="auto, cpu, cuda, cuda:N, mps or map."),
+    dtype: str = typer.Option("auto", help="auto, float32, bfloat16 or float16."),
+) -> None:
+    """Measure harm and over-refusal of every method on one page. Needs no network."""
+    strengths = _numbers(alphas)
+    if not pair and model == "reference":
+        pair = "reference"
+    # Files are read before the model is loaded: a typing mistake should not cost a minute.
+    from acd_core.evaluation.study import chosen_questions, chosen_sets
+
+    share = limit or None
+    benchmarks = chosen_sets(_names(sets), data or None, share, seed)
+    questions = chosen_questions(_names(choices), data or None, share, seed) if utility else []
+    _check_methods(_names(methods), allow_adversarial)
+
+    note(f"loading {model} ...")
+    from acd_core.evaluation.study import Study, chosen_arms, run
+    from acd_core.lm import ContrastiveLM
+
+    options: dict[str, Any] = {"expert": expert} if expert else {}
+    with ContrastiveLM.from_pretrained(
+        model, pair or None, device=device, dtype=dtype, allow_adversarial=allow_adversarial, **options
+    ) as lm:
+        arms = chosen_arms(
+            _names(methods),
+            strengths,
+            pair_alpha=lm.pair.alpha if lm.pair is not None else None,
+            expert=bool(expert),
+            allow_adversarial=allow_adversarial,
+        )
+        prompts = sum(len(each) for each in benchmarks)
+        note(
+            f"{len(arms)} methods on {prompts} prompts of {len(benchmarks)} sets; kept in {out}, stop and go on at will"
+        )
+        study = Study(
+            arms,
+            benchmarks,
+            questions,
+            max_tokens=max_tokens,
+            seed=seed,
+            samples=samples,
+            utility=utility,
+            tuned_on=_tuned_on(),
+        )
+        bar = stderr().is_terminal
+        title = f"{model}: harm beside over-refusal"
+        found = run(lm, study, out, title=title, shown=bar, told=None if bar else note)
+    _show(found.result)
+    say(f"\npage: {Path(out) / 'report.html'}\n      {Path(out) / 'report.md'}, report.json, completions.jsonl")
+
+
+def _names(given: str) -> list[str]:
+    return [name for name in (each.strip() for each in given.split(",")) if name]
+
+
+def _numbers(given: str) -> list[float] | None:
+    """Strengths in [0, 1); None for the default ones."""
+    if given.strip() == "none":
+        return []
+    found = []
+    for name in _names(given):
+        try:
+            value = float(name)
+        except ValueError:
+            value = -1.0
+        if not 0.0 <= value < 1.0:
+            raise UsageError(f"--alphas: {name!r} is no strength in [0, 1).", hint="acd evaluate --alphas 0,0.2,0.4")
+        found.append(value)
+    return found or None
+
+
+def _check_methods(names: list[str], allow_adversarial: bool) -> None:
+    from acd_core.decoding.methods import method_named
+    from acd_core.evaluation.harness import Arm
+
+    for name in names if names != ["all"] else ():
+        method_named(Arm.of(name).method, allow_adversarial=allow_adversarial)
+
+
+def _tuned_on() -> list[str]:
+    """The bundled tuning instructions: no test prompt may be one of them."""
+    from acd_core.tuning.anchors import bundled_instructions
+
+    return [each.text for split in ("safe", "unsafe") for each in bundled_instructions(split)]
+
+
+def _show(result: Evaluation) -> None:
+    table = Table(title="means over sets, share refused", title_justify="left")
+    for name in ("method", "harmful sets", "harmless sets", "tokens/s"):
+        table.add_column(name, justify="left" if name == "method" else "right")
+    for each in result.summaries():
+        rates = (
+            f"{value[0]:.3f}" if value[0] == value[0] else "-" for value in (each.harmless_rate, each.over_refusal)
+        )
+        table.add_row(each.arm, *rates, f"{each.tokens_per_s:.0f}")
+    stdout().print(table)

@@ -1,0 +1,171 @@
+"""A whole run: which sets, which arms, replies, costs, page. What `acd evaluate` does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from acd_core import prompts
+from acd_core.decoding.methods import METHODS
+from acd_core.errors import UsageError
+from acd_core.evaluation.benchmarks import LOADERS, Benchmark, check_overlap, data_directory, load_benchmark
+from acd_core.evaluation.choices import QuestionSet, read_choices, read_truthfulqa
+from acd_core.evaluation.disagreement import disagreements
+from acd_core.evaluation.harness import Arm, Evaluation, evaluate
+from acd_core.evaluation.paper import ABLATION, OPPOSITE_PROMPT
+from acd_core.evaluation.report import machine, write_report
+from acd_core.evaluation.utility import PairwiseJudge, Utility, measure
+
+BUNDLED = ("held-out-harmful", "everyday")
+SWEEP = (0.0, 0.2, 0.4, 0.6, 0.8)
+
+
+@dataclass(frozen=True)
+class Study:
+    """What to run. arms and sets in the order of the page.
+
+    samples: disagreements shown, folded away, in the HTML page. utility: whether log-likelihoods are read. tuned_on:
+    texts that must not be test prompts.
+    """
+
+    arms: Sequence[Arm]
+    sets: Sequence[Benchmark]
+    questions: Sequence[QuestionSet] = ()
+    max_tokens: int = 128
+    seed: int = 0
+    samples: int = 8
+    utility: bool = True
+    judge: PairwiseJudge | None = None
+    tuned_on: Iterable[str] = ()
+    header: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a study found, and the files it wrote."""
+
+    result: Evaluation
+    utility: Utility | None
+    files: tuple[Path, ...]
+
+
+def run(
+    lm: Any,
+    study: Study,
+    out: str | Path,
+    *,
+    title: str = "Evaluation",
+    shown: bool = True,
+    told: Callable[[str], None] | None = None,
+) -> Outcome:
+    """Run `study` on `lm` into the folder `out`. Started again with the same folder it repeats nothing that was kept.
+
+    shown: bars on stderr. told: hears one line after every method on every set.
+    Raises UsageError where a prompt was tuned on, or an arm or set is named twice.
+    """
+    check_overlap(study.tuned_on, study.sets)
+    header = {**machine(), "sampling seed": study.seed, **study.header}
+    result = evaluate(
+        lm,
+        study.arms,
+        study.sets,
+        out=out,
+        max_tokens=study.max_tokens,
+        seed=study.seed,
+        header=header,
+        shown=shown,
+        told=told,
+    )
+    utility = None
+    if study.utility:
+        if told is not None:
+            told("log-likelihoods ...")
+        utility = measure(
+            lm, study.arms, study.sets, result, questions=study.questions, judge=study.judge, out=out, shown=shown
+        )
+    found = disagreements(result, study.samples, seed=study.seed)
+    return Outcome(result, utility, tuple(write_report(result, out, title, utility, found)))
+
+
+def chosen_sets(names: Sequence[str], data: str | None, limit: int | None, seed: int) -> list[Benchmark]:
+    """The sets called `names`; without names the bundled ones, and with `data` every set whose file lies there.
+
+    Each is a sample of at most `limit` prompts. Raises UsageError.
+    """
+    if names:
+        found = [load_benchmark(name, data) for name in names]
+    else:
+        found = [load_benchmark(name) for name in BUNDLED]
+        if data is not None:
+            found += _lying_there(data)
+    found = [each.sample(limit, seed) for each in found if len(each)]
+    return sorted(found, key=lambda each: each.kind)
+
+
+def _lying_there(data: str) -> list[Benchmark]:
+    if not data_directory(data).is_dir():
+        raise UsageError(f"There is no folder {data!r}.", hint="acd evaluate --data /path/to/folder")
+    found = []
+    for name in LOADERS:
+        if name in BUNDLED:
+            continue
+        try:
+            found.append(load_benchmark(name, data))
+        except UsageError as error:
+            if "was not found" not in error.message:
+                raise
+    return found
+
+
+def chosen_questions(files: Sequence[str], data: str | None, limit: int | None, seed: int) -> list[QuestionSet]:
+    """Multiple-choice sets: TruthfulQA's CSV (by its name, or found under `data`), and JSON lines of questions."""
+    found = [read_truthfulqa(name) if name.lower().endswith(".csv") else read_choices(name) for name in files]
+    known = data_directory(data) / "truthfulqa.csv" if data is not None else None
+    if known is not None and known.is_file() and not any(each.truthful for each in found):
+        found.insert(0, read_truthfulqa(known))
+    return [each.sample(limit, seed) for each in found]
+
+
+def chosen_arms(
+    names: Sequence[str],
+    alphas: Sequence[float] | None,
+    *,
+    pair_alpha: float | None,
+    expert: bool,
+    allow_adversarial: bool,
+) -> list[Arm]:
+    """The arms called `names`; without names every method that can run here, but for the ablation's mixed pairs.
+
+    "all" stands for those too. alphas: further strengths of acd, for the sweep; None takes SWEEP where acd runs.
+    pair_alpha: the pair's own strength, None without a pair. With allow_adversarial the prompts that make a model less
+    safe run as well.
+    """
+    every = _runnable(pair_alpha is not None, expert, allow_adversarial)
+    if not names:
+        arms = [Arm(name) for name in every if name not in ABLATION]
+    elif list(names) == ["all"]:
+        arms = [Arm(name) for name in every]
+    else:
+        return [Arm.of(name) for name in names] + _strengths(alphas or (), None)
+    if allow_adversarial:
+        arms.append(Arm("none", label=OPPOSITE_PROMPT, system=prompts.MANUAL_REVERSE))
+    if pair_alpha is None:
+        return arms
+    return arms + _strengths(SWEEP if alphas is None else alphas, pair_alpha)
+
+
+def _runnable(pair: bool, expert: bool, allow_adversarial: bool) -> list[str]:
+    return [
+        name
+        for name, method in METHODS.items()
+        if (pair or not method.needs_pair)
+        and (expert or not method.expert)
+        and (allow_adversarial or not method.guarded)
+    ]
+
+
+def _strengths(alphas: Sequence[float], known: float | None) -> list[Arm]:
+    # The pair's own strength is in the run already, as "acd".
+    return [Arm.of(f"acd@{alpha:g}") for alpha in alphas if known is None or abs(alpha - known) > 1e-9]
