@@ -163,7 +163,11 @@ class Chat:
         """No chat format: what starts a sequence for this tokenizer, the prompt, the text."""
         if prompt == SOFT:
             return Layout(self._start, self._encode_tail(text))
-        return Layout(self._start + self._encode(text if prompt is None else _join(self._mark(prompt), text)))
+        ids = self._start + self._encode(text if prompt is None else _join(self._mark(prompt), text))
+        if not ids:  # no model goes on from nothing: what stands before a text stands here too
+            known = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
+            ids = tuple(each for each in known if each is not None)[:1]
+        return Layout(ids)
 
     def _render(self, messages: list[dict[str, Any]], tools: Sequence[Mapping[str, Any]]) -> str:
         continues = is_continued(messages)
