@@ -1,341 +1,254 @@
-"""Prompts to measure on: public sets from local files, two bundled sets of our own, and a user's own file.
+"""Prompts to measure on: public sets from their published files or the hub, bundled sets of our own, a user's own file.
 
-Nothing is fetched. A set is found in the data directory: the argument, else the environment variable ACD_DATA, else
-`shared/data/eval` beside the checkout. Harmful prompts never appear in logs or error messages; items are named by id.
+Nothing is fetched unless a name asks for it. A set is found in the data directory: the argument, else the environment
+variable ACD_DATA, else `shared/data/eval` beside the checkout. Harmful prompts never appear in logs or error messages;
+items are named by id.
 """
 
 from __future__ import annotations
 
-import csv
-import importlib
-import io
 import json
-import os
-import random
-import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from acd_core.errors import UsageError, missing_extra
+from acd_core.errors import UsageError
+from acd_core.evaluation.attacks import ATTACKS, attack, attacked, jailbreak_templates, plain_text
+from acd_core.evaluation.hub_sets import fetch_set
+from acd_core.evaluation.items import Benchmark, Item, Kind, check_overlap, items_of, normalised
+from acd_core.evaluation.set_files import data_directory, find_file, need_columns, read_items, read_rows
 
-Kind = Literal["harmful", "harmless"]
-_BUNDLED = ("everyday", "held-out-harmful")
+__all__ = [
+    "BUNDLED", "LOADERS", "Benchmark", "Item", "Kind", "Published", "attacked", "check_overlap", "data_directory",
+    "jailbreak_templates", "load_benchmark", "load_hub", "normalised", "read_benchmark",
+]  # fmt: skip
+
+Rows = Sequence[Any]
 
 
 @dataclass(frozen=True)
-class Item:
-    """One prompt. `id` is unique within its benchmark and stable between runs.
+class Published:
+    """A public set: its kind, published files (any of them will do), columns, licence, source, and place on the hub.
 
-    messages: the conversation to send instead of `prompt` as one user turn. prefill: what the reply begins with; the
-    model continues it. request: what is really asked for, where an attack wraps it; judges read `asked`.
+    prompt, category, target: columns. where: keeps rows. make: rows to items, where columns do not say it all.
+    hub: a data set id and a part of the file's path there; None where no faithful copy is known to us. The hub's copies
+    name their columns themselves.
     """
 
-    id: str
-    prompt: str
-    category: str = ""
-    messages: tuple[Mapping[str, Any], ...] = ()
-    prefill: str = ""
-    request: str = ""
-
-    @property
-    def asked(self) -> str:
-        """The request itself, without the attack around it."""
-        return self.request or self.prompt
-
-    def conversation(self) -> str | list[dict[str, Any]]:
-        """What `ContrastiveLM.generate` takes: the prompt as a text, or messages where there is more than that."""
-        if not self.messages and not self.prefill:
-            return self.prompt
-        turns = [dict(each) for each in self.messages] or [{"role": "user", "content": self.prompt}]
-        return [*turns, {"role": "assistant", "content": self.prefill}] if self.prefill else turns
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """A named set of prompts of one kind. `harmful`: a refusal is wanted. `harmless`: an answer is wanted."""
-
-    name: str
     kind: Kind
-    items: tuple[Item, ...]
-    licence: str = ""
-    source: str = ""
+    files: tuple[str, ...]
+    licence: str
+    source: str
+    prompt: str | None = None
+    category: str | None = None
+    target: str | None = None
+    where: tuple[str, str] | None = None
+    make: Callable[[Rows], list[Item]] | None = None
+    hub: tuple[str, str | None] | None = None
 
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def sample(self, n: int | None, seed: int = 0) -> Benchmark:
-        """`n` items drawn without replacement with `seed`, in the set's own order. None or n >= len gives all."""
-        if n is not None and n < 1:
-            raise UsageError(f"A sample needs at least 1 prompt (given: {n}).", hint="Give n=100, or None for all.")
-        if n is None or n >= len(self.items):
-            return self
-        chosen = sorted(random.Random(seed).sample(range(len(self.items)), n))
-        return Benchmark(self.name, self.kind, tuple(self.items[i] for i in chosen), self.licence, self.source)
-
-
-# --- finding files ---
-
-
-def data_directory(data: str | Path | None = None) -> Path:
-    """Where the public sets lie: `data`, else ACD_DATA, else shared/data/eval beside the checkout (may not exist)."""
-    given = data or os.environ.get("ACD_DATA")
-    return Path(given) if given else Path(__file__).resolve().parents[3] / "shared" / "data" / "eval"
-
-
-def _file(name: str, data: str | Path | None) -> Path:
-    folder = data_directory(data)
-    path = folder / name
-    if not path.is_file():
-        raise UsageError(
-            f"The file {name} was not found in {str(folder)!r}.",
-            hint=f"Put {name} there, or name its folder: export ACD_DATA=/path/to/folder (or --data /path/to/folder)",
-        )
-    return path
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path.name} is not UTF-8 text.", hint=f"Save {path.name} as UTF-8.") from error
-
-
-def _json(path: Path) -> Any:
-    """A JSON document, or JSON lines as a list."""
-    text = _text(path)
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        pass
-    rows = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        if line.strip():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise UsageError(
-                    f"{path.name}, line {number}: not JSON ({error.msg}).", hint="One JSON object a line is expected."
-                ) from None
-    return rows
-
-
-def _csv(path: Path, *columns: str) -> list[dict[str, str]]:
-    rows = list(csv.DictReader(io.StringIO(_text(path), newline="")))
-    missing = [name for name in columns if rows and name not in rows[0]]
-    if missing or not rows:
-        raise UsageError(
-            f"{path.name} has no {'rows' if not rows else 'column ' + ', '.join(missing)}.",
-            hint=f"Expected a CSV with the columns {', '.join(columns)}.",
-        )
-    return rows
-
-
-def _items(name: str, prompts: Iterable[tuple[str, str]]) -> tuple[Item, ...]:
-    """(prompt, category) pairs as items, numbered in file order; blank prompts and repeats are left out."""
-    items: list[Item] = []
-    seen: set[str] = set()
-    for number, (prompt, category) in enumerate(prompts, start=1):
-        key = normalised(prompt)
-        if key and key not in seen:
-            seen.add(key)
-            items.append(Item(f"{name}-{number:04d}", prompt.strip(), category))
-    return tuple(items)
-
-
-# --- the sets ---
-
-
-def _advbench(data: str | Path | None) -> Benchmark:
-    rows = _csv(_file("advbench.csv", data), "goal")
-    return Benchmark("advbench", "harmful", _items("advbench", ((row["goal"], "") for row in rows)), "MIT", "Zou 2023")
-
-
-def _malicious(data: str | Path | None) -> Benchmark:
-    lines = _text(_file("malicious_instruct.txt", data)).splitlines()
-    items = _items("malicious", ((line, "") for line in lines))
-    return Benchmark("malicious-instruct", "harmful", items, "research, none stated", "Huang 2023")
-
-
-def _harmfulqa(data: str | Path | None) -> Benchmark:
-    """The first 20 questions of every topic: the rest may be trained on (data/README.md)."""
-    topics = _json(_file("harmfulqa.json", data))
-    if not isinstance(topics, dict) or not all(isinstance(each, dict) for each in topics.values()):
-        raise UsageError("harmfulqa.json is not {topic: {subtopic: [question]}}.", hint="Use the released file.")
-    pairs = []
-    for topic, subtopics in topics.items():
-        pairs += [(text, topic) for questions in subtopics.values() for text in questions][:20]
-    return Benchmark("harmfulqa", "harmful", _items("harmfulqa", pairs), "Apache-2.0", "Bhardwaj 2023")
-
-
-def _dangerousqa(data: str | Path | None) -> Benchmark:
-    rows = _strings(_json(_file("dangerousqa.json", data)), "dangerousqa.json")
-    return Benchmark("dangerousqa", "harmful", _items("dangerousqa", rows), "Apache-2.0", "Shaikh 2023")
-
-
-def _xstest(kind: Kind) -> Callable[[str | Path | None], Benchmark]:
-    label = "safe" if kind == "harmless" else "unsafe"
-
-    def load(data: str | Path | None) -> Benchmark:
-        rows = _csv(_file("xstest.csv", data), "prompt", "type", "label")
-        items = _items(f"xstest-{label}", ((row["prompt"], row["type"]) for row in rows if row["label"] == label))
-        return Benchmark(f"xstest-{label}", kind, items, "CC BY 4.0", "Roettger 2024")
-
-    return load
-
-
-def _alpaca(data: str | Path | None) -> Benchmark:
-    rows = _strings(_json(_file("alpaca_eval_300.json", data)), "alpaca_eval_300.json")
-    return Benchmark("alpaca-eval", "harmless", _items("alpaca", rows), "as AlpacaEval, evaluation only", "Li 2023")
-
-
-def _truthfulqa(data: str | Path | None) -> Benchmark:
-    rows = _csv(_file("truthfulqa.csv", data), "Question", "Category")
-    items = _items("truthfulqa", ((row["Question"], row["Category"]) for row in rows))
-    return Benchmark("truthfulqa", "harmless", items, "Apache-2.0", "Lin 2022")
-
-
-def _derta(attack: str) -> Callable[[str | Path | None], Benchmark]:
-    def load(data: str | Path | None) -> Benchmark:
-        name = f"safety_{attack}.json"
-        rows = _strings(_json(_file(name, data)), name)
-        return Benchmark(f"derta-{attack}", "harmful", _items(attack, rows), "MIT", "Yuan 2024, attacked prompts")
-
-    return load
-
-
-def _bundled(name: str, kind: Kind) -> Callable[[str | Path | None], Benchmark]:
-    def load(_: str | Path | None) -> Benchmark:
-        resource = files("acd_core.evaluation").joinpath(f"{name.replace('-', '_')}.jsonl")
-        rows = [json.loads(line) for line in resource.read_text(encoding="utf-8").splitlines()]
-        items = tuple(Item(row["id"], row["text"], row["category"]) for row in rows)
-        return Benchmark(name, kind, items, "Apache-2.0", "ours, held out: never trained or tuned on")
-
-    return load
-
-
-def _strings(rows: Any, name: str) -> list[tuple[str, str]]:
-    """A list of texts, or of objects with question, instruction, prompt, goal or text."""
-    found = []
-    for number, row in enumerate(rows if isinstance(rows, list) else [None], start=1):
-        text = row if isinstance(row, str) else _prompt_of(row) if isinstance(row, dict) else None
-        if text is None:
+    def load(self, name: str, data: str | Path | None = None, *, hub: bool = False) -> Benchmark:
+        """Raises UsageError naming the file or column, or why the hub did not give it."""
+        hint = f"; or from the hub: {name}@hub" if self.hub else ""
+        if hub and self.hub is None:
             raise UsageError(
-                f"{name}, entry {number}: no prompt found.", hint="Entries are texts, or objects with a field 'prompt'."
+                f"{name} has no known place on the hub.", hint=f"Put {self.files[0]} into the data folder."
             )
-        found.append((text, str(row.get("category", "")) if isinstance(row, dict) else ""))
-    return found
+        path = fetch_set(*self.hub) if hub and self.hub else find_file(self.files, data, hint)
+        rows = read_rows(path)
+        if self.where is not None:
+            need_columns(path.name, rows, self.where[0])
+            rows = [row for row in rows if row[self.where[0]] == self.where[1]]
+        columns = () if path.name not in self.files else (self.prompt, self.category, self.target)
+        found = self.make(rows) if self.make is not None else read_items(path.name, rows, *columns)
+        if not found:
+            raise UsageError(f"{path.name} has no rows.", hint=f"Use the released file {self.files[0]}.")
+        return Benchmark(name, self.kind, items_of(name, found), self.licence, self.source)
 
 
-def _prompt_of(row: Mapping[str, Any]) -> str | None:
-    named = (row.get(field) for field in ("prompt", "question", "instruction", "goal", "text"))
-    return next((text for text in named if isinstance(text, str)), None)
+def _harmfulqa(rows: Rows) -> list[Item]:
+    """The first 20 questions of every topic: the rest may be trained on (data/README.md). Released as a tree
+    {topic: {subtopic: [question]}}, on the hub as rows with topic and question."""
+    tree: dict[str, list[str]] = {}
+    for row in rows:
+        if isinstance(row, Mapping) and isinstance(row.get("question"), str):
+            tree.setdefault(str(row.get("topic", "")), []).append(row["question"])
+        elif isinstance(row, Mapping) and all(isinstance(each, Mapping) for each in row.values()):
+            for topic, subtopics in row.items():
+                tree.setdefault(topic, []).extend(text for texts in subtopics.values() for text in texts)
+        else:
+            raise UsageError("harmfulqa.json is not {topic: {subtopic: [question]}}.", hint="Use the released file.")
+    return [Item("", text, topic) for topic, texts in tree.items() for text in texts[:20]]
 
 
-LOADERS: Mapping[str, tuple[Kind, Callable[[str | Path | None], Benchmark]]] = {
-    "advbench": ("harmful", _advbench),
-    "malicious-instruct": ("harmful", _malicious),
-    "harmfulqa": ("harmful", _harmfulqa),
-    "dangerousqa": ("harmful", _dangerousqa),
-    "xstest-unsafe": ("harmful", _xstest("harmful")),
-    "derta-codeattack": ("harmful", _derta("codeattack")),
-    "derta-completionattack": ("harmful", _derta("completionattack")),
-    "derta-jailbreakchat": ("harmful", _derta("jailbreakchat")),
-    "held-out-harmful": ("harmful", _bundled("held-out-harmful", "harmful")),
-    "xstest-safe": ("harmless", _xstest("harmless")),
-    "alpaca-eval": ("harmless", _alpaca),
-    "truthfulqa": ("harmless", _truthfulqa),
-    "everyday": ("harmless", _bundled("everyday", "harmless")),
-}
+def _harmbench(rows: Rows) -> list[Item]:
+    """Behaviours; those with a context are asked in HarmBench's own frame: context, a rule, behaviour."""
+    column = "Behavior" if rows and isinstance(rows[0], Mapping) and "Behavior" in rows[0] else "prompt"
+    found = read_items("harmbench", rows, column)
+    context = [str(row.get("ContextString") or row.get("context") or "").strip() for row in rows]
+    return [
+        replace(item, prompt=f"{text}\n\n---\n\n{item.prompt}", request=item.prompt) if text else item
+        for item, text in zip(found, context)
+    ]
+
+
+def _mt_bench(rows: Rows) -> list[Item]:
+    """First turns: the second ones answer the model's own first reply."""
+    first = [
+        {**row, "prompt": turns[0], "id": ""} if isinstance(turns := row.get("turns", row.get("prompt")), list) else row
+        for row in rows
+        if isinstance(row, Mapping)
+    ]
+    return read_items("mt_bench", first, "prompt", "category")
+
+
+def _continued(rows: Rows) -> list[Item]:
+    """Statements to continue: they were made to be sent without chat format."""
+    return [plain_text(item, item.prompt) for item in read_items("safety_completionattack.json", rows)]
+
+
+_XSTEST = ("xstest.csv", "xstest_prompts.csv", "xstest_v2_prompts.csv")
+LOADERS: Mapping[str, Published] = {
+    "advbench": Published(
+        "harmful", ("advbench.csv", "harmful_behaviors.csv"), "MIT", "Zou 2023", "goal", target="target",
+        hub=("walledai/AdvBench", None),
+    ),
+    "malicious-instruct": Published(
+        "harmful", ("malicious_instruct.txt", "MaliciousInstruct.txt"), "research, none stated", "Huang 2023",
+        hub=("walledai/MaliciousInstruct", None),
+    ),
+    "harmfulqa": Published(
+        "harmful", ("harmfulqa.json",), "Apache-2.0", "Bhardwaj 2023", make=_harmfulqa,
+        hub=("declare-lab/HarmfulQA", None),
+    ),
+    "dangerousqa": Published("harmful", ("dangerousqa.json",), "Apache-2.0", "Shaikh 2023"),
+    "beavertails": Published(
+        "harmful", ("beavertails.jsonl", "beavertails_evaluation.jsonl", "test.jsonl.xz", "test.jsonl.gz"),
+        "CC BY-NC 4.0", "Ji 2023, the evaluation set", "prompt", "category",
+        hub=("PKU-Alignment/BeaverTails-Evaluation", None),
+    ),
+    "harmbench": Published(
+        "harmful", ("harmbench.csv", "harmbench_behaviors_text_all.csv", "harmbench_behaviors_text_test.csv"),
+        "MIT", "Mazeika 2024", make=_harmbench, hub=("walledai/HarmBench", "standard/"),
+    ),
+    "jailbreakbench": Published(
+        "harmful", ("jailbreakbench.csv", "harmful-behaviors.csv"), "MIT", "Chao 2024", "Goal", "Category", "Target",
+        hub=("JailbreakBench/JBB-Behaviors", "data/harmful-behaviors.csv"),
+    ),
+    "strongreject": Published(
+        "harmful", ("strongreject.csv", "strongreject_dataset.csv"), "MIT", "Souly 2024", "forbidden_prompt",
+        "category", hub=("walledai/StrongREJECT", None),
+    ),
+    "xstest-unsafe": Published(
+        "harmful", _XSTEST, "CC BY 4.0", "Roettger 2024", "prompt", "type", where=("label", "unsafe"),
+        hub=("walledai/XSTest", None),
+    ),
+    "derta-codeattack": Published("harmful", ("safety_codeattack.json",), "MIT", "Yuan 2024, attacked prompts"),
+    "derta-completionattack": Published(
+        "harmful", ("safety_completionattack.json",), "MIT", "Yuan 2024, statements to continue", make=_continued
+    ),
+    "derta-jailbreakchat": Published("harmful", ("safety_jailbreakchat.json",), "MIT", "Yuan 2024, attacked prompts"),
+    "xstest-safe": Published(
+        "harmless", _XSTEST, "CC BY 4.0", "Roettger 2024", "prompt", "type", where=("label", "safe"),
+        hub=("walledai/XSTest", None),
+    ),
+    "oktest": Published("harmless", ("oktest.csv", "OKTest.csv"), "none stated", "Shi 2024", "prompt"),
+    "jailbreakbench-benign": Published(
+        "harmless", ("jailbreakbench_benign.csv", "benign-behaviors.csv"), "MIT", "Chao 2024", "Goal", "Category",
+        hub=("JailbreakBench/JBB-Behaviors", "data/benign-behaviors.csv"),
+    ),
+    "alpaca-eval": Published(
+        "harmless", ("alpaca_eval_300.json", "alpaca_eval.json"), "as AlpacaEval, evaluation only", "Li 2023",
+        hub=("tatsu-lab/alpaca_eval", "alpaca_eval.json"),
+    ),
+    "truthfulqa": Published(
+        "harmless", ("truthfulqa.csv", "TruthfulQA.csv"), "Apache-2.0", "Lin 2022", "Question", "Category",
+        hub=("truthfulqa/truthful_qa", "generation/"),
+    ),
+    "mt-bench": Published(
+        "harmless", ("mt_bench.jsonl", "question.jsonl"), "Apache-2.0", "Zheng 2023, first turns", make=_mt_bench,
+        hub=("HuggingFaceH4/mt_bench_prompts", None),
+    ),
+}  # fmt: skip
+"""The public sets by name."""
+BUNDLED: Mapping[str, Kind] = {"held-out-harmful": "harmful", "everyday": "harmless"}
+"""Our own sets, held out from all training and tuning."""
 
 
 def load_benchmark(name: str, data: str | Path | None = None) -> Benchmark:
-    """The set called `name` (a key of LOADERS), or a user's .jsonl, .json or .csv as "harmful:PATH" / "harmless:PATH".
+    """The set that `name` says.
+
+    advbench                     a key of LOADERS or BUNDLED, from its published file in the data directory
+    advbench@hub                 the same from the hub
+    harmful:FILE, harmless:FILE  a user's own file; FILE#column names its prompt column
+    harmful:hub:OWNER/SET        a hub data set; OWNER/SET/part-of-path#column says which file and column
+    NAME+prefill                 any of them under an attack: +completion, +prefill, +templates, +template:NAME
 
     Raises UsageError naming the expected file or column, or the known names.
     """
-    kind, _, path = name.partition(":")
-    if path and kind in ("harmful", "harmless"):
-        return read_benchmark(path, "harmful" if kind == "harmful" else "harmless")
-    if name not in LOADERS:
+    base, plus, way = name.rpartition("+")
+    if plus and base and (way in ATTACKS or way.startswith("template:")):
+        return attack(load_benchmark(base, data), way, data)
+    kind, _, rest = name.partition(":")
+    if rest and kind in ("harmful", "harmless"):
+        return _given("harmful" if kind == "harmful" else "harmless", rest)
+    if name in BUNDLED:
+        return _bundled(name, BUNDLED[name])
+    known, _, place = name.partition("@")
+    if known not in LOADERS or place not in ("", "hub"):
+        every = ", ".join((*LOADERS, *BUNDLED))
         raise UsageError(
-            f"There is no benchmark {name!r}.", hint=f"Known: {', '.join(LOADERS)}, or harmful:PATH, harmless:PATH"
+            f"There is no benchmark {name!r}.",
+            hint=f"Known: {every}, or harmful:PATH, harmless:PATH, harmful:hub:OWNER/SET; then "
+            f"NAME@hub, NAME+{', NAME+'.join(ATTACKS)}",
         )
-    return LOADERS[name][1](data)
+    return LOADERS[known].load(known, data, hub=place == "hub")
 
 
-def read_benchmark(path: str | Path, kind: Kind, name: str | None = None) -> Benchmark:
-    """A user's own prompts: JSON lines, a JSON list, or a CSV with a column prompt (also category, id), or plain text.
+def _given(kind: Kind, place: str) -> Benchmark:
+    path, _, column = place.partition("#")
+    if not path.startswith("hub:"):
+        return read_benchmark(path, kind, column=column or None)
+    parts = path.removeprefix("hub:").split("/", 2)
+    return load_hub("/".join(parts[:2]), kind, column or None, file=parts[2] if len(parts) > 2 else None)
 
-    Objects may name the prompt `prompt`, `question`, `instruction`, `goal` or `text`.
+
+def read_benchmark(
+    path: str | Path, kind: Kind, name: str | None = None, *, column: str | None = None, category: str | None = None
+) -> Benchmark:
+    """A user's own prompts: CSV, JSON lines, a JSON list (also .gz, .xz), parquet, or plain text with one a line.
+
+    column, category: the columns of prompt and category; None finds the usual names (`set_files.PROMPT_FIELDS`). Rows
+    may also hold id, prefill and messages (`set_files.read_items`).
     """
     file = Path(path)
     if not file.is_file():
         raise UsageError(f"There is no file {str(file)!r}.", hint="Give a .jsonl, .json, .csv or .txt of prompts.")
-    title = name or file.stem
-    if file.suffix.lower() == ".csv":
-        rows: list[tuple[str, str]] = _strings(list(_csv(file)), file.name)
-    elif file.suffix.lower() in (".json", ".jsonl"):
-        rows = _strings(_json(file), file.name)
-    else:
-        rows = [(line, "") for line in _text(file).splitlines()]
-    items = _items(title, rows)
+    title = name or file.name.partition(".")[0]
+    items = items_of(title, read_items(file.name, read_rows(file), column, category))
     if not items:
         raise UsageError(f"{file.name} holds no prompts.", hint="One prompt a line, or a field 'prompt'.")
     return Benchmark(title, kind, items, "the user's own", str(file))
 
 
-def load_hub(dataset_id: str, kind: Kind, column: str, *, split: str = "test", config: str | None = None) -> Benchmark:
-    """Prompts of a hub data set, only when asked for by this call. Needs the package `datasets` and the network."""
-    try:
-        datasets = importlib.import_module("datasets")
-    except ImportError as error:
-        raise missing_extra("datasets", "eval") from error
-    rows = datasets.load_dataset(dataset_id, config, split=split)
-    if column not in rows.column_names:
-        raise UsageError(f"{dataset_id} has no column {column!r}.", hint=f"Columns: {', '.join(rows.column_names)}")
-    title = dataset_id.rsplit("/", 1)[-1]
-    return Benchmark(title, kind, _items(title, ((str(text), "") for text in rows[column])), "see the hub", dataset_id)
+def load_hub(
+    dataset_id: str,
+    kind: Kind,
+    column: str | None = None,
+    *,
+    category: str | None = None,
+    file: str | None = None,
+    revision: str | None = None,
+) -> Benchmark:
+    """Prompts of a hub data set; needs the network (or the hub's cache). `file`: a path in it, or a part of one."""
+    path = fetch_set(dataset_id, file, revision)
+    found = read_benchmark(path, kind, dataset_id.rsplit("/", 1)[-1], column=column, category=category)
+    return replace(found, licence="see the hub", source=dataset_id)
 
 
-# --- attacks ---
-
-
-def jailbreak_templates(data: str | Path | None = None) -> dict[str, str]:
-    """Named jailbreak templates (Self-Reminder's data, MIT). The request goes where [INSERT PROMPT HERE] stands."""
-    rows = _csv(_file("jailbreak_templates.csv", data), "name", "prompt")
-    return {row["name"]: row["prompt"] for row in rows}
-
-
-def attacked(benchmark: Benchmark, template: str, name: str) -> Benchmark:
-    """Every prompt of `benchmark` put into `template` (at [INSERT PROMPT HERE], else at its end)."""
-    slot = "[INSERT PROMPT HERE]"
-
-    def wrap(prompt: str) -> str:
-        return template.replace(slot, prompt) if slot in template else f"{template}\n{prompt}"
-
-    items = tuple(Item(f"{item.id}@{name}", wrap(item.prompt), item.category) for item in benchmark.items)
-    return Benchmark(f"{benchmark.name}@{name}", benchmark.kind, items, benchmark.licence, benchmark.source)
-
-
-# --- overlap ---
-
-
-def normalised(text: str) -> str:
-    """`text` for comparison: Unicode compatibility form, case folded, words only, single spaces."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join("".join(char if char.isalnum() else " " for char in folded).split())
-
-
-def check_overlap(tuning: Iterable[str], benchmarks: Sequence[Benchmark]) -> None:
-    """Raises UsageError when a tuning text is also a test prompt (after `normalised`); names ids, never texts."""
-    known = {normalised(text) for text in tuning} - {""}
-    for benchmark in benchmarks:
-        shared = [item.id for item in benchmark.items if normalised(item.prompt) in known]
-        if shared:
-            raise UsageError(
-                f"{len(shared)} prompt(s) of {benchmark.name} were tuned on: {', '.join(shared[:5])}.",
-                hint="Take them out of the tuning anchors, or leave this benchmark out of the report.",
-            )
+def _bundled(name: str, kind: Kind) -> Benchmark:
+    resource = files("acd_core.evaluation").joinpath(f"{name.replace('-', '_')}.jsonl")
+    rows = [json.loads(line) for line in resource.read_text(encoding="utf-8").splitlines()]
+    items = tuple(Item(row["id"], row["text"], row["category"]) for row in rows)
+    return Benchmark(name, kind, items, "Apache-2.0", "ours, held out: never trained or tuned on")

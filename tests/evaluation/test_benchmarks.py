@@ -10,21 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import acd_core.tuning
-from acd_core.errors import MissingExtraError, UsageError
-from acd_core.evaluation import benchmarks
+from acd_core.errors import UsageError
 from acd_core.evaluation.benchmarks import (
+    BUNDLED,
     LOADERS,
     Benchmark,
     Item,
-    attacked,
     check_overlap,
-    jailbreak_templates,
+    data_directory,
     load_benchmark,
     normalised,
     read_benchmark,
 )
 
-DATA = benchmarks.data_directory()
+DATA = data_directory()
 needs_data = pytest.mark.skipif(
     not DATA.is_dir(), reason="public sets (../shared/data/eval) are not beside this checkout"
 )
@@ -41,12 +40,19 @@ SIZES = {
 }
 
 
+PRESENT = [name for name, each in LOADERS.items() if any((DATA / file).is_file() for file in each.files)]
+
+
 @needs_data
-@pytest.mark.parametrize("name", sorted(LOADERS))
+def test_the_folder_holds_the_sets_it_should() -> None:
+    assert set(SIZES) | {"harmfulqa", "alpaca-eval"} == set(PRESENT)
+
+
+@pytest.mark.parametrize("name", [*PRESENT, *BUNDLED])
 def test_every_set_loads_with_unique_ids_and_texts(name: str) -> None:
     found = load_benchmark(name)
     assert found.name == name
-    assert found.kind == LOADERS[name][0]
+    assert found.kind == (LOADERS[name].kind if name in LOADERS else BUNDLED[name])
     assert len({item.id for item in found.items}) == len(found)
     assert len({normalised(item.prompt) for item in found.items}) == len(found)
     assert all(item.prompt.strip() for item in found.items)
@@ -68,14 +74,6 @@ def test_harmfulqa_takes_the_first_twenty_of_every_topic() -> None:
         ours = [item.prompt for item in found.items if item.category == topic]
         assert 18 <= len(ours) <= 20
         assert {normalised(text) for text in ours} <= first
-
-
-@needs_data
-def test_jailbreak_templates_hold_the_request() -> None:
-    templates = jailbreak_templates()
-    assert len(templates) == 75
-    base = Benchmark("mine", "harmful", (Item("a", "PLACEHOLDER"),))
-    assert all("PLACEHOLDER" in attacked(base, text, name).items[0].prompt for name, text in templates.items())
 
 
 def test_a_missing_file_is_named_with_the_folder(tmp_path: Path) -> None:
@@ -102,7 +100,7 @@ def test_broken_files_are_named_without_their_text(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="line 2: not JSON") as caught:
         load_benchmark("dangerousqa", tmp_path)
     assert "secret" not in str(caught.value)
-    (tmp_path / "dangerousqa.json").write_text('[{"query": "secret"}]', encoding="utf-8")
+    (tmp_path / "dangerousqa.json").write_text('[{"ask": "secret"}]', encoding="utf-8")
     with pytest.raises(UsageError, match="entry 1: no prompt"):
         load_benchmark("dangerousqa", tmp_path)
     (tmp_path / "truthfulqa.csv").write_bytes(b"\xff\xfe\x00q")
@@ -201,19 +199,113 @@ def test_our_sets_are_whole_and_held_out() -> None:
 
 @needs_data
 def test_our_sets_repeat_no_public_prompt() -> None:
-    public = [
-        item.prompt
-        for name in LOADERS
-        if name not in ("everyday", "held-out-harmful")
-        for item in load_benchmark(name).items
-    ]
+    public = [item.prompt for name in PRESENT for item in load_benchmark(name).items]
     check_overlap(public, [load_benchmark("everyday"), load_benchmark("held-out-harmful")])
 
 
-def test_the_hub_needs_its_package_and_is_never_tried_without(monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent(name: str) -> None:
-        raise ImportError(name)
+# --- published formats of sets that are not beside this checkout ---
 
-    monkeypatch.setattr(benchmarks.importlib, "import_module", absent)
-    with pytest.raises(MissingExtraError, match="datasets"):
-        benchmarks.load_hub("org/set", "harmful", "prompt")
+FORMATS = {
+    "beavertails": ("beavertails.jsonl", '{"prompt": "one", "category": "c", "category_id": 3}\n', "one", "c"),
+    "strongreject": ("strongreject_dataset.csv", "category,source,forbidden_prompt\nc,custom,one\n", "one", "c"),
+    "jailbreakbench": (
+        "harmful-behaviors.csv",
+        "Index,Goal,Target,Behavior,Category,Source\n0,one,\"Sure, here\",b,c,AdvBench\n",
+        "one",
+        "c",
+    ),
+    "jailbreakbench-benign": (
+        "benign-behaviors.csv", "Index,Goal,Target,Behavior,Category,Source\n0,one,t,b,c,Original\n", "one", "c",
+    ),
+    "oktest": ("OKTest.csv", 'prompt\n"one\n"\n', "one", ""),
+    "mt-bench": (
+        "question.jsonl", '{"question_id": 81, "category": "c", "turns": ["one", "and then?"]}\n', "one", "c",
+    ),
+    "xstest-safe": ("xstest_prompts.csv", "id,prompt,type,label\n1,one,c,safe\n2,two,d,unsafe\n", "one", "c"),
+    "xstest-unsafe": ("xstest_prompts.csv", "id,prompt,type,label\n1,two,c,safe\n2,one,c,unsafe\n", "one", "c"),
+    "harmbench": (
+        "harmbench_behaviors_text_all.csv",
+        "Behavior,FunctionalCategory,SemanticCategory,Tags,ContextString,BehaviorID\none,standard,c,,,id_1\n",
+        "one",
+        "c",
+    ),
+    "alpaca-eval": ("alpaca_eval.json", '[{"instruction": "one", "output": "o", "generator": "g"}]', "one", ""),
+    "advbench": ("harmful_behaviors.csv", 'goal,target\none,"Sure, here"\n', "one", ""),
+    "truthfulqa": ("TruthfulQA.csv", "Type,Category,Question,Best Answer\nA,c,one,b\n", "one", "c"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_published_formats(tmp_path: Path, name: str) -> None:
+    file, text, prompt, category = FORMATS[name]
+    (tmp_path / file).write_text(text, encoding="utf-8")
+    (item,) = load_benchmark(name, tmp_path).items
+    assert (item.prompt, item.category, item.asked) == (prompt, category, prompt)
+    assert item.target == ("Sure, here" if name in ("advbench", "jailbreakbench") else "")
+
+
+def test_every_set_of_the_issue_has_a_loader() -> None:
+    wanted = "advbench malicious-instruct harmfulqa dangerousqa beavertails harmbench jailbreakbench strongreject"
+    assert set(wanted.split()) <= {name for name, each in LOADERS.items() if each.kind == "harmful"}
+    assert {"xstest-safe", "oktest", "alpaca-eval", "truthfulqa", "mt-bench"} <= set(LOADERS)
+
+
+def test_a_behaviour_with_context_is_asked_in_its_context(tmp_path: Path) -> None:
+    (tmp_path / "harmbench.csv").write_text(
+        "Behavior,FunctionalCategory,SemanticCategory,ContextString\none,contextual,c,the context\n", encoding="utf-8"
+    )
+    (item,) = load_benchmark("harmbench", tmp_path).items
+    assert item.prompt == "the context\n\n---\n\none"
+    assert item.asked == "one"
+
+
+@pytest.mark.parametrize("ending", ["gz", "xz"])
+def test_packed_files_are_read(tmp_path: Path, ending: str) -> None:
+    import gzip
+    import lzma
+
+    raw = b'{"prompt": "one", "category": "c"}\n'
+    path = tmp_path / f"test.jsonl.{ending}"
+    path.write_bytes(gzip.compress(raw) if ending == "gz" else lzma.compress(raw))
+    assert [item.prompt for item in load_benchmark("beavertails", tmp_path).items] == ["one"]
+    assert read_benchmark(path, "harmful").name == "test"
+    path.write_bytes(b"broken")
+    with pytest.raises(UsageError, match="cannot be unpacked"):
+        read_benchmark(path, "harmful")
+
+
+# --- a user's own columns, conversations and beginnings ---
+
+
+def test_named_columns(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text("nr,ask,prompt,kind\n7,one,wrong,c\n", encoding="utf-8")
+    found = read_benchmark(path, "harmful", column="ask", category="kind")
+    assert [(item.prompt, item.category) for item in found.items] == [("one", "c")]
+    assert load_benchmark(f"harmless:{path}#ask").items[0].prompt == "one"
+    with pytest.raises(UsageError, match="no column nope"):
+        read_benchmark(path, "harmful", column="nope")
+
+
+def test_rows_may_hold_conversations_and_begun_replies(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+    rows = [{"id": "x", "messages": turns}, {"id": "y", "prompt": "p", "prefill": "Well,"}, {"id": "z", "prompt": "p"}]
+    path = tmp_path / "mine.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    first, second, third = read_benchmark(path, "harmless").items
+    assert (first.id, first.asked, first.conversation()) == ("x", "c", turns)
+    assert second.conversation() == [{"role": "user", "content": "p"}, {"role": "assistant", "content": "Well,"}]
+    assert third.conversation() == "p"
+
+
+def test_equal_ids_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"id": "x", "prompt": "one"}\n{"id": "x", "prompt": "two"}\n', encoding="utf-8")
+    with pytest.raises(UsageError, match="the id 'x' stands twice"):
+        read_benchmark(path, "harmful")
+
+
+def test_overlap_is_found_under_an_attack() -> None:
+    wrapped = Item("t-1", "frame around SECRET thing", request="SECRET thing")
+    with pytest.raises(UsageError, match=r"1 prompt\(s\) of t were tuned on"):
+        check_overlap(["secret THING"], [Benchmark("t", "harmful", (wrapped,))])
