@@ -126,14 +126,19 @@ def _arguments(arguments: dict[str, Any] | str) -> dict[str, Any]:
     return parsed
 
 
-def to_tool(tool: Any) -> dict[str, Any]:
-    """A LlamaIndex tool, or an OpenAI-style dict, as an OpenAI-style dict."""
-    if isinstance(tool, dict):
-        return tool
+def to_tool(tool: Any, *, strict: bool = False) -> dict[str, Any]:
+    """A LlamaIndex tool, or an OpenAI-style dict, as an OpenAI-style dict.
+
+    strict: calls keep to the tool's schema by grammar even where the model chooses freely.
+    """
     # The length check guards a limit of one vendor's API.
-    described = tool.metadata.to_openai_tool(skip_length_check=True)
-    function = described["function"]
-    return {**described, "function": {**function, "parameters": _without_echoes(function["parameters"])}}
+    described: dict[str, Any] = tool if isinstance(tool, dict) else tool.metadata.to_openai_tool(skip_length_check=True)
+    function = dict(described.get("function") or {})
+    if not isinstance(tool, dict):
+        function["parameters"] = _without_echoes(function["parameters"])
+    if strict:
+        function["strict"] = True
+    return {**described, "function": function} if function else described
 
 
 def _without_echoes(schema: Any, name: str | None = None) -> Any:
@@ -173,14 +178,12 @@ def response_format(output_cls: Any) -> dict[str, Any]:
 class Reply:
     """Makes LlamaIndex's responses of one event stream: each holds the text so far and the new part as `delta`.
 
-    model_name: what `raw["model"]` says. token_text turns a token id into its text, for logprobs. parallel=False keeps
-    only the first tool call.
+    model_name: what `raw["model"]` says. token_text turns a token id into its text, for logprobs.
     """
 
-    def __init__(self, model_name: str, token_text: Callable[[int], str], *, parallel: bool = True) -> None:
+    def __init__(self, model_name: str, token_text: Callable[[int], str]) -> None:
         self._model_name = model_name
         self._token_text = token_text
-        self._parallel = parallel
         self._text = ""
         self._reasoning = ""
         self._calls: list[ToolCall] = []
@@ -196,8 +199,6 @@ class Reply:
             self._reasoning += event.text
             extra = {"thinking_delta": event.text}
         elif isinstance(event, ToolCallDelta):
-            if self._calls and not self._parallel:
-                return None
             self._calls.append(event.call)
         message = _assistant(self._text, self._reasoning or None, self._calls)
         delta = event.text if isinstance(event, TextDelta) else ""
@@ -205,8 +206,7 @@ class Reply:
 
     def final(self, generation: Generation, *, delta: str | None = None) -> ChatResponse:
         """The whole reply, with token counts in `additional_kwargs` and a small dict in `raw`."""
-        calls = list(generation.tool_calls) if self._parallel else list(generation.tool_calls[:1])
-        message = _assistant(generation.text, generation.reasoning, calls)
+        message = _assistant(generation.text, generation.reasoning, generation.tool_calls)
         if generation.refusal is not None:
             message.additional_kwargs["refusal"] = generation.refusal
         if generation.invalid_tool_calls:

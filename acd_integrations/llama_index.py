@@ -4,8 +4,8 @@
     Settings.llm = ACDLLM(model="Qwen/Qwen2.5-7B-Instruct", pair="my-pair")
 
 Chat is the primitive and complete is derived from it. Every method goes through `acd_core.ContrastiveLM`, so plain and
-streamed, sync and async replies, tool calls and structured values are all decoded under the same contrast. Nothing is
-loaded before the first call or the first look at `metadata`; a server calls `await llm.aload()` at its start.
+streamed, sync and async replies, tool calls and structured values are all decoded under the same contrast. Weights are
+loaded by the first call, not by a look at `metadata`; a server calls `await llm.aload()` at its start.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from acd_core.errors import UsageError, missing_extra
 from acd_core.params import GenerationParams, usage_error
 
 try:
-    from llama_index.core.base.llms.generic_utils import messages_to_prompt as default_messages_to_prompt
     from llama_index.core.base.llms.types import (
         ChatMessage,
         ChatResponse,
@@ -39,7 +38,7 @@ try:
     )
     from llama_index.core.constants import DEFAULT_NUM_OUTPUTS
     from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
-    from llama_index.core.llms.llm import ToolSelection, default_completion_to_prompt
+    from llama_index.core.llms.llm import ToolSelection
 except ImportError as error:  # pragma: no cover - depends on the installation
     raise missing_extra("llama-index-core", "llama-index") from error
 
@@ -51,16 +50,17 @@ from acd_integrations._llama_index_messages import (
     to_tool_choice,
     tool_selections,
 )
-from acd_integrations._llama_index_structured import StructuredPrediction
+from acd_integrations._llama_index_prompts import OwnPrompts
 
 if TYPE_CHECKING:
+    from acd_core.facts import ModelFacts
     from acd_core.lm import ContrastiveLM
 
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_tokens", "stop", "seed")
 _CONTRAST = ("alpha", "plausibility", "contrast_tokens")
 
 
-class ACDLLM(StructuredPrediction):
+class ACDLLM(OwnPrompts):
     """A local chat model under Adversarial Contrastive Decoding (or another method), as a LlamaIndex LLM.
 
     Setup:
@@ -86,10 +86,13 @@ class ACDLLM(StructuredPrediction):
 
     model: str = Field(description='A local folder, a hub id, or "reference" for the bundled model.')
     pair: Any = Field(default=None, description='A PromptPair, its folder or hub id, or "reference". None: no pair.')
+    expert: Any = Field(default=None, description='A LoRA Expert or its folder, for the method "safedecoding".')
     method: str | None = Field(default=None, description='A decoding method. None: "acd" with a pair, else "none".')
     alpha: float | None = Field(default=None, description="Contrast strength in [0, 1). None: the pair's own.")
-    plausibility: float = Field(default=0.0, description="Drop tokens below this share of the best one's probability.")
-    contrast_tokens: int | None = Field(default=None, description="Contrast only so many tokens. None: all of them.")
+    plausibility: float | None = Field(
+        default=None, description="Drop tokens below this share of the best one's probability. None: the method's own."
+    )
+    contrast_tokens: int | None = Field(default=None, description="Contrast so many tokens. None: the method's own.")
     temperature: float = Field(default=0.0, description="0 is greedy.")
     top_p: float = Field(default=1.0, description="In (0, 1]; 1 is off.")
     top_k: int = Field(default=0, description="0 is off.")
@@ -104,12 +107,14 @@ class ACDLLM(StructuredPrediction):
 
     _lm: Any = PrivateAttr(default=None)
     _lm_key: Any = PrivateAttr(default=None)
+    _facts: Any = PrivateAttr(default=None)
     _loading: Any = PrivateAttr(default_factory=threading.Lock)
 
     def __init__(self, **data: Any) -> None:
         """Checks the settings; loads nothing. Raises UsageError for an unknown or impossible one."""
-        if isinstance(data.get("pair"), os.PathLike):
-            data["pair"] = os.fspath(data["pair"])
+        for name in ("pair", "expert"):
+            if isinstance(data.get(name), os.PathLike):
+                data[name] = os.fspath(data[name])
         try:
             super().__init__(**data)
         except ValidationError as error:
@@ -119,7 +124,7 @@ class ACDLLM(StructuredPrediction):
     @classmethod
     def from_lm(cls, lm: ContrastiveLM, **settings: Any) -> ACDLLM:
         """Over a ContrastiveLM that exists already: same engine, same weights. `settings` are fields of this class."""
-        llm = cls(model=lm.model_id, pair=lm.pair, method=_method_name(lm), **settings)
+        llm = cls(model=lm.model_id, pair=lm.pair, expert=lm.expert, method=_method_name(lm), **settings)
         llm._lm, llm._lm_key = lm, llm._source()
         return llm
 
@@ -140,7 +145,13 @@ class ACDLLM(StructuredPrediction):
                 from acd_core.lm import ContrastiveLM
 
                 self._lm = ContrastiveLM.from_pretrained(
-                    self.model, self.pair, self.method, dtype=self.dtype, device=self.device, revision=self.revision
+                    self.model,
+                    self.pair,
+                    self.method,
+                    expert=self.expert,
+                    dtype=self.dtype,
+                    device=self.device,
+                    revision=self.revision,
                 )
                 self._lm_key = key
             return self._lm
@@ -166,23 +177,38 @@ class ACDLLM(StructuredPrediction):
 
     def _source(self) -> tuple[Any, ...]:
         """What the loaded model depends on; a changed field means another model."""
-        pair = self.pair if isinstance(self.pair, str) else id(self.pair)
-        return (self.model, pair, self.method, self.dtype, self.device, self.revision)
+        pair, expert = (each if isinstance(each, str) else id(each) for each in (self.pair, self.expert))
+        return (self.model, pair, expert, self.method, self.dtype, self.device, self.revision)
 
     @property
     def metadata(self) -> LLMMetadata:
-        """What LlamaIndex packs prompts and picks routes by. `context_window` leaves out the pair's own length."""
-        lm = self.lm
-        window = lm.max_input_tokens
+        """What LlamaIndex packs prompts and picks routes by, without loading weights: config and template say it.
+
+        `context_window` is what is left for texts: the model's context without what the pair (or the method's own text)
+        and the template's marks around a system and a user turn take.
+        """
+        facts = self._known_facts()
+        window = max(facts.max_input_tokens - facts.frame_tokens, 1)
         return LLMMetadata(
             context_window=window,
             num_output=min(self.max_tokens or min(DEFAULT_NUM_OUTPUTS, window // 4), window),
             is_chat_model=True,
-            is_function_calling_model=lm.supports_tools,
+            is_function_calling_model=facts.supports_tools,
             model_name=_display_name(self.model),
             # Models without a system role get system text at the start of the first user turn; callers need not know.
             system_role=MessageRole.SYSTEM,
         )
+
+    def _known_facts(self) -> ModelFacts:
+        key = self._source()
+        if self._lm is not None and self._lm_key == key:
+            return self._lm.facts
+        known = self._facts
+        if known is None or known[0] != key:
+            from acd_core.facts import read_facts
+
+            known = self._facts = (key, read_facts(self.model, self.pair, self.method, revision=self.revision))
+        return known[1]
 
     def to_payload(self) -> dict[str, Any]:
         """What instrumentation may see: settings and names, never a path. Loads nothing: it runs on the event loop."""
@@ -247,14 +273,14 @@ class ACDLLM(StructuredPrediction):
     # The undecorated four: complete calls these, so that one call fires one pair of events and is counted once.
 
     def _chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        conversation, params, parallel = self._request(messages, kwargs)
+        conversation, params = self._request(messages, kwargs)
         lm = self.lm
-        return self._reply(lm, parallel).final(lm.generate(conversation, params))
+        return self._reply(lm).final(lm.generate(conversation, params))
 
     def _stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
-        conversation, params, parallel = self._request(messages, kwargs)
+        conversation, params = self._request(messages, kwargs)
         lm = self.lm
-        reply = self._reply(lm, parallel)
+        reply = self._reply(lm)
 
         def responses() -> ChatResponseGen:
             with _closing(lm.stream(conversation, params)) as events:
@@ -265,14 +291,14 @@ class ACDLLM(StructuredPrediction):
         return responses()
 
     async def _achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        conversation, params, parallel = self._request(messages, kwargs)
+        conversation, params = self._request(messages, kwargs)
         lm = (await self.aload()).lm
-        return self._reply(lm, parallel).final(await lm.agenerate(conversation, params))
+        return self._reply(lm).final(await lm.agenerate(conversation, params))
 
     async def _astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
-        conversation, params, parallel = self._request(messages, kwargs)
+        conversation, params = self._request(messages, kwargs)
         lm = (await self.aload()).lm
-        reply = self._reply(lm, parallel)
+        reply = self._reply(lm)
 
         async def responses() -> ChatResponseAsyncGen:
             async with _aclosing(lm.astream(conversation, params)) as events:
@@ -282,8 +308,8 @@ class ACDLLM(StructuredPrediction):
 
         return responses()
 
-    def _reply(self, lm: ContrastiveLM, parallel: bool) -> Reply:
-        return Reply(_display_name(self.model), lambda token: lm.backbone.tokenizer.decode([token]), parallel=parallel)
+    def _reply(self, lm: ContrastiveLM) -> Reply:
+        return Reply(_display_name(self.model), lambda token: lm.backbone.tokenizer.decode([token]))
 
     # -- prompts and settings of one call ---------------------------------------------------------------------------
 
@@ -294,49 +320,18 @@ class ACDLLM(StructuredPrediction):
 
     def _request(
         self, messages: Sequence[ChatMessage], kwargs: dict[str, Any]
-    ) -> tuple[list[dict[str, Any]], GenerationParams, bool]:
-        """Conversation, settings, and whether several tool calls may come. Checks everything before anything runs."""
+    ) -> tuple[list[dict[str, Any]], GenerationParams]:
+        """Conversation and settings. Checks everything before anything runs."""
         formatted = kwargs.pop("_formatted", False)
-        parallel = bool(kwargs.pop("allow_parallel_tool_calls", True))
+        if "allow_parallel_tool_calls" in kwargs:  # LlamaIndex's name of the core's setting
+            kwargs["parallel_tool_calls"] = bool(kwargs.pop("allow_parallel_tool_calls"))
         if kwargs.get("tools") is not None:
             kwargs["tools"] = [to_tool(tool) for tool in kwargs["tools"]]
         if "tool_choice" in kwargs:
             kwargs["tool_choice"] = to_tool_choice(kwargs["tool_choice"], tool_required=False)
         params = self._params(kwargs)
-        prepared = list(messages)
-        if not formatted:
-            if prepared and self.system_prompt and not self._opens_with_system_prompt(prepared):
-                prepared.insert(0, ChatMessage(role=MessageRole.SYSTEM, content=self.system_prompt))
-            if prepared and self.messages_to_prompt not in (None, default_messages_to_prompt):
-                prepared = [ChatMessage(role=MessageRole.USER, content=self.messages_to_prompt(prepared))]
-        return to_conversation(prepared), params, parallel
-
-    def _opens_with_system_prompt(self, messages: Sequence[ChatMessage]) -> bool:
-        first = messages[0]
-        return first.role == MessageRole.SYSTEM and first.content == self.system_prompt
-
-    def _completion(self, prompt: str, formatted: bool) -> list[ChatMessage]:
-        """A completion's prompt as one user turn. `formatted` prompts already hold the system and wrapper texts."""
-        message = ChatMessage(role=MessageRole.USER, content=prompt)
-        return [message] if formatted else self._extend_messages([message])
-
-    def _extend_messages(self, messages: list[ChatMessage]) -> list[ChatMessage]:
-        """Lay completion_to_prompt, query_wrapper_prompt and system_prompt around a templated prompt.
-
-        LlamaIndex calls this in predict, stream, apredict, astream and structured prediction. Its own version knows the
-        system prompt only, so that the other two were lost on every chat model.
-        """
-        extended = list(messages)
-        to_prompt = self.completion_to_prompt
-        if to_prompt not in (None, default_completion_to_prompt) and [m.role for m in extended] == [MessageRole.USER]:
-            extended[0] = _with_text(extended[0], to_prompt(extended[0].content or ""))
-        if self.query_wrapper_prompt is not None:
-            for index in range(len(extended) - 1, -1, -1):
-                if extended[index].role == MessageRole.USER:
-                    text = self.query_wrapper_prompt.format(query_str=extended[index].content or "")
-                    extended[index] = _with_text(extended[index], text)
-                    break
-        return super()._extend_messages(extended)
+        prepared = list(messages) if formatted else self._with_own_prompts(messages)
+        return to_conversation(prepared), params
 
     # -- tools ------------------------------------------------------------------------------------------------------
 
@@ -349,6 +344,7 @@ class ACDLLM(StructuredPrediction):
         allow_parallel_tool_calls: bool = False,
         tool_required: bool = False,
         tool_choice: Any = None,
+        strict: bool = False,
         **kwargs: Any,
     ) -> dict[str, Any]:
         messages = list(chat_history or [])
@@ -356,7 +352,7 @@ class ACDLLM(StructuredPrediction):
             messages.append(user_msg if isinstance(user_msg, ChatMessage) else ChatMessage(content=user_msg))
         prepared: dict[str, Any] = {"messages": messages, **kwargs}
         if tools:
-            prepared["tools"] = [to_tool(tool) for tool in tools]
+            prepared["tools"] = [to_tool(tool, strict=strict) for tool in tools]
             prepared["tool_choice"] = to_tool_choice(tool_choice, tool_required)
             prepared["allow_parallel_tool_calls"] = allow_parallel_tool_calls
         elif tool_required or tool_choice not in (None, "auto", "none"):
@@ -379,17 +375,18 @@ class ACDLLM(StructuredPrediction):
         return self.model_copy()
 
     def __getstate__(self) -> dict[Any, Any]:
-        if self.pair is not None and not isinstance(self.pair, str):
-            # The base class drops what cannot be pickled; here that would leave a model without its protection.
-            raise UsageError(
-                "An ACDLLM over a prompt pair held in memory cannot be pickled.",
-                hint="Save the pair with pair.save(folder) and build ACDLLM(model=..., pair=folder).",
-            )
+        for name, kind, held in (("pair", "prompt pair", self.pair), ("expert", "expert", self.expert)):
+            if held is not None and not isinstance(held, str):
+                # The base class drops what cannot be pickled; here that would leave a model without its protection.
+                raise UsageError(
+                    f"An ACDLLM over a {kind} held in memory cannot be pickled.",
+                    hint=f"Save the {name} with {name}.save(folder) and build ACDLLM(model=..., {name}=folder).",
+                )
         return super().__getstate__()
 
-    @field_serializer("pair")
-    def _pair_as_name(self, pair: Any) -> str | None:
-        return pair if pair is None or isinstance(pair, str) else str(getattr(pair, "id", pair))
+    @field_serializer("pair", "expert")
+    def _as_name(self, held: Any) -> str | None:
+        return held if held is None or isinstance(held, str) else str(getattr(held, "id", held))
 
 
 def _method_name(lm: ContrastiveLM) -> str | None:
@@ -403,10 +400,6 @@ def _display_name(name: str) -> str:
     if looks_local or Path(name).exists():
         return re.split(r"[/\\]", name.rstrip("/\\"))[-1] or name
     return name
-
-
-def _with_text(message: ChatMessage, text: str) -> ChatMessage:
-    return ChatMessage(role=message.role, content=text, additional_kwargs=message.additional_kwargs)
 
 
 def _closing(events: Iterator[Any]) -> Any:

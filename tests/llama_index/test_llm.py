@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from llama_index.core import PromptTemplate
+from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.core.base.llms.types import ImageBlock, TextBlock, ThinkingBlock, ToolCallBlock
 from llama_index.core.llms import ChatMessage
 from llama_index.core.program.function_program import FunctionCallingProgram
@@ -21,7 +22,8 @@ from pydantic import BaseModel
 
 from acd_core.errors import ContextLengthError, ModelError, RefusalError, UsageError
 from acd_core.lm import ContrastiveLM
-from acd_integrations._llama_index_messages import to_conversation, to_tool_choice
+from acd_core.pair import PromptPair
+from acd_integrations._llama_index_messages import to_conversation, to_tool, to_tool_choice
 from acd_integrations.llama_index import ACDLLM
 from tests.llama_index.contract import ASK, City, collected, get_weather, run
 from tests.llama_index.subjects import LONG, LURE, answer, scripted_lm
@@ -102,12 +104,44 @@ def test_a_prompt_longer_than_the_context_is_said(lm: ContrastiveLM) -> None:
         ACDLLM.from_lm(lm).complete("tree " * 2000)
 
 
-def test_metadata_leaves_room_for_the_pair(llm: ACDLLM, lm: ContrastiveLM) -> None:
-    assert llm.metadata.context_window == lm.max_input_tokens
+def test_metadata_leaves_room_for_the_pair_and_the_template(llm: ACDLLM, lm: ContrastiveLM) -> None:
+    """Texts of `context_window` tokens, shared by a system and a user turn, leave room for the reply asked for."""
+    facts = lm.facts
+    assert llm.metadata.context_window == lm.context_length - facts.own_tokens - facts.frame_tokens
     assert llm.metadata.is_chat_model
     assert llm.metadata.is_function_calling_model
     assert llm.metadata.model_name == "scripted"
-    assert ACDLLM.from_lm(lm, max_tokens=77).metadata.num_output == 77
+    llm = ACDLLM.from_lm(lm, max_tokens=77)
+    assert llm.metadata.num_output == 77
+    texts = llm.metadata.context_window - 77
+    messages = [ChatMessage(role="system", content="x"), ChatMessage(role="user", content="~" * (texts - 1))]
+    assert len(llm.token_ids("x")) + len(llm.token_ids("~" * (texts - 1))) == texts
+    assert llm.chat(messages).raw["finish_reason"] in ("stop", "length")
+    messages[1] = ChatMessage(role="user", content="~" * (texts + facts.own_tokens))
+    with pytest.raises(ContextLengthError):
+        llm.chat(messages)
+
+
+@pytest.mark.parametrize("method", [None, "none", "rose", "safe-prompt"])
+def test_metadata_reads_no_weights(method: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def loaded(*_: Any, **__: Any) -> Any:
+        raise AssertionError("weights were loaded")
+
+    named = {"model": "reference", "pair": "reference", "method": method}
+    with monkeypatch.context() as patched:
+        patched.setattr("acd_core.backbone.AutoModelForCausalLM.from_pretrained", loaded)
+        patched.setattr("acd_core.backbone._loaded", {})
+        early = ACDLLM(**named)
+        metadata, pair = early.metadata, PromptPair.load("reference")
+        assert metadata.is_function_calling_model
+        FunctionAgent(tools=[get_weather], llm=early)  # refuses a model that cannot call functions
+        with pytest.raises(ModelError, match="weights"):
+            early.lm  # noqa: B018
+    late = ACDLLM(**named).load()
+    assert late.metadata == metadata
+    assert late.lm.facts.own_tokens >= {None: pair.length, "none": 0}.get(method, 20)
+    late.method = "none"
+    assert late.metadata.context_window == late.lm.context_length - late.lm.facts.frame_tokens
 
 
 # -- every way in goes through the contrast ----------------------------------------------------------------------------
@@ -263,6 +297,17 @@ def test_parallel_calls_only_where_allowed(llm: ACDLLM) -> None:
             calls = llm.get_tool_calls_from_response(response)
             assert [call.tool_kwargs["location"] for call in calls] == wanted
             assert len({call.tool_id for call in calls}) == len(wanted)
+
+
+def test_strict_tools_are_marked_for_the_core(llm: ACDLLM) -> None:
+    prepared = llm._prepare_chat_with_tools([WEATHER], user_msg="Hello!", strict=True)
+    assert [tool["function"]["strict"] for tool in prepared["tools"]] == [True]
+    given = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+    assert to_tool(given, strict=True)["function"]["strict"] is True
+    assert "strict" not in given["function"], "the caller's tool was changed"
+    assert to_tool(given) == given
+    response = llm.chat_with_tools([WEATHER], user_msg="What is the weather in Paris?", strict=True)
+    assert llm.get_tool_calls_from_response(response)[0].tool_kwargs == {"location": "Paris"}
 
 
 def test_a_required_call_is_forced_by_grammar(llm: ACDLLM) -> None:
