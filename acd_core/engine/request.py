@@ -115,7 +115,7 @@ class Request:
     generated: list[int] = field(default_factory=list)
     token_logprobs: list[TokenLogprob] = field(default_factory=list)
     contrasted: int = 0
-    divergence: torch.Tensor | None = None
+    divergences: list[torch.Tensor] = field(default_factory=list)
     cached_tokens: int = 0
     cancelled: bool = False
     done: bool = False
@@ -167,7 +167,7 @@ class Request:
                 why if self.text.stopped_by is None else "stop",
                 self.cached_tokens,
                 self.contrasted,
-                float(self.divergence) / self.contrasted if self.divergence is not None and self.contrasted else 0.0,
+                float(torch.stack(self.divergences).mean()) if self.divergences else 0.0,
                 tuple(self.token_logprobs[: len(self.generated)]) if self.logprobs is not None else None,
                 self.text.stopped_by,
             )

@@ -5,6 +5,7 @@ Knows rows and tensors; knows nothing of threads, queues or admission (that is s
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -257,16 +258,23 @@ def join(requests: Sequence[Request], kept: torch.Tensor, other: Sequence[torch.
         members = [index for index, _ in pairs]
         first = kept[members]
         second = torch.stack([row for _, row in pairs]).float()
-        alpha = torch.tensor([[requests[index].alpha] for index in members], device=kept.device)
-        rescale = torch.tensor([[requests[index].rescale] for index in members], device=kept.device)
+        settings = tuple((requests[index].alpha, requests[index].rescale) for index in members)
+        alpha, rescale = _strengths(settings, kept.device)
         joined = rules.RULES[rule](first, second, alpha, rescale)
         distance = rules.divergence(first, second)
         for place, index in enumerate(members):
             request = requests[index]
             scores[index] = joined[place]
             request.contrasted += 1
-            request.divergence = distance[place] if request.divergence is None else request.divergence + distance[place]
+            request.divergences.append(distance[place])  # summed at the end: no kernel for it per token and request
     return scores
+
+
+@functools.lru_cache(maxsize=256)
+def _strengths(settings: tuple[tuple[float, bool], ...], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """alpha and rescale [n, 1] on the device: the same at every step, so that no step copies them there."""
+    alpha = torch.tensor([[strength] for strength, _ in settings], device=device)
+    return alpha, torch.tensor([[rescale] for _, rescale in settings], device=device)
 
 
 def constrain(request: Request, score: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:

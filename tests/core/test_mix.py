@@ -26,6 +26,7 @@ PAIRS = [
 ]
 PROMPTS = [f"the quick brown fox {'jumps over a lazy dog ' * (n % 4)}while data {n}" for n in range(24)]
 RAISING_SEED = 1313
+SAMPLING = [{"temperature": 0.9}, {"temperature": 1.3, "top_p": 0.8}, {"temperature": 0.7, "top_k": 5}]
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def requests(draw: st.DrawFn) -> Asked:
     if draw(st.integers(0, 3)) == 0:
         chosen["contrast_tokens"] = draw(st.sampled_from([0, 1, 4]))
     if draw(st.integers(0, 2)) == 0:
-        chosen |= draw(st.sampled_from([{"temperature": 0.9}, {"temperature": 1.3, "top_p": 0.8}, {"temperature": 0.7, "top_k": 5}]))  # fmt: skip
+        chosen |= draw(st.sampled_from(SAMPLING))
     if draw(st.integers(0, 4)) == 0:
         chosen["repetition_penalty"] = 1.3
     if draw(st.integers(0, 4)) == 0:
