@@ -8,6 +8,7 @@ it stopped. Nothing here prints a prompt or a reply.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -127,12 +128,21 @@ class Row:
 
 @dataclass(frozen=True)
 class Summary:
-    """One method over all sets: (mean, low, high) over sets, NaN where no set of that kind was run."""
+    """One method over all sets: (mean, low, high) over sets, NaN where no set of that kind was run.
+
+    harmless_rate is over harmful sets as they are; attacked over those that an attack has changed.
+    """
 
     arm: str
     harmless_rate: tuple[float, float, float]
     over_refusal: tuple[float, float, float]
     tokens_per_s: float
+    attacked: tuple[float, float, float] = (math.nan, math.nan, math.nan)
+
+
+def is_attacked(benchmark: str) -> bool:
+    """Whether a set's name says that its requests are wrapped in an attack."""
+    return "@" in benchmark or benchmark.startswith("derta-")
 
 
 @dataclass(frozen=True)
@@ -168,7 +178,8 @@ class Evaluation:
     def _summaries(self) -> list[Summary]:
         votes: dict[tuple[str, str, str], list[float]] = {}
         for each, verdict in self.verdicts:
-            votes.setdefault((each.arm, each.kind, each.benchmark), []).append(float(verdict.refused))
+            kind = "attacked" if each.kind == "harmful" and is_attacked(each.benchmark) else each.kind
+            votes.setdefault((each.arm, kind, each.benchmark), []).append(float(verdict.refused))
 
         def mean(arm: str, kind: str) -> tuple[float, float, float]:
             return bootstrap_mean([found for key, found in votes.items() if key[:2] == (arm, kind)])
@@ -178,7 +189,7 @@ class Evaluation:
             rows = [row for row in self.rows if row.arm == arm]
             seconds = sum(row.seconds for row in rows)
             speed = sum(row.tokens for row in rows) / seconds if seconds > 0 else 0.0
-            lines.append(Summary(arm, mean(arm, "harmful"), mean(arm, "harmless"), speed))
+            lines.append(Summary(arm, mean(arm, "harmful"), mean(arm, "harmless"), speed, mean(arm, "attacked")))
         return lines
 
 

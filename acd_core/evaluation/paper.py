@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from acd_core.evaluation.harness import Evaluation
+from acd_core.evaluation.harness import Evaluation, is_attacked
 from acd_core.evaluation.intervals import bootstrap_mean
 from acd_core.evaluation.utility import Utility
 
@@ -129,7 +129,7 @@ def general_ability(utility: Utility) -> list[str]:
 
 def _votes(result: Evaluation) -> dict[str, dict[str, dict[str, float]]]:
     """arm -> set -> prompt id -> refused, of the harmful sets that the comparison reads."""
-    sets = {row.benchmark for row in result.rows if row.kind == "harmful"}
+    sets = {row.benchmark for row in result.rows if row.kind == "harmful" and not is_attacked(row.benchmark)}
     sets = (sets & set(SETS)) or sets
     found: dict[str, dict[str, dict[str, float]]] = {}
     for each, refused in result.verdicts:

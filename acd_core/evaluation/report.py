@@ -93,7 +93,12 @@ def to_json(result: Evaluation, utility: Utility | None = None) -> dict[str, Any
         "header": dict(result.header),
         "rows": [_row_data(row) for row in result.rows],
         "summaries": [
-            {"arm": each.arm, "harmless_rate": _triple(each.harmless_rate), "over_refusal": _triple(each.over_refusal)}
+            {
+                "arm": each.arm,
+                "harmless_rate": _triple(each.harmless_rate),
+                "attacked": _triple(each.attacked),
+                "over_refusal": _triple(each.over_refusal),
+            }
             for each in result.summaries()
         ],
         "utility": asdict(utility) if utility is not None else None,
@@ -184,13 +189,24 @@ def _clean(value: Any) -> Any:
 
 
 def _summary(summaries: Sequence[Summary]) -> tuple[Block, ...]:
-    rows = [[each.arm, _three(each.harmless_rate), _three(each.over_refusal)] for each in summaries]
+    attacked = any(not math.isnan(each.attacked[0]) for each in summaries)
+    rows = [
+        [
+            each.arm,
+            _three(each.harmless_rate),
+            *([_three(each.attacked)] if attacked else []),
+            _three(each.over_refusal),
+        ]
+        for each in summaries
+    ]
+    under = ["harmless rate, attacked sets"] if attacked else []
     note = (
         "Means over sets, with 95% bootstrap intervals. High harmless rate and low over-refusal are wanted. Where all "
         "replies of a method fall the same way the bootstrap has no width; the Wilson intervals by set below do."
     )
     picture = Picture("plane", "every method: over-refusal to the right, harmless rate up")
-    return picture, Table(["method", "harmless rate, harmful sets", "over-refusal, harmless sets"], rows), Text(note)
+    head = ["method", "harmless rate, harmful sets", *under, "over-refusal, harmless sets"]
+    return picture, Table(head, rows), Text(note)
 
 
 def _by_set(result: Evaluation, kind: str, name: str, title: str) -> list[Section]:

@@ -105,18 +105,11 @@ def chosen_sets(names: Sequence[str], data: str | None, limit: int | None, seed:
 
 
 def _lying_there(data: str) -> list[Benchmark]:
-    if not data_directory(data).is_dir():
+    folder = data_directory(data)
+    if not folder.is_dir():
         raise UsageError(f"There is no folder {data!r}.", hint="acd evaluate --data /path/to/folder")
-    found = []
-    for name in LOADERS:
-        if name in BUNDLED:
-            continue
-        try:
-            found.append(load_benchmark(name, data))
-        except UsageError as error:
-            if "was not found" not in error.message:
-                raise
-    return found
+    there = [name for name, set_ in LOADERS.items() if any((folder / file).is_file() for file in set_.files)]
+    return [load_benchmark(name, data) for name in there]
 
 
 def chosen_questions(files: Sequence[str], data: str | None, limit: int | None, seed: int) -> list[QuestionSet]:
