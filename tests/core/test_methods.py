@@ -1,0 +1,214 @@
+"""The table of methods: every row runs, says where it comes from, and does what its paper's equation says."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    LogitsProcessorList,
+    UnbatchedClassifierFreeGuidanceLogitsProcessor,
+)
+
+from acd_core import ContrastiveLM, PromptPair, prompts
+from acd_core.backbone import Backbone
+from acd_core.decoding import rules
+from acd_core.decoding.methods import METHODS, Slot, method_named
+from acd_core.errors import UsageError
+from tests.core.test_experts import TARGETS, random_expert
+from tests.core.tiny import BASE, stock_greedy, tokenizer
+
+NEW = 14
+ASKED = [
+    "hello world",
+    [{"role": "system", "content": "answer"}, {"role": "user", "content": "user data?"}],
+    [
+        {"role": "user", "content": "hello"},
+        {"role": "assistant", "content": "safe systems"},
+        {"role": "user", "content": "the fox"},
+    ],
+]
+ROSES = ("rose", "rose-opposite-replace", "rose-rand-words")
+
+
+@functools.cache
+def roomy() -> tuple[Any, Any]:
+    """A tiny Llama whose context holds the papers' prompts."""
+    made = tokenizer("llama3")
+    settings = {**BASE, "max_position_embeddings": 2048, "num_hidden_layers": 2}
+    config = LlamaConfig(**settings, vocab_size=len(made) + 8, eos_token_id=made.eos_token_id, bos_token_id=1)
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config).eval()
+    model.generation_config.pad_token_id = 0
+    return model, made
+
+
+def everything(**options: Any) -> ContrastiveLM:
+    """An LM with a soft pair and an expert, so that every row of the table can run."""
+    backbone = Backbone.wrap(*roomy(), "roomy")
+    generator = torch.Generator().manual_seed(3)
+    scale = float(backbone.model.get_input_embeddings().weight.detach().std())
+    vectors = (torch.randn(n, backbone.embedding_width, generator=generator) * scale for n in (7, 11))
+    pair = PromptPair.from_tensors(*vectors, backbone=backbone, alpha=0.4)
+    return ContrastiveLM(backbone, pair, expert=random_expert(backbone, TARGETS["llama"]), **options)
+
+
+def next_logits(model: Any, ids: tuple[int, ...], said: list[int]) -> torch.Tensor:
+    with torch.no_grad():
+        return model(torch.tensor([[*ids, *said]]), use_cache=False).logits[:, -1].float()  # type: ignore[no-any-return]
+
+
+def greedy(step: Any, ends: frozenset[int]) -> list[int]:
+    said: list[int] = []
+    while len(said) < NEW:
+        token = int(step(said).argmax())
+        if token in ends:
+            break
+        said.append(token)
+    return said
+
+
+def test_every_row_names_its_source_and_a_rule_that_exists() -> None:
+    for name, method in METHODS.items():
+        assert name == method.name
+        assert len(method.source) > 15
+        assert method.rule in rules.RULES
+        assert 0.0 <= method.alpha < 1.0
+        assert method.contrasts or method.alpha == 0.0
+        if method.contrasts:
+            assert "z" in method.source or "p + a" in method.source, f"{name}: no equation"
+    assert {method.kept for method in METHODS.values()} >= {Slot.NOTHING, Slot.PAIR_SAFE, prompts.SAFE_PROMPT}
+
+
+def test_the_authors_defaults() -> None:
+    assert METHODS["rose"].alpha == 0.5
+    assert METHODS["instructive-opposite"].alpha == 0.3
+    self_cd, adacd, safedecoding = METHODS["self-cd"], METHODS["adacd"], METHODS["safedecoding"]
+    assert 1 / (1 - self_cd.alpha) == pytest.approx(2.5)
+    assert (1 / (1 - adacd.alpha), adacd.plausibility, adacd.contrast_tokens) == (pytest.approx(4.5), 0.01, 10)
+    assert safedecoding.alpha / (1 - safedecoding.alpha) == pytest.approx(3.0)
+    assert (safedecoding.contrast_tokens, rules.COMMON_TOKENS, rules.AGREEMENT) == (2, 5, 0.9)
+    assert prompts.SAFE_PROMPT.startswith(prompts.SELF_CD_SAFE)
+
+
+def test_every_row_runs_and_reports_itself() -> None:
+    replies = {}
+    with everything(allow_adversarial=True) as lm:
+        for name, method in METHODS.items():
+            reply = lm.generate(ASKED[0], max_tokens=NEW, method=name)
+            replies[name] = reply.token_ids
+            assert reply.report.method == name
+            spoken = len(reply.token_ids) + (reply.finish_reason == "stop")
+            wanted = spoken if method.contrast_tokens is None else min(spoken, method.contrast_tokens)
+            assert reply.report.contrasted_tokens == (wanted if method.contrasts else 0), name
+    assert len(set(replies.values())) > len(METHODS) // 2, "most rows say the same: nothing is tested"
+
+
+def test_alpha_zero_is_the_kept_prompt_alone_in_every_row() -> None:
+    with everything(allow_adversarial=True) as lm:
+        for name, method in METHODS.items():
+            if not method.contrasts or method.kept in (Slot.PAIR_SAFE, Slot.PAIR_ADVERSARIAL):
+                continue
+            off = lm.generate(ASKED[0], max_tokens=NEW, method=name, alpha=0.0, plausibility=0.5)
+            prompt = method.kept if isinstance(method.kept, str) else None
+            ids = list(lm.chat.layout(ASKED[0], prompt, wrap_user=method.wrap_user).ids)
+            assert list(off.token_ids) == stock_greedy(lm.backbone.model, ids, NEW), name
+            assert off.report.contrasted_tokens == 0
+
+
+@pytest.mark.parametrize("name", ROSES)
+def test_rose_is_classifier_free_guidance(name: str) -> None:
+    """g = 1 / (1 - alpha), by transformers' own processor, greedily."""
+    model = roomy()[0]
+    method = METHODS[name]
+    assert isinstance(method.other, str)
+    with ContrastiveLM.from_model(*roomy(), method=name) as lm:
+        replies = lm.generate(ASKED, max_tokens=NEW)
+        for item, reply in zip(ASKED, replies):
+            kept, other = lm.chat.layout(item, prompts.SAFE_PROMPT).ids, lm.chat.layout(item, method.other).ids
+            guide = UnbatchedClassifierFreeGuidanceLogitsProcessor(
+                1 / (1 - method.alpha),
+                model,
+                unconditional_ids=torch.tensor([other]),
+                unconditional_attention_mask=torch.ones(1, len(other), dtype=torch.long),
+            )
+            expected = stock_greedy(model, list(kept), NEW, logits_processor=LogitsProcessorList([guide]))
+            assert list(reply.token_ids) == expected
+            assert expected != stock_greedy(model, list(kept), NEW)
+
+
+def test_self_cd_is_its_papers_formula() -> None:
+    """y - 2.5 (y - y'): y under the safety prompt, y' without."""
+    model = roomy()[0]
+    with ContrastiveLM.from_model(*roomy(), method="self-cd") as lm:
+        for item in ASKED:
+            with_prompt, without = lm.chat.layout(item, prompts.SELF_CD_SAFE).ids, lm.chat.layout(item).ids
+
+            def step(said: list[int], y: Any = with_prompt, z: Any = without) -> torch.Tensor:
+                first, second = next_logits(model, y, said), next_logits(model, z, said)
+                return first - 2.5 * (first - second)
+
+            assert list(lm.generate(item, max_tokens=NEW).token_ids) == greedy(step, lm.backbone.eos_ids)
+
+
+def test_adacd_is_its_authors_loop() -> None:
+    """Written out as the authors' code does: argsort for the rank, two candidate scores, the mask, ten steps."""
+    model = roomy()[0]
+    sides: set[bool] = set()
+    with ContrastiveLM.from_model(*roomy(), method="adacd") as lm:
+        for item in ASKED:
+            prompted, plain = lm.chat.layout(item, prompts.ADACD_REFUSE).ids, lm.chat.layout(item).ids
+
+            def step(said: list[int], y: Any = prompted, x: Any = plain) -> torch.Tensor:
+                z = next_logits(model, x, said)
+                if len(said) >= 10:
+                    return z
+                zp = next_logits(model, y, said)
+                rank = z.argsort(dim=-1, descending=True).eq(zp.argmax(dim=-1, keepdim=True)).int().argmax(dim=-1)
+                p, pp = z.softmax(-1), zp.softmax(-1)
+                agrees = bool((1.0 / (rank + 1) >= 0.9).all() and (p.max() >= 0.9 * pp.max()))
+                sides.add(agrees)
+                scores = zp + 4.5 * (zp - z) if agrees else zp - 4.5 * (zp - z)
+                return scores.masked_fill(p < 0.01 * p.max(), -torch.inf)
+
+            reply = lm.generate(item, max_tokens=NEW)
+            assert list(reply.token_ids) == greedy(step, lm.backbone.eos_ids)
+            assert reply.report.contrasted_tokens == min(10, len(reply.token_ids) + (reply.finish_reason == "stop"))
+    assert sides == {True, False}, "only one of the two modes was met"
+
+
+def test_every_knob_of_acd_acts() -> None:
+    with everything() as lm:
+        plain = lm.generate(ASKED[0], max_tokens=NEW, seed=5, temperature=1.0)
+        assert plain.report.alpha == 0.4
+        changed = {
+            "alpha": 0.8,
+            "plausibility": 0.5,
+            "contrast_tokens": 3,
+            "rescale": False,
+        }
+        for knob, value in changed.items():
+            reply = lm.generate(ASKED[0], max_tokens=NEW, seed=5, temperature=1.0, **{knob: value})
+            assert reply.token_ids != plain.token_ids, knob
+        unscaled = lm.generate(ASKED[0], max_tokens=NEW, rescale=False)
+        assert unscaled.token_ids == lm.generate(ASKED[0], max_tokens=NEW).token_ids  # greedy does not see the scale
+
+
+def test_a_call_may_overrule_the_methods_own_settings() -> None:
+    with everything() as lm:
+        own = lm.generate(ASKED[0], max_tokens=NEW, method="adacd")
+        longer = lm.generate(ASKED[0], max_tokens=NEW, method="adacd", contrast_tokens=100)
+        assert longer.report.contrasted_tokens > own.report.contrasted_tokens == 10
+        unmasked = lm.generate(ASKED[0], max_tokens=NEW, method="adacd", plausibility=0.0)
+        assert unmasked.token_ids != own.token_ids
+
+
+def test_an_unknown_method_and_a_guarded_one() -> None:
+    with pytest.raises(UsageError, match="self-cd"):
+        method_named("selfcd")
+    with pytest.raises(UsageError, match="allow-adversarial"):
+        method_named("ap")
