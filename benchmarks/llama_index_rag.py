@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_index.core import PromptHelper, PromptTemplate, VectorStoreIndex, get_response_synthesizer
+from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.schema import NodeWithScore, TextNode
 
 from acd_core.evaluation.intervals import Rate, wilson
@@ -129,15 +130,15 @@ def read_documents(path: Path = DOCUMENTS) -> tuple[dict[str, str], list[Questio
 class Bench:
     """One set of documents and embeddings, asked under one method after another."""
 
-    def __init__(self, count: int, attacks: int, top_k: int, max_tokens: int) -> None:
+    def __init__(self, count: int, attacks: int, top_k: int, embedding: BaseEmbedding) -> None:
         self.texts, self.questions = read_documents()
         self.questions = _spread(self.questions, count)
         self.attacks = _spread(self.questions, attacks)
-        self.top_k, self.max_tokens = top_k, max_tokens
+        self.top_k = top_k
         nodes = [TextNode(text=text, metadata={"name": name}) for name, text in self.texts.items()]
         for node in nodes:
             node.excluded_llm_metadata_keys = node.excluded_embed_metadata_keys = ["name"]
-        self.index = VectorStoreIndex(nodes, embed_model=MiniLM())
+        self.index = VectorStoreIndex(nodes, embed_model=embedding)
         self.judge = RefusalJudge()
 
     async def measure(self, llm: Any, tokenizer: Any) -> dict[str, Any]:
@@ -283,7 +284,7 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=48)
     parser.add_argument("--out", default=str(HERE / "results" / "llama_index_rag"), help="without an ending")
     asked = parser.parse_args()
-    bench = Bench(asked.questions, asked.attacked, asked.top_k, asked.max_tokens)
+    bench = Bench(asked.questions, asked.attacked, asked.top_k, MiniLM())
     found: dict[str, dict[str, Any]] = {}
     pair = PromptPair.load(asked.pair)
     for method in asked.methods:

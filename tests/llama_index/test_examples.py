@@ -50,7 +50,7 @@ def test_chat_engine(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
 
 def test_agents(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert output("llama_index_agents", monkeypatch, capsys).count("you: ") == 3
-    # What the model says is asserted where its own weights alone decide; what a pair costs is benchmarks/llama_index_rag.py's to measure.
+    # What the model says is asserted where its own weights alone decide; what a pair costs, the benchmarks measure.
     text = output("llama_index_agents", monkeypatch, capsys, "--method", "safe-prompt")
     assert "get_weather({'location': 'Fenmoor'}) -> It is sunny in Fenmoor." in text
     assert "add({'a': 12, 'b': 30}) -> 42" in text
