@@ -41,16 +41,17 @@ class Holder:
         """The model of the last call, None before the first."""
         return self._last
 
-    def get(self, model: str, pair: Any, revision: str | None, dtype: str, device: str) -> ContrastiveLM:
+    def get(self, model: str, pair: Any, expert: Any, revision: str | None, dtype: str, device: str) -> ContrastiveLM:
         """The ContrastiveLM of these settings, loaded at the first call."""
         if self.given is not None:
-            if model != self.given.model_id or _pair_key(pair) != _pair_key(self.given.pair):
+            own = (self.given.model_id, _pair_key(self.given.pair), _expert_key(self.given.expert))
+            if (model, _pair_key(pair), _expert_key(expert)) != own:
                 raise UsageError(
-                    "This ChatACD was made from a ContrastiveLM, so its model and pair cannot be changed.",
+                    "This ChatACD was made from a ContrastiveLM, so its model, pair and expert cannot be changed.",
                     hint="ChatACD.from_lm(other_lm), or ChatACD(model=..., pair=...).",
                 )
             return self.given
-        key = (model, _pair_key(pair), revision, dtype, device)
+        key = (model, _pair_key(pair), _expert_key(expert), revision, dtype, device)
         known = self._known.get(key)  # without the lock: somebody else may be loading another model behind it
         if known is None:
             with self._lock:
@@ -58,17 +59,17 @@ class Holder:
                     from acd_core.lm import ContrastiveLM  # torch and transformers, not before they are needed
 
                     self._known[key] = ContrastiveLM.from_pretrained(
-                        model, pair, dtype=dtype, device=device, revision=revision
+                        model, pair, expert=expert, dtype=dtype, device=device, revision=revision
                     )
                 known = self._known[key]
         self._last = known
         return known
 
-    async def aget(self, model: str, pair: Any, *others: Any) -> ContrastiveLM:
+    async def aget(self, model: str, pair: Any, expert: Any, *others: Any) -> ContrastiveLM:
         """`get`, off the event loop where something must be loaded."""
-        if self.given is not None or (model, _pair_key(pair), *others) in self._known:
-            return self.get(model, pair, *others)
-        return await asyncio.to_thread(self.get, model, pair, *others)
+        if self.given is not None or (model, _pair_key(pair), _expert_key(expert), *others) in self._known:
+            return self.get(model, pair, expert, *others)
+        return await asyncio.to_thread(self.get, model, pair, expert, *others)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Holder:
         return self
@@ -92,9 +93,9 @@ def of(lm: ContrastiveLM) -> dict[str, Any]:
     }
 
 
-def identity(model: str, pair: Any, given: ContrastiveLM | None) -> dict[str, Any]:
-    """Model and pair for a cache key: names, and digests of what they hold where that is cheap. The same before and
-    after loading. given: the ContrastiveLM the caller made, if any: it has defaults of its own."""
+def identity(model: str, pair: Any, expert: Any, given: ContrastiveLM | None) -> dict[str, Any]:
+    """Model, pair and expert for a cache key: names, and digests of what they hold where that is cheap. The same
+    before and after loading. given: the ContrastiveLM the caller made, if any: it has defaults of its own."""
     known: dict[str, Any] = {"model": model, "version": _version()}
     if given is not None:
         known["fingerprint"] = given.backbone.fingerprint
@@ -109,6 +110,9 @@ def identity(model: str, pair: Any, given: ContrastiveLM | None) -> dict[str, An
             known["pair_files"] = _digest(folder) if folder else snapshot and snapshot.name
     else:
         known["pair"] = _pair_key(pair)
+    known["expert"] = _expert_key(expert)
+    if isinstance(expert, (str, os.PathLike)) and Path(expert).is_dir():
+        known["expert_files"] = _digest(Path(expert))
     return known
 
 
@@ -121,6 +125,11 @@ def _pair_key(pair: Any) -> Any:
     if known is None or known[0]() is not pair:
         known = _pair_ids[place] = (weakref.ref(pair, lambda _: _pair_ids.pop(place, None)), pair.id)
     return known[1], pair.alpha
+
+
+def _expert_key(expert: Any) -> str | None:
+    """What stands for `expert` in a key; for one in memory the digest of its weights, which it computes once."""
+    return None if expert is None else str(getattr(expert, "id", expert))
 
 
 _pair_ids: dict[int, tuple[weakref.ref[Any], str]] = {}  # by identity: `==` on vectors compares elements

@@ -84,6 +84,8 @@ class ChatACD(BaseChatModel):
     """A folder, a hub id, or "reference" for the bundled model."""
     pair: Any = None
     """The prompt pair: a folder, a hub id, "reference", a PromptPair, or None for a method that needs none."""
+    expert: Any = None
+    """A LoRA expert for the method "safedecoding": its folder, or an `acd_core.experts.Expert`."""
     revision: str | None = None
     """Revision of a model from the hub."""
     dtype: str = "auto"
@@ -92,7 +94,7 @@ class ChatACD(BaseChatModel):
     """"auto", "cpu", "cuda", "cuda:1", "mps", or "map" for several devices."""
 
     method: str | None = None
-    """A decoding method; None is "acd" with a pair and "none" without."""
+    """A decoding method; None is "acd" with a pair, "safedecoding" with an expert alone, else "none"."""
     alpha: float | None = None
     """Strength of the contrast in [0, 1); None is the pair's own recommendation, 0 switches it off exactly."""
     plausibility: float | None = None
@@ -139,8 +141,8 @@ class ChatACD(BaseChatModel):
 
     @classmethod
     def from_lm(cls, lm: ContrastiveLM, **settings: Any) -> ChatACD:
-        """Over a ContrastiveLM the caller made; its pair, method and alpha are the defaults."""
-        return cls(model=lm.model_id, pair=lm.pair, lm_holder=facts.Holder(lm), **settings)
+        """Over a ContrastiveLM the caller made; its pair, expert, method and alpha are the defaults."""
+        return cls(model=lm.model_id, pair=lm.pair, expert=lm.expert, lm_holder=facts.Holder(lm), **settings)
 
     # -- asking -----------------------------------------------------------------------------------------------------
 
@@ -243,10 +245,10 @@ class ChatACD(BaseChatModel):
     # -- the model below --------------------------------------------------------------------------------------------
 
     def _lm(self) -> ContrastiveLM:
-        return self.lm_holder.get(self.model, self.pair, self.revision, self.dtype, self.device)
+        return self.lm_holder.get(self.model, self.pair, self.expert, self.revision, self.dtype, self.device)
 
     async def _alm(self) -> ContrastiveLM:
-        return await self.lm_holder.aget(self.model, self.pair, self.revision, self.dtype, self.device)
+        return await self.lm_holder.aget(self.model, self.pair, self.expert, self.revision, self.dtype, self.device)
 
     @property
     def lm(self) -> ContrastiveLM:
@@ -265,7 +267,7 @@ class ChatACD(BaseChatModel):
         # Not as "stop": under that name LangChain puts the stop of the call, and None where there is none. The output
         # version shapes the message that is kept.
         shape = {"stop_field": self.stop, "output_version": self.output_version}
-        return {**chosen, **shape, **facts.identity(self.model, self.pair, self.lm_holder.given)}
+        return {**chosen, **shape, **facts.identity(self.model, self.pair, self.expert, self.lm_holder.given)}
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         return super()._get_ls_params(stop=stop or self.stop or None, **kwargs)
