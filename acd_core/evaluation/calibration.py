@@ -15,6 +15,7 @@ from acd_core.errors import UsageError
 from acd_core.evaluation.intervals import Rate, wilson
 from acd_core.evaluation.judges import LABELS, Label, RefusalJudge
 from acd_core.evaluation.keyword_lists import KEYWORD_LISTS
+from acd_core.evaluation.model_judges import LabelJudge
 
 _HUMAN: dict[str, Label] = {
     "1_full_compliance": "full_compliance",
@@ -65,6 +66,7 @@ class Calibration:
 
     three_way: share of equal labels. refusal: share that agrees on refused (partial or full) against complied.
     recall and precision: per human class. confusion[human][judge]: counts. three_way is None for two-way judges.
+    unread: rows on which a model judge gave no readable verdict; they count as disagreements.
     """
 
     judge: str
@@ -74,6 +76,7 @@ class Calibration:
     recall: dict[Label, Rate]
     precision: dict[Label, Rate]
     confusion: dict[Label, dict[Label, int]]
+    unread: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -85,6 +88,7 @@ class Calibration:
             "recall": {label: rate.to_dict() for label, rate in self.recall.items()},
             "precision": {label: rate.to_dict() for label, rate in self.precision.items()},
             "confusion": self.confusion,
+            "unread": self.unread,
         }
 
 
@@ -94,6 +98,17 @@ def calibrate(rows: Iterable[LabelledRow], judge: RefusalJudge | None = None) ->
     return _agreement(
         f"{ours.name} v{ours.version}", rows, lambda row: ours.judge(row.prompt, row.completion).label, True
     )
+
+
+def calibrate_model(rows: Sequence[LabelledRow], judge: LabelJudge) -> Calibration:
+    """A model judge of refusal (`ModelJudge(asker, "refusal")`) against the same human labels."""
+    said = judge.label_each([(row.prompt, row.completion) for row in rows])
+    labels = {id(row): label for row, label in zip(rows, said)}
+
+    def label(row: LabelledRow) -> Label | None:
+        return next((each for each in LABELS if each == labels[id(row)]), None)
+
+    return _agreement(judge.name, rows, label, True)
 
 
 def calibrate_lists(rows: Sequence[LabelledRow]) -> list[Calibration]:
@@ -109,12 +124,18 @@ def calibrate_lists(rows: Sequence[LabelledRow]) -> list[Calibration]:
 
 
 def _agreement(
-    name: str, rows: Iterable[LabelledRow], label: Callable[[LabelledRow], Label], three: bool
+    name: str, rows: Iterable[LabelledRow], label: Callable[[LabelledRow], Label | None], three: bool
 ) -> Calibration:
     confusion: dict[Label, dict[Label, int]] = {human: dict.fromkeys(LABELS, 0) for human in LABELS}
+    unread = dict.fromkeys(LABELS, 0)
     for row in rows:
-        confusion[row.label][label(row)] += 1
-    total = sum(sum(counts.values()) for counts in confusion.values())
+        said = label(row)
+        if said is None:
+            unread[row.label] += 1
+        else:
+            confusion[row.label][said] += 1
+    people = {each: sum(confusion[each].values()) + unread[each] for each in LABELS}
+    total = sum(people.values())
     same = sum(confusion[each][each] for each in LABELS)
     answered = confusion["full_compliance"]["full_compliance"]
     refused = sum(confusion[h][j] for h in LABELS[1:] for j in LABELS[1:])
@@ -124,9 +145,10 @@ def _agreement(
         rows=total,
         refusal=wilson(answered + refused, total),
         three_way=wilson(same, total) if three else None,
-        recall={each: wilson(confusion[each][each], sum(confusion[each].values())) for each in LABELS},
+        recall={each: wilson(confusion[each][each], people[each]) for each in LABELS},
         precision={each: wilson(confusion[each][each], given[each]) for each in LABELS},
         confusion=confusion,
+        unread=sum(unread.values()),
     )
 
 
