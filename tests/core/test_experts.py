@@ -13,8 +13,12 @@ import torch
 from acd_core import ContrastiveLM
 from acd_core.backbone import Backbone
 from acd_core.decoding import rules
+from acd_core.decoding.sampling import Sampler
+from acd_core.engine import Branch, Request, TextStream
+from acd_core.engine.step import constrain, join
 from acd_core.errors import ExpertError, UsageError
 from acd_core.experts import Expert, applied, linear_size
+from acd_core.params import GenerationParams
 from tests.core.tiny import family, stock_greedy
 
 ASKED = [
@@ -186,6 +190,46 @@ def test_log_likelihoods_run_under_the_expert_too() -> None:
         assert reply.logprobs is not None
         assert found.logprobs == pytest.approx([each.logprob for each in reply.logprobs], abs=2e-4)
         assert found.is_greedy
+
+
+class _Only:
+    """A grammar that takes only some tokens."""
+
+    finished = False
+
+    def __init__(self, *tokens: int) -> None:
+        self.tokens = list(tokens)
+
+    def mask(self, scores: torch.Tensor) -> torch.Tensor:
+        kept = torch.full_like(scores, -torch.inf)
+        kept[self.tokens] = scores[self.tokens]
+        return kept
+
+    def consume(self, token_id: int) -> None: ...
+
+
+@pytest.mark.parametrize(("grammar", "left"), [((0, 6), [0]), ((5, 6), [5, 6])])
+def test_a_grammar_that_takes_no_common_token_is_filled_by_the_model_alone(
+    grammar: tuple[int, ...], left: list[int]
+) -> None:
+    kept = torch.tensor([[5.0, 4.0, 3.0, 2.0, 1.0, 0.0, -1.0]])
+    request = Request(
+        kept=Branch((1,)),
+        other=Branch((1,)),
+        sampler=Sampler(GenerationParams(), torch.device("cpu")),
+        sink=lambda _: None,
+        text=TextStream(None),
+        max_tokens=4,
+        eos_ids=frozenset(),
+        rule="intersect",
+        alpha=0.75,
+        contrast_tokens=1,
+        matcher=_Only(*grammar),
+    )
+    scores = constrain(request, join([request], kept, [kept[0]])[0], kept[0])
+    assert (scores > -torch.inf).nonzero()[:, 0].tolist() == left
+    if left == [5, 6]:
+        assert scores[left].tolist() == kept[0, left].tolist()
 
 
 def test_without_an_expert_the_method_says_how_to_make_one() -> None:
