@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +16,7 @@ from acd_core.errors import UsageError
 
 if TYPE_CHECKING:
     from acd_core.evaluation.harness import Evaluation
+    from acd_core.evaluation.study import Judges
 
 
 def evaluate(
@@ -45,10 +49,15 @@ def evaluate(
         False, "--allow-adversarial", help="Also decode under prompts that make the model less safe, for the ablation."
     ),
     expert: str = typer.Option("", help="Folder of a LoRA expert, for safedecoding."),
+    judge: str = typer.Option(
+        "",
+        help="A second judge beside our rules: a chat model's folder or hub id, guard:MODEL for a safety classifier, "
+        "or MODULE:NAME of an object of yours with name and ask(prompt), such as a LangChainAsker.",
+    ),
     samples: int = typer.Option(
         8, min=0, help="Disagreements of judges shown in the HTML page, folded away; they hold prompts and replies."
     ),
-    utility: bool = typer.Option(True, "--utility/--no-utility", help="Perplexity and multiple choice."),
+    utility: bool = typer.Option(True, "--utility/--no-utility", help="Perplexity, multiple choice, win rate."),
     seed: int = typer.Option(0, help="Which prompts are drawn, and every draw after that."),
     device: str = typer.Option("auto", help="auto, cpu, cuda, cuda:N, mps or map."),
     dtype: str = typer.Option("auto", help="auto, float32, bfloat16 or float16."),
@@ -64,6 +73,7 @@ def evaluate(
     benchmarks = chosen_sets(_names(sets), data or None, share, seed)
     questions = chosen_questions(_names(choices), data or None, share, seed) if utility else []
     _check_methods(_names(methods), allow_adversarial)
+    judges = _judges(judge, device, dtype)
 
     note(f"loading {model} ...")
     from acd_core.evaluation.study import Study, chosen_arms, run
@@ -92,6 +102,7 @@ def evaluate(
             seed=seed,
             samples=samples,
             utility=utility,
+            judges=judges,
             tuned_on=_tuned_on(),
         )
         bar = stderr().is_terminal
@@ -127,6 +138,41 @@ def _check_methods(names: list[str], allow_adversarial: bool) -> None:
 
     for name in names if names != ["all"] else ():
         method_named(Arm.of(name).method, allow_adversarial=allow_adversarial)
+
+
+def _judges(given: str, device: str, dtype: str) -> Judges | None:
+    """The judges that --judge names. Raises UsageError for an object that is none, ModelError for a model."""
+    if not given:
+        return None
+    from acd_core.evaluation.study import Judges
+
+    kind, mark, name = given.partition(":")
+    if kind == "guard" and mark:
+        from acd_core.evaluation.guard import GuardJudge
+
+        return Judges(harm=GuardJudge.load(name, device=device, dtype=dtype))
+    if mark:
+        return Judges.of(_asker(kind, name))
+    from acd_core.evaluation.model_judges import LMAsker
+    from acd_core.lm import ContrastiveLM
+
+    return Judges.of(LMAsker(ContrastiveLM.from_pretrained(given, method="none", device=device, dtype=dtype)))
+
+
+def _asker(module: str, name: str) -> Any:
+    sys.path.insert(0, os.getcwd())  # the user's own file, as uvicorn finds it
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(
+            f"--judge {module}:{name} cannot be read: {error}", hint="Name an object in a Python file of yours."
+        ) from error
+    if not callable(getattr(found, "ask", None)) or not isinstance(getattr(found, "name", None), str):
+        raise UsageError(
+            f"--judge {module}:{name} is a {type(found).__name__} without name and ask(prompt).",
+            hint="asker = acd_integrations.judge.LangChainAsker(your_chat_model)",
+        )
+    return found
 
 
 def _tuned_on() -> list[str]:

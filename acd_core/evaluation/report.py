@@ -18,14 +18,16 @@ from typing import Any
 
 from acd_core.errors import MissingExtraError
 from acd_core.evaluation import figures
+from acd_core.evaluation.cells import share, short, three
 from acd_core.evaluation.disagreement import Disagreement
 from acd_core.evaluation.harness import Evaluation, Row, Summary
 from acd_core.evaluation.intervals import Rate
 from acd_core.evaluation.keyword_lists import KEYWORD_LISTS
+from acd_core.evaluation.model_judges import Readings
 from acd_core.evaluation.page import Block, Bullets, Picture, Sample, Section, Table, Text, markdown, table, to_html
 from acd_core.evaluation.paper import compare, general_ability, sweep_shape
-from acd_core.evaluation.text_quality import GARBLED_SHARE
-from acd_core.evaluation.utility import ArmUtility, Perplexity, Utility, Wins
+from acd_core.evaluation.report_parts import judge_models, models_data, utility_blocks
+from acd_core.evaluation.utility import Utility
 
 __all__ = ["Section", "judge_calibration", "machine", "sections", "table", "to_json", "to_markdown", "write_report"]
 
@@ -59,9 +61,15 @@ def judge_calibration() -> dict[str, Any]:
 
 
 def sections(
-    result: Evaluation, utility: Utility | None = None, disagreements: Sequence[Disagreement] = ()
+    result: Evaluation,
+    utility: Utility | None = None,
+    disagreements: Sequence[Disagreement] = (),
+    readings: Mapping[str, Readings] | None = None,
 ) -> list[Section]:
-    """The page in parts, in reading order. Parts without rows (no harmless set, say) are left out."""
+    """The page in parts, in reading order. Parts without rows (no harmless set, say) are left out.
+
+    readings: what judge models said of the same replies, by task ("harm", "refusal").
+    """
     found = [
         Section("summary", "Harm beside over-refusal", _summary(result.summaries())),
         *_by_set(result, "harmful", "harmless", "Harmless rate by set (share refused, partly or fully)"),
@@ -69,10 +77,11 @@ def sections(
         Section("prompts", "Prompts alone (the paper's Figure 4)", _prompts(result)),
         Section("sweep", "Strength of the contrast (the paper's Figure 5)", _sweep(result)),
         Section("categories", "By category", _categories(result)),
-        Section("utility", "What it costs in usefulness", _utility(utility)),
+        Section("utility", "What it costs in usefulness", utility_blocks(utility)),
         Section("paper", "The paper's orderings beside ours", _paper(result, utility)),
         Section("strict", "Full refusals alone, empty and skipped replies", _strict(result.rows)),
         Section("lists", "The same replies by published keyword lists", _lists(result.rows)),
+        Section("models", "The same replies by a judge model", judge_models(result, readings or {})),
         Section("disagreement", "Where the judges disagree", _disagreement(disagreements)),
         Section("judge", "How far to trust the judge", _judge()),
         Section("header", "Run", (Table(["fact", "value"], [[k, str(v)] for k, v in result.header.items()]),)),
@@ -86,7 +95,9 @@ def to_markdown(result: Evaluation, title: str = "Evaluation", utility: Utility 
     return markdown(title, sections(result, utility), {})
 
 
-def to_json(result: Evaluation, utility: Utility | None = None) -> dict[str, Any]:
+def to_json(
+    result: Evaluation, utility: Utility | None = None, readings: Mapping[str, Readings] | None = None
+) -> dict[str, Any]:
     """Everything on the page as data, NaN as None. Completions are not in it; they are in completions.jsonl."""
     data = {
         "format": FORMAT,
@@ -104,6 +115,7 @@ def to_json(result: Evaluation, utility: Utility | None = None) -> dict[str, Any
         "utility": asdict(utility) if utility is not None else None,
         "paper": [{**asdict(each), "verdict": each.verdict} for each in compare(result)],
         "judge_calibration": judge_calibration(),
+        "judge_models": models_data(result, readings or {}),
         "cost": {
             "rows": [
                 {"arm": row.arm, "benchmark": row.benchmark, "seconds": row.seconds, "tokens_per_s": row.tokens_per_s}
@@ -122,6 +134,7 @@ def write_report(
     title: str = "Evaluation",
     utility: Utility | None = None,
     disagreements: Sequence[Disagreement] = (),
+    readings: Mapping[str, Readings] | None = None,
 ) -> list[Path]:
     """Write report.md, report.html, report.json and figures/*.svg into `folder`, each whole or not at all.
 
@@ -129,13 +142,13 @@ def write_report(
     """
     home = Path(folder)
     home.mkdir(parents=True, exist_ok=True)
-    parts = sections(result, utility, disagreements)
+    parts = sections(result, utility, disagreements, readings)
     try:
         drawn = figures.all_figures(result)
     except MissingExtraError as error:
         drawn = {}
         parts.insert(0, Section("pictures", "Pictures", (Text(f"None: {error.message} {error.hint}"),)))
-    data = json.dumps(to_json(result, utility), indent=1, ensure_ascii=False, allow_nan=False)
+    data = json.dumps(to_json(result, utility, readings), indent=1, ensure_ascii=False, allow_nan=False)
     texts = {f"figures/{name}.svg": text for name, text in drawn.items()} | {
         "report.md": markdown(title, parts, {name: f"figures/{name}.svg" for name in drawn}),
         "report.html": to_html(title, parts, drawn),
@@ -152,22 +165,7 @@ def _write(path: Path, text: str) -> Path:
     return path
 
 
-# --- cells ---
-
-
-def share(rate: Rate) -> str:
-    """ ".870 [.790, .922]", or a dash."""
-    if not rate.total:
-        return "-"
-    return f"{_short(rate.value)} [{_short(rate.low)}, {_short(rate.high)}]"
-
-
-def _short(value: float) -> str:
-    return f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 0.9995 else f"{value:.3f}"
-
-
-def _three(values: tuple[float, float, float]) -> str:
-    return "-" if math.isnan(values[0]) else f"{_short(values[0])} [{_short(values[1])}, {_short(values[2])}]"
+# --- parts ---
 
 
 def _triple(values: tuple[float, float, float]) -> dict[str, float]:
@@ -185,17 +183,14 @@ def _clean(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-# --- parts ---
-
-
 def _summary(summaries: Sequence[Summary]) -> tuple[Block, ...]:
     attacked = any(not math.isnan(each.attacked[0]) for each in summaries)
     rows = [
         [
             each.arm,
-            _three(each.harmless_rate),
-            *([_three(each.attacked)] if attacked else []),
-            _three(each.over_refusal),
+            three(each.harmless_rate),
+            *([three(each.attacked)] if attacked else []),
+            three(each.over_refusal),
         ]
         for each in summaries
     ]
@@ -228,7 +223,7 @@ def _sweep(result: Evaluation) -> tuple[Block, ...]:
     points = figures.sweep_points(result)
     if len(points) < 2:
         return ()
-    rows = [[f"{alpha:g}", _three(each.harmless_rate), _three(each.over_refusal)] for alpha, each in points]
+    rows = [[f"{alpha:g}", three(each.harmless_rate), three(each.over_refusal)] for alpha, each in points]
     shape = sweep_shape(result)
     picture = Picture("sweep", "harmless rate and over-refusal of acd over alpha")
     return picture, Table(["alpha", "harmless rate", "over-refusal"], rows), *([Text(shape)] if shape else [])
@@ -251,94 +246,13 @@ def _categories(result: Evaluation) -> tuple[Block, ...]:
     return tuple(blocks)
 
 
-def _utility(utility: Utility | None) -> tuple[Block, ...]:
-    if utility is None:
-        return ()
-    base = utility.base
-    texts = [
-        [
-            each.arm,
-            f"{each.quality.mean_words:.1f}",
-            f"{each.quality.distinct_1:.3f}",
-            f"{each.quality.distinct_2:.3f}",
-            f"{each.quality.repeated:.3f}",
-            share(each.quality.garbled),
-            share(each.harmful_quality.garbled),
-            share(each.quality.cut),
-        ]
-        for each in utility.arms
-    ]
-    head = ["method", "words a reply", "distinct-1", "distinct-2", "repeated 4-grams"]
-    head += ["garbled, harmless sets", "garbled, harmful sets", "cut at the limit"]
-    likely = [[each.arm, _perplexity(each.of_base), _perplexity(each.under_base)] for each in utility.arms]
-    blocks: list[Block] = [
-        Table(head, texts),
-        Text(
-            f"Replies to harmless sets unless said otherwise. Garbled: at least {GARBLED_SHARE:.0%} of the reply's "
-            "4-grams stood in it before, or it holds broken characters; a garbled reply to a harmful prompt is no "
-            "refusal and no harm either, so read it beside the harmless rate."
-        ),
-        Table(
-            ["method", f"perplexity of {base}'s replies under it", f"perplexity of its replies under {base}"], likely
-        ),
-        Text(
-            f"Perplexity a token, 95% bootstrap intervals over replies. First column: {base}'s harmless replies that "
-            "are no refusals, read under each method's joined distribution; a rise is what the method bends. Second "
-            f"column: the method's own replies to harmless sets, read by {base}; refusals and garble stand out."
-        ),
-    ]
-    names = list(dict.fromkeys(name for each in utility.arms for name in each.choices))
-    if names:
-        blocks += [
-            Table(
-                ["method", *(column for name in names for column in _columns(utility, name))], _choices(utility, names)
-            ),
-            Text(
-                "Read from log-likelihoods on the joined distribution; accuracy with 95% Wilson, MC2 with bootstrap "
-                "intervals. MC1: the best answer against the false ones; MC2: the true answers' share of probability."
-            ),
-        ]
-    if utility.judge:
-        rows = [[each.arm, *_wins(each.wins)] for each in utility.arms if each.wins is not None]
-        blocks += [
-            Table(["method", f"win rate against {base}", "wins", "ties", "losses", "undecided"], rows),
-            Text(f"Replies to harmless sets, compared in both orders by {utility.judge}. Equal replies are ties."),
-        ]
-    return tuple(blocks)
-
-
-def _perplexity(found: Perplexity | None) -> str:
-    if found is None:
-        return "-"
-    value, low, high = found.value
-    note = f", {found.dropped} impossible" if found.dropped else ""
-    return f"{value:.2f} [{low:.2f}, {high:.2f}]{note}"
-
-
-def _columns(utility: Utility, name: str) -> list[str]:
-    truthful = any(each.choices[name].true_share is not None for each in utility.arms)
-    return [f"{name} MC1", f"{name} MC2"] if truthful else [f"{name} accuracy"]
-
-
-def _choices(utility: Utility, names: Sequence[str]) -> list[list[str]]:
-    def cells(each: ArmUtility, name: str) -> list[str]:
-        found = each.choices[name]
-        return [share(found.accuracy), *([_three(found.true_share)] if found.true_share is not None else [])]
-
-    return [[each.arm, *(cell for name in names for cell in cells(each, name))] for each in utility.arms]
-
-
-def _wins(found: Wins) -> list[str]:
-    return [_three(found.rate), str(found.wins), str(found.ties), str(found.losses), str(found.undecided)]
-
-
 def _paper(result: Evaluation, utility: Utility | None) -> tuple[Block, ...]:
     found = compare(result)
     if all(each.verdict == "not run" for each in found):
         return ()
 
     def published(value: float | None) -> str:
-        return "drawn only" if value is None else _short(value)
+        return "drawn only" if value is None else short(value)
 
     rows = [
         [
@@ -346,8 +260,8 @@ def _paper(result: Evaluation, utility: Utility | None) -> tuple[Block, ...]:
             f"{each.claim.higher_name} > {each.claim.lower_name}",
             f"{published(each.claim.paper_higher)} > {published(each.claim.paper_lower)}",
             f"{each.claim.higher}, {each.claim.lower}",
-            f"{_short(each.higher)}, {_short(each.lower)}" if not math.isnan(each.higher) else "-",
-            _three(each.difference),
+            f"{short(each.higher)}, {short(each.lower)}" if not math.isnan(each.higher) else "-",
+            three(each.difference),
             each.verdict,
         ]
         for each in found

@@ -14,6 +14,7 @@ from acd_core.evaluation.benchmarks import LOADERS, Benchmark, check_overlap, da
 from acd_core.evaluation.choices import QuestionSet, read_choices, read_truthfulqa
 from acd_core.evaluation.disagreement import disagreements
 from acd_core.evaluation.harness import Arm, Evaluation, evaluate
+from acd_core.evaluation.model_judges import Asker, LabelJudge, ModelJudge, PairwiseModelJudge, Readings, read_replies
 from acd_core.evaluation.paper import ABLATION, OPPOSITE_PROMPT
 from acd_core.evaluation.report import machine, write_report
 from acd_core.evaluation.utility import PairwiseJudge, Utility, measure
@@ -23,11 +24,25 @@ SWEEP = (0.0, 0.2, 0.4, 0.6, 0.8)
 
 
 @dataclass(frozen=True)
+class Judges:
+    """Judges that are models. harm, refusal: read every reply. pairs: compares replies to harmless prompts."""
+
+    harm: LabelJudge | None = None
+    refusal: LabelJudge | None = None
+    pairs: PairwiseJudge | None = None
+
+    @classmethod
+    def of(cls, asker: Asker) -> Judges:
+        """All three questions, put to one chat model."""
+        return cls(ModelJudge(asker, "harm"), ModelJudge(asker, "refusal"), PairwiseModelJudge(asker))
+
+
+@dataclass(frozen=True)
 class Study:
     """What to run. arms and sets in the order of the page.
 
-    samples: disagreements shown, folded away, in the HTML page. utility: whether log-likelihoods are read. tuned_on:
-    texts that must not be test prompts.
+    samples: disagreements shown, folded away, in the HTML page. utility: whether log-likelihoods are read. judges: what
+    a second judge is made of, besides our rules. tuned_on: texts that must not be test prompts.
     """
 
     arms: Sequence[Arm]
@@ -37,7 +52,7 @@ class Study:
     seed: int = 0
     samples: int = 8
     utility: bool = True
-    judge: PairwiseJudge | None = None
+    judges: Judges | None = None
     tuned_on: Iterable[str] = ()
     header: Mapping[str, Any] = field(default_factory=dict)
 
@@ -78,15 +93,25 @@ def run(
         shown=shown,
         told=told,
     )
+    judges, tell = study.judges or Judges(), told or _silent
+    readings: dict[str, Readings] = {}
+    for task, judge in (("harm", judges.harm), ("refusal", judges.refusal)):
+        if judge is not None:
+            tell(f"{judge.name} reads {len(result.completions)} replies ...")
+            readings[task] = read_replies(result.completions, judge, out)
     utility = None
     if study.utility:
-        if told is not None:
-            told("log-likelihoods ...")
+        tell("log-likelihoods ...")
         utility = measure(
-            lm, study.arms, study.sets, result, questions=study.questions, judge=study.judge, out=out, shown=shown
+            lm, study.arms, study.sets, result, questions=study.questions, judge=judges.pairs, out=out, shown=shown
         )
-    found = disagreements(result, study.samples, seed=study.seed)
-    return Outcome(result, utility, tuple(write_report(result, out, title, utility, found)))
+    others = {readings["refusal"].judge: readings["refusal"].refused} if "refusal" in readings else {}
+    found = disagreements(result, study.samples, seed=study.seed, others=others)
+    return Outcome(result, utility, tuple(write_report(result, out, title, utility, found, readings)))
+
+
+def _silent(_: str) -> None:
+    """Nobody listens."""
 
 
 def chosen_sets(names: Sequence[str], data: str | None, limit: int | None, seed: int) -> list[Benchmark]:

@@ -51,6 +51,38 @@ def test_a_page_out_of_bundled_and_own_prompts(acd, tiny: Path, tmp_path: Path):
     assert text.split("## Cost")[0] == kept["report.md"].decode().split("## Cost")[0]
 
 
+JUDGE = """
+class Asker:
+    name = "strict-judge"
+    def ask(self, prompt):
+        if "FIRST" in prompt:
+            return "VERDICT: FIRST"
+        return "VERDICT: harmful" if "VERDICT: harmful" in prompt else "VERDICT: full_refusal"
+asker = Asker()
+"""
+
+
+def test_a_judge_of_ones_own_stands_beside_the_rules(acd, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "a_judge_of_mine.py").write_text(JUDGE, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    line = ("evaluate", "-m", str(tiny), "--methods", "none,rose", "--limit", "2", "--max-tokens", "3")
+    result = acd(*line, "--judge", "a_judge_of_mine:asker", "--out", "page", "--device", "cpu")
+    assert result.exit_code == 0, (result.output, result.exception)
+    data = json.loads(Path("page/report.json").read_text("utf-8"))
+    said = data["judge_models"]
+    assert said["judges"] == {"harm": "strict-judge, harm v1", "refusal": "strict-judge, refusal v1"}
+    assert all(row["refused"]["value"] == row["harmful"]["value"] == 1.0 for row in said["rows"])
+    assert said["agreement"]["total"] == 8
+    page = Path("page/report.md").read_text("utf-8")
+    assert "harmful, by the model" in page
+    assert "win rate against none" in page
+    # It always prefers what comes first, and so says nothing about which is better.
+    (none, rose) = data["utility"]["arms"]
+    assert none["wins"] is None
+    assert (rose["wins"]["wins"], rose["wins"]["losses"]) == (0, 0)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -62,6 +94,8 @@ def test_a_page_out_of_bundled_and_own_prompts(acd, tiny: Path, tmp_path: Path):
         (("--data", "/no/such/folder"), "/no/such/folder"),
         (("--alphas", "0.2,2"), "'2' is no strength"),
         (("--choices", "/no/such.jsonl"), "/no/such.jsonl"),
+        (("--judge", "no_such_module_of_mine:asker"), "no_such_module_of_mine"),
+        (("--judge", "json:dumps"), "without name and ask(prompt)"),
     ],
 )
 def test_mistakes_are_said_before_a_model_is_loaded(acd, tmp_path: Path, arguments: tuple[str, ...], words: str):
