@@ -6,23 +6,21 @@ import asyncio
 import functools
 import hashlib
 import importlib.util
-import json
 import os
 import threading
 import weakref
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.language_models.model_profile import ModelProfile
 
-import acd_core
+from acd_core import on_disk
 from acd_core.errors import TemplateError, UsageError
 
 if TYPE_CHECKING:
     from acd_core.lm import ContrastiveLM
-
-_BUNDLED = Path(acd_core.__file__).parent / "reference"
 
 
 class Holder:
@@ -101,13 +99,11 @@ def identity(model: str, pair: Any, expert: Any, given: ContrastiveLM | None) ->
         known["fingerprint"] = given.backbone.fingerprint
         known["defaults"] = (given.method, given.alpha, str(given.backbone.dtype), str(given.backbone.device))
     else:
-        folder, snapshot = _folder(model, "model"), _cached(model, "config.json")
-        known["model_files"] = _signature(folder) if folder else snapshot and snapshot.name
+        known["model_files"] = _state(model, on_disk.model_folder(model), _signature)
     if pair is None or isinstance(pair, (str, os.PathLike)):
         known["pair"] = None if pair is None else str(pair)
         if pair is not None:
-            folder, snapshot = _folder(pair, "pair"), _cached(str(pair), "pair.json")
-            known["pair_files"] = _digest(folder) if folder else snapshot and snapshot.name
+            known["pair_files"] = _state(pair, on_disk.pair_folder(pair), _digest)
     else:
         known["pair"] = _pair_key(pair)
     known["expert"] = _expert_key(expert)
@@ -154,14 +150,13 @@ def profile(model: str, pair: Any, lm: ContrastiveLM | None) -> ModelProfile | N
         found["max_input_tokens"] = lm.max_input_tokens
         tools = lm.supports_tools
     else:
-        folder = _folder(model, "model") or _cached(model, "config.json")
+        folder = on_disk.model_folder(model)
         if folder is None:
             return None
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        positions = (config.get("text_config") or config).get("max_position_embeddings")
-        if isinstance(positions, int):
+        positions = on_disk.context_length(folder)
+        if positions is not None:
             found["max_input_tokens"] = positions - _soft_length(pair)
-        tools = _mentions_tools(folder) is not False
+        tools = on_disk.mentions_tools(folder) is not False
     found["tool_calling"] = tools
     found["tool_call_streaming"] = tools
     found["tool_choice"] = tools and structured
@@ -174,18 +169,15 @@ def _soft_length(pair: Any) -> int:
         return 0
     if not isinstance(pair, (str, os.PathLike)):
         return int(pair.length)
-    folder = _folder(pair, "pair") or _cached(str(pair), "pair.json")
-    config = folder / "safe" / "adapter_config.json" if folder is not None else None
-    if config is None or not config.is_file():
-        return 0
-    return int(json.loads(config.read_text(encoding="utf-8")).get("num_virtual_tokens", 0))
+    folder = on_disk.pair_folder(pair)
+    return on_disk.pair_length(folder) if folder is not None else 0
 
 
 def check_tools(model: str, lm: ContrastiveLM | None) -> None:
     """Raise TemplateError if it is plain already that the model's template ignores tools. Loads nothing; the call
     itself checks again, by rendering."""
-    folder = _folder(model, "model") or _cached(model, "tokenizer_config.json")
-    ignored = not lm.renders_tools if lm is not None else folder is not None and _mentions_tools(folder) is False
+    folder = on_disk.model_folder(model)
+    ignored = not lm.renders_tools if lm is not None else folder is not None and on_disk.mentions_tools(folder) is False
     if ignored:
         raise TemplateError(
             f"The chat template of {model!r} ignores tools, so the model would never see them.",
@@ -193,32 +185,12 @@ def check_tools(model: str, lm: ContrastiveLM | None) -> None:
         )
 
 
-def _folder(name: Any, kind: str) -> Path | None:
-    """The local folder `name` stands for, "reference" included; None for a hub id."""
-    path = _BUNDLED / kind if name == "reference" else Path(name)
-    return path if path.is_dir() else None
-
-
-def _cached(name: str, file: str) -> Path | None:
-    """The folder of a hub repository that was downloaded before (named by its commit). Never asks the network."""
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+def _state(name: Any, folder: Path | None, digest: Callable[[Path], str]) -> str | None:
+    """What the files behind `name` are: a digest of a folder's; of a hub download the commit it is named by."""
+    if folder is None:
         return None
-    from huggingface_hub import try_to_load_from_cache
-
-    path = try_to_load_from_cache(name, file)
-    return Path(path).parent if isinstance(path, str) else None
-
-
-def _mentions_tools(folder: Path) -> bool | None:
-    """Whether the chat template of a model folder so much as names tools; None if there is no template to see."""
-    template = folder / "chat_template.jinja"
-    if template.is_file():
-        return "tools" in template.read_text(encoding="utf-8")
-    config = folder / "tokenizer_config.json"
-    if not config.is_file():
-        return None
-    found = json.loads(config.read_text(encoding="utf-8")).get("chat_template")
-    return None if found is None else "tools" in str(found)
+    local = str(name) == on_disk.REFERENCE or Path(name).is_dir()
+    return digest(folder) if local else folder.name
 
 
 def _signature(folder: Path) -> str:

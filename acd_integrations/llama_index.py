@@ -87,7 +87,9 @@ class ACDLLM(OwnPrompts):
     model: str = Field(description='A local folder, a hub id, or "reference" for the bundled model.')
     pair: Any = Field(default=None, description='A PromptPair, its folder or hub id, or "reference". None: no pair.')
     expert: Any = Field(default=None, description='A LoRA Expert or its folder, for the method "safedecoding".')
-    method: str | None = Field(default=None, description='A decoding method. None: "acd" with a pair, else "none".')
+    method: str | None = Field(
+        default=None, description='A method. None: "acd" with a pair, "safedecoding" with an expert alone, else "none".'
+    )
     alpha: float | None = Field(default=None, description="Contrast strength in [0, 1). None: the pair's own.")
     plausibility: float | None = Field(
         default=None, description="Drop tokens below this share of the best one's probability. None: the method's own."
@@ -124,7 +126,7 @@ class ACDLLM(OwnPrompts):
     @classmethod
     def from_lm(cls, lm: ContrastiveLM, **settings: Any) -> ACDLLM:
         """Over a ContrastiveLM that exists already: same engine, same weights. `settings` are fields of this class."""
-        llm = cls(model=lm.model_id, pair=lm.pair, expert=lm.expert, method=_method_name(lm), **settings)
+        llm = cls(model=lm.model_id, pair=lm.pair, expert=lm.expert, method=lm.method, **settings)
         llm._lm, llm._lm_key = lm, llm._source()
         return llm
 
@@ -207,7 +209,9 @@ class ACDLLM(OwnPrompts):
         if known is None or known[0] != key:
             from acd_core.facts import read_facts
 
-            known = self._facts = (key, read_facts(self.model, self.pair, self.method, revision=self.revision))
+            alone = "safedecoding" if self.expert is not None and self.pair is None else None
+            method = self.method or alone
+            known = self._facts = (key, read_facts(self.model, self.pair, method, revision=self.revision))
         return known[1]
 
     def to_payload(self) -> dict[str, Any]:
@@ -387,11 +391,6 @@ class ACDLLM(OwnPrompts):
     @field_serializer("pair", "expert")
     def _as_name(self, held: Any) -> str | None:
         return held if held is None or isinstance(held, str) else str(getattr(held, "id", held))
-
-
-def _method_name(lm: ContrastiveLM) -> str | None:
-    method: Any = lm.method
-    return method if method is None or isinstance(method, str) else str(method.name)
 
 
 def _display_name(name: str) -> str:
