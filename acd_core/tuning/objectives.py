@@ -199,13 +199,15 @@ OBJECTIVES: Mapping[str, Objective] = {
         selection="safest",
     ),
     # Ours: through the scores decoding uses, both prompts at once, so that they learn to agree on harmless requests.
+    # Refusing is decided by the first token, whatever its wording; ARCHITECTURE.md says what else was tried.
     "joint": Objective(
         terms=(
-            Term("joint/refuse", "joint", "refused", "nll", first=8),
+            Term("joint/refuse", "joint", "refusals", "refuse"),
+            Term("joint/comply", "joint", "harmless", "comply"),
             Term("joint/keep", "joint", "harmless_accepted", "kl_to_plain", weight=4.0),
         ),
         selection="margin",
-        alphas=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5),
+        alphas=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6),
     ),
 }
 

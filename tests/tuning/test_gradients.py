@@ -36,7 +36,11 @@ def gradients(
     encoder, rows = setup(backbone, pairs, name)
     with torch.no_grad():
         plain = prefill(backbone, rows[0].example.request.plain[:2])
-    return step_gradients(backbone, OBJECTIVES[name], encoder.before, prompts, rows, micro=micro, plain=plain)
+    # Any share of refusals a first token may stand for; `refusal_signal` is tested beside the losses.
+    signal = torch.linspace(0.0, 1.0, backbone.vocab_size, dtype=torch.float64)
+    return step_gradients(
+        backbone, OBJECTIVES[name], encoder.before, prompts, rows, micro=micro, plain=plain, signal=signal
+    )
 
 
 @pytest.mark.parametrize("name", ["paper", "joint"])

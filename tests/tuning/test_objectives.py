@@ -121,7 +121,9 @@ def test_the_table_names_what_each_class_needs() -> None:
     paper, joint = OBJECTIVES["paper"], OBJECTIVES["joint"]
     assert paper.classes == ("refused", "accepted", "harmless")
     assert paper.streams("refused") == {"safe", "adversarial"}
-    assert joint.streams("refused") == {"safe", "adversarial"}
+    assert joint.classes == ("refusals", "harmless", "harmless_accepted")
+    assert joint.streams("refusals") == {"safe", "adversarial"}
+    assert joint.decides and not paper.decides
     assert joint.streams("harmless_accepted") == {"safe", "adversarial", "plain"}
     with pytest.raises(UsageError, match="paper"):
         get_objective("papper")
