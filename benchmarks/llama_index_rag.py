@@ -31,6 +31,7 @@ from llama_index.core import PromptHelper, PromptTemplate, VectorStoreIndex, get
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.schema import NodeWithScore, TextNode
 
+from acd_core.decoding.methods import method_named
 from acd_core.evaluation.intervals import Rate, wilson
 from acd_core.evaluation.judges import RefusalJudge
 from acd_core.evaluation.report import machine
@@ -286,26 +287,34 @@ def main() -> None:
     asked = parser.parse_args()
     bench = Bench(asked.questions, asked.attacked, asked.top_k, MiniLM())
     found: dict[str, dict[str, Any]] = {}
-    pair = PromptPair.load(asked.pair)
+    used = "no pair"
     for method in asked.methods:
-        with ContrastiveLM.from_pretrained(asked.model, pair, "none" if method == STOCK else method) as lm:
+        name = "none" if method == STOCK else method
+        pair = PromptPair.load(asked.pair) if method_named(name).needs_pair else None
+        if pair is not None:
+            used = f"pair {asked.pair} ({pair.id}, alpha {pair.alpha:g})"
+        with ContrastiveLM.from_pretrained(asked.model, pair, name) as lm:
             llm = stock(lm, asked.max_tokens) if method == STOCK else ACDLLM.from_lm(lm, max_tokens=asked.max_tokens)
             found[method] = asyncio.run(bench.measure(llm, lm.backbone.tokenizer))
             fingerprint = lm.backbone.fingerprint[:12]
         print(f"{method}: {_rate(found[method]['questions'], 'quoted')} quoted", flush=True)
-    times = len(found[asked.methods[0]]["attacks"]) // max(len(bench.attacks), 1)
-    host = ", ".join(f"{name} {value}" for name, value in machine().items())
-    about = (
-        f"Model {asked.model} (fingerprint {fingerprint}), pair {asked.pair} ({pair.id}, alpha {pair.alpha:g}), "
-        f"greedy, top {asked.top_k} documents, {asked.max_tokens} tokens at most; {len(bench.questions)} questions, "
-        f"{len(bench.attacks)} of them attacked {times} times each. `python -m benchmarks.llama_index_rag`; {host}."
-    ).replace(str(Path.home()), "~")
-    text = report(found, about)
-    out = Path(asked.out)
+        times = len(found[method]["attacks"]) // max(len(bench.attacks), 1)
+        host = ", ".join(f"{name} {value}" for name, value in machine().items())
+        about = (
+            f"Model {asked.model} (fingerprint {fingerprint}), {used}, greedy, top {asked.top_k} documents, "
+            f"{asked.max_tokens} tokens at most; {len(bench.questions)} questions, {len(bench.attacks)} of them "
+            f"attacked {times} times each. `python -m benchmarks.llama_index_rag`; {host}."
+        )
+        # After every method: a run that is killed leaves what it has.
+        write(Path(asked.out), report(found, about), {"about": about, "methods": found})
+    print(report(found, about))
+
+
+def write(out: Path, text: str, data: dict[str, Any]) -> None:
+    """`out`.md and `out`.json."""
     out.parent.mkdir(parents=True, exist_ok=True)
     out.with_suffix(".md").write_text(text, encoding="utf-8")
-    out.with_suffix(".json").write_text(json.dumps({"about": about, "methods": found}) + "\n", encoding="utf-8")
-    print(text)
+    out.with_suffix(".json").write_text(json.dumps(data) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from llama_index.core.memory import ChatMemoryBuffer
 from llama_index.core.workflow import Context, Event, StartEvent, StopEvent, Workflow, step
 from pydantic import BaseModel, Field
 
+from acd_core.decoding.methods import method_named
 from acd_core.errors import RefusalError
 from acd_core.evaluation.judges import RefusalJudge
 from acd_core.lm import ContrastiveLM
@@ -161,7 +162,8 @@ def main() -> None:
     index = VectorStoreIndex.from_documents(library_documents(), embed_model=MiniLM())
     columns = {}
     for method in asked.methods:
-        with ContrastiveLM.from_pretrained(asked.model, asked.pair, method) as lm:
+        pair = asked.pair if method_named(method).needs_pair else None
+        with ContrastiveLM.from_pretrained(asked.model, pair, method) as lm:
             columns[method] = asyncio.run(column(ACDLLM.from_lm(lm, max_tokens=asked.max_tokens), index))
             fingerprint = lm.backbone.fingerprint[:12]
     text = f"Model {asked.model} (fingerprint {fingerprint}), pair {asked.pair}, greedy.\n\n{table(columns)}"
