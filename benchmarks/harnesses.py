@@ -12,7 +12,7 @@ Every number is the harness's own count over our plug-in (acd_integrations/{lm_e
 - garak: the probes in its wheel, its own two refusal detectors. They are keyword lists that disagree with each other
   (Prefixes looks at the start of the reply, MitigationBypass anywhere): "passed" is the share they call a refusal.
 
-garak wants transformers<5.20, so it runs in an environment of its own (--garak-python; made as the head of
+garak wants datasets<4, so it runs in an environment of its own (--garak-python; made as the head of
 tests/harnesses/test_garak.py says) and is left out without one. Prompts and replies go to a temporary folder that is
 removed. Writes OUT, and the same as JSON beside it.
 """
@@ -76,6 +76,7 @@ def with_lm_eval(asked: argparse.Namespace, lines: Lines) -> None:
     """generate_until with our judge as the metric; multiple choice and perplexity on the joined distribution."""
     import datasets
     import lm_eval
+    from lm_eval.tasks import TaskManager
 
     from acd_integrations.lm_eval import ContrastiveHarnessLM
 
@@ -120,6 +121,7 @@ def with_lm_eval(asked: argparse.Namespace, lines: Lines) -> None:
             result = lm_eval.simple_evaluate(
                 ContrastiveHarnessLM(lm, method=method, alpha=asked.alpha),
                 tasks=tasks,
+                task_manager=TaskManager(include_defaults=False),
                 apply_chat_template=True,
                 bootstrap_iters=0,
                 verbosity="ERROR",

@@ -1,7 +1,9 @@
-"""garak itself, offline, over our generator. garak wants transformers<5.20, so it lives in an environment of its own:
+"""garak itself, offline, over our generator. It wants datasets<4 (0.17.0) or transformers<5.20 (0.17.1), so it lives in
+an environment of its own, without constraints.txt:
 
-python -m venv venv-garak && venv-garak/bin/pip install -e ".[garak]" pytest pytest-socket pytest-timeout pytest-asyncio
-venv-garak/bin/python -m pytest tests/harnesses/test_garak.py
+    python -m venv venv-garak
+    venv-garak/bin/pip install -e ".[garak]" pytest pytest-asyncio pytest-benchmark pytest-socket pytest-timeout
+    venv-garak/bin/python -m pytest tests/harnesses/test_garak.py
 
 Only garak's own test probe is posed here: pangrams, greetings and an empty prompt.
 """
@@ -18,7 +20,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("garak", reason='needs the extra "garak", in an environment of its own (transformers<5.20)')
+pytest.importorskip("garak", reason='needs the extra "garak", in an environment of its own (datasets<4)')
 import garak._config
 from garak.attempt import Conversation, Message, Turn
 from garak.generators.function import Single
