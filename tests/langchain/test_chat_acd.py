@@ -18,7 +18,9 @@ from langchain_core.exceptions import ContextOverflowError
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage, trim_messages
 from langchain_core.runnables import ConfigurableField
 
-from acd_core.errors import ContextLengthError, UsageError
+from acd_core import ContrastiveLM
+from acd_core.backbone import REFERENCE_MODEL_DIR
+from acd_core.errors import ContextLengthError, DeadlineError, UsageError
 from acd_integrations.langchain import ChatACD
 from tests.langchain.conftest import MakeChat
 from tests.langchain.standard_script import LURE, turns
@@ -230,6 +232,43 @@ async def test_callbacks_hear_every_token_once(make_chat: MakeChat) -> None:
         assert heard.ends == 1
 
 
+async def test_callbacks_come_in_order_and_hear_of_failures(make_chat: MakeChat) -> None:
+    class Order(BaseCallbackHandler):
+        def __init__(self) -> None:
+            self.heard: list[str] = []
+
+        def on_chat_model_start(self, *args: Any, **kwargs: Any) -> None:
+            self.heard.append("start")
+
+        def on_llm_new_token(self, token: Any, *, chunk: Any = None, **kwargs: Any) -> None:
+            assert chunk is not None
+            self.heard.append(token)
+
+        def on_llm_end(self, response: Any, **kwargs: Any) -> None:
+            self.heard.append("end:" + response.generations[0][0].text)
+
+        def on_llm_error(self, error: BaseException, **kwargs: Any) -> None:
+            self.heard.append(type(error).__name__)
+
+    llm = make_chat("abc")
+    expected = ["start", "a", "b", "c", "end:abc"]
+    for ask in (llm.stream, lambda *given: [llm.invoke(*given, stream=True)]):
+        order = Order()
+        list(ask("hi", {"callbacks": [order]}))
+        assert [each for each in order.heard if each] == expected  # the last chunk has no text
+    order = Order()
+    [piece async for piece in llm.astream("hi", {"callbacks": [order]})]
+    assert [each for each in order.heard if each] == expected
+    order = Order()
+    assert llm.invoke("hi", {"callbacks": [order]}).content == "abc"
+    assert order.heard == ["start", "end:abc"]
+    for wrong in (lambda given: llm.invoke("x", given, alpha=2), lambda given: list(llm.stream("x", given, alpha=2))):
+        order = Order()
+        with pytest.raises(UsageError):
+            wrong({"callbacks": [order]})
+        assert order.heard == ["start", "UsageError"]
+
+
 def test_a_direct_caller_with_a_run_manager_hears_every_token_once(make_chat: MakeChat) -> None:
     class Manager:
         def __init__(self) -> None:
@@ -252,6 +291,7 @@ def test_no_cached_answer_survives_a_change_of_setting(make_chat: MakeChat) -> N
     changes: dict[str, Any] = {
         "alpha": 0.1, "method": "none", "plausibility": 0.1, "contrast_tokens": 3, "temperature": 0.5, "top_p": 0.9,
         "top_k": 5, "min_p": 0.1, "repetition_penalty": 1.1, "max_tokens": 9, "stop": ["x"], "seed": 4,
+        "rescale": False, "output_version": "v1",
     }  # fmt: skip
     keys = {llm._get_llm_string(), *(llm.model_copy(update={k: v})._get_llm_string() for k, v in changes.items())}
     assert len(keys) == len(changes) + 1
@@ -291,6 +331,14 @@ def test_copies_share_the_loaded_model(make_chat: MakeChat) -> None:
     assert (fresh.model, fresh.alpha) == ("reference", 0.2)
     with pytest.raises(UsageError, match="cannot be changed"):
         llm.model_copy(update={"model": "other"}).invoke("hi")
+
+
+@pytest.mark.skipif(not (REFERENCE_MODEL_DIR / "config.json").is_file(), reason="the bundled model is not built")
+def test_whoever_asks_for_a_model_shares_its_engine() -> None:
+    one, other = ChatACD(model="reference", method="none"), ChatACD(model="reference", method="rose", seed=3)
+    assert one.lm.engine is other.lm.engine is ContrastiveLM.from_pretrained("reference").engine
+    assert one.profile is not None
+    assert one.profile["max_input_tokens"] == one.lm.max_input_tokens == one.lm.context_length
 
 
 # -- leaving early, failing ----------------------------------------------------------------------------------
@@ -339,6 +387,15 @@ def test_an_unfinished_stream_blocks_nobody(make_chat: MakeChat) -> None:
     first = next(stream).content
     assert llm.invoke("hi").content == TEXT
     assert first + "".join(str(piece.content) for piece in stream) == TEXT
+
+
+async def test_a_timeout_is_kept(make_chat: MakeChat) -> None:
+    llm = make_chat("x" * 3000, step_s=0.01, max_tokens=3000)
+    with pytest.raises(DeadlineError):
+        llm.invoke("hi", timeout=0.05)
+    with pytest.raises(DeadlineError):
+        await llm.model_copy(update={"timeout": 0.05}).ainvoke("hi")
+    assert await asyncio.to_thread(rows_are_free, llm)
 
 
 async def test_errors_of_the_model_reach_the_caller(make_chat: MakeChat) -> None:

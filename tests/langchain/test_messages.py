@@ -105,6 +105,18 @@ def test_tool_results() -> None:
     assert one(ToolMessage("Error: x", tool_call_id="c1", status="error"))["content"] == "Error: x"
 
 
+def test_tool_results_within_a_human_turn() -> None:
+    result = {"type": "tool_result", "tool_use_id": "c1", "content": [{"type": "text", "text": "3"}]}
+    said: list[Any] = ["And ", {"type": "input_text", "text": "then?"}]
+    assert conversation([HumanMessage([result, {**result, "content": "no", "is_error": True}, *said], name="Ann")]) == [
+        {"role": "tool", "tool_call_id": "c1", "content": "3"},
+        {"role": "tool", "tool_call_id": "c1", "content": "Error: no"},
+        {"role": "user", "content": "And then?", "name": "Ann"},
+    ]
+    with pytest.raises(UsageError, match="'image'"):
+        conversation([HumanMessage([{**result, "content": [{"type": "image", "data": "..."}]}])])
+
+
 GENERATION = Generation(
     text="Hi.",
     finish_reason="tool_calls",

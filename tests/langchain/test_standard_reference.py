@@ -1,24 +1,25 @@
 """langchain-tests' integration suite, without overrides, on the bundled model with its trained weights.
 
-It is a small model organism: everything here that needs no tools and no forced form.
+It is a small model organism: what it says here shows that the road from template to parser holds on real weights, and
+nothing about how well models decide.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 
-import acd_core
+from acd_core.backbone import REFERENCE_MODEL_DIR
+from acd_core.pair import REFERENCE_PAIR_DIR
 from acd_integrations.langchain import ChatACD
 
-REFERENCE = Path(acd_core.__file__).parent / "reference"
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not (REFERENCE / "model" / "config.json").is_file(), reason="the bundled model is not built"),
+    pytest.mark.skipif(not (REFERENCE_MODEL_DIR / "config.json").is_file(), reason="the bundled model is not built"),
 ]
+KNOWS_TOOLS = False  # it copies arguments too unreliably (see its card); tools and forms run on the scripted model
 
 
 class TestReference(ChatModelIntegrationTests):
@@ -28,19 +29,23 @@ class TestReference(ChatModelIntegrationTests):
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
-        pair = "reference" if (REFERENCE / "pair" / "pair.json").is_file() else None
+        pair = "reference" if (REFERENCE_PAIR_DIR / "pair.json").is_file() else None
         return {"model": "reference", "pair": pair, "max_tokens": 200}
 
-    # What needs tools or forced forms runs on the scripted model (test_standard.py). This model copies arguments too
-    # unreliably (see its card), and the pair of the paper's losses refuses some of the suite's harmless questions.
     @property
     def has_tool_calling(self) -> bool:
-        return False
+        return KNOWS_TOOLS
 
     @property
     def has_structured_output(self) -> bool:
-        return False
+        return KNOWS_TOOLS
 
     @property
     def supports_model_override(self) -> bool:
         return False  # weights cannot be exchanged for one call; ChatACD raises instead
+
+
+class TestReferenceFunctionCalling(TestReference):
+    @property
+    def structured_output_kwargs(self) -> dict[str, Any]:
+        return {"method": "function_calling"}
