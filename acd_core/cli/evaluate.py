@@ -135,8 +135,11 @@ def _numbers(given: str) -> list[float] | None:
 def _check_methods(names: list[str], allow_adversarial: bool) -> None:
     from acd_core.decoding.methods import method_named
     from acd_core.evaluation.harness import Arm
+    from acd_core.evaluation.paper import OPPOSITE_PROMPT
 
     for name in names if names != ["all"] else ():
+        if name == OPPOSITE_PROMPT and allow_adversarial:
+            continue
         method_named(Arm.of(name).method, allow_adversarial=allow_adversarial)
 
 

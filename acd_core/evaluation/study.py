@@ -21,6 +21,7 @@ from acd_core.evaluation.utility import PairwiseJudge, Utility, measure
 
 BUNDLED = ("held-out-harmful", "everyday")
 SWEEP = (0.0, 0.2, 0.4, 0.6, 0.8)
+_OPPOSITE = Arm("none", label=OPPOSITE_PROMPT, system=prompts.MANUAL_REVERSE)
 
 
 @dataclass(frozen=True)
@@ -156,9 +157,9 @@ def chosen_arms(
 ) -> list[Arm]:
     """The arms called `names`; without names every method that can run here, but for the ablation's mixed pairs.
 
-    "all" stands for those too. alphas: further strengths of acd, for the sweep; None takes SWEEP where acd runs.
-    pair_alpha: the pair's own strength, None without a pair. With allow_adversarial the prompts that make a model less
-    safe run as well.
+    "all" stands for those too. alphas: further strengths of acd, for the sweep; None takes SWEEP unless methods are
+    named. pair_alpha: the pair's own strength, None without a pair. With allow_adversarial the prompts that make a
+    model less safe run as well, the manual opposite one under the name OPPOSITE_PROMPT.
     """
     every = _runnable(pair_alpha is not None, expert, allow_adversarial)
     if not names:
@@ -166,9 +167,10 @@ def chosen_arms(
     elif list(names) == ["all"]:
         arms = [Arm(name) for name in every]
     else:
-        return [Arm.of(name) for name in names] + _strengths(alphas or (), None)
+        arms = [_OPPOSITE if name == OPPOSITE_PROMPT and allow_adversarial else Arm.of(name) for name in names]
+        return arms + _strengths(alphas or (), pair_alpha if "acd" in names else None)
     if allow_adversarial:
-        arms.append(Arm("none", label=OPPOSITE_PROMPT, system=prompts.MANUAL_REVERSE))
+        arms.append(_OPPOSITE)
     if pair_alpha is None:
         return arms
     return arms + _strengths(SWEEP if alphas is None else alphas, pair_alpha)

@@ -88,6 +88,7 @@ def test_a_judge_of_ones_own_stands_beside_the_rules(acd, tiny: Path, tmp_path: 
     [
         (("--methods", "no-such"), "no-such"),
         (("--methods", "ap"), "--allow-adversarial"),
+        (("--methods", "opposite-prompt"), "opposite-prompt"),
         (("--methods", "rose@2"), "alpha in [0, 1)"),
         (("--sets", "no-such"), "There is no benchmark"),
         (("--sets", "harmful:/no/such.jsonl"), "/no/such.jsonl"),
@@ -124,6 +125,10 @@ def test_which_methods_run_without_being_named():
         name for name, method in METHODS.items() if not (method.needs_pair or method.expert)
     }
     assert names("none", "acd@0.3 plausibility=0.1") == ["none", "acd@0.3 plausibility=0.1"]
+    (opposite,) = chosen_arms([OPPOSITE_PROMPT], None, pair_alpha=None, expert=False, allow_adversarial=True)
+    assert opposite.name == OPPOSITE_PROMPT and opposite.system
+    swept = chosen_arms(["acd"], [0.2, 0.4], pair_alpha=0.4, expert=False, allow_adversarial=False)
+    assert [arm.name for arm in swept] == ["acd", "acd@0.2"]
 
 
 def test_sets_under_a_folder_are_found_and_sampled(tmp_path: Path):
