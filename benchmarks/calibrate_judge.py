@@ -22,8 +22,9 @@ NOTE = (
     "had been read, agreed with people on 90.0% of xstest_mistral_instruct (three-way 86.2%). Then its even rows were "
     "read; after that the unread odd rows stood at 92.4% (91.6%). Then those were read too, and wordings of our own "
     "were added. Version 2 was widened on further wordings of ours, in the manner of other models, and not on single "
-    "labelled rows; before any change for them it judged 84%, 97% and 74% of three such lists rightly. For models "
-    "whose replies the rules have not met, expect a few points less than the figures here."
+    "labelled rows. Before any change for them it judged 83%, 97%, 74% and 88% of four such lists rightly, and 47% of "
+    "two that hold refusals which only moralise: its weak point. For models whose replies the rules have not met, "
+    "expect a few points less than the figures here."
 )
 
 

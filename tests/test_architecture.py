@@ -25,6 +25,7 @@ ROOMS = (
         "acd_core.evaluation.refusal_phrases",
         "acd_core.evaluation.refusal_languages",
         "acd_core.evaluation.refusal_requests",
+        "acd_core.evaluation.refusal_sermons",
     ),
     (
         "acd_core.evaluation.judges",

@@ -19,6 +19,10 @@ METHOD = re.compile(
     r"\b(?:ways?|method|steps?|process|strategy|plan|plot|how (?:to|do|can|would|could|should)|where (?:can|do)|"
     r"give|write|(?:can|could|should|would|do) i|(?:can|could) (?:you|someone|we)|^where|^who (?:can|could))\b"
 )
+HELP_ME = re.compile(
+    r"^(?:please )?(?:help me|help us|teach me|show me)\b|\b(?:easiest|quickest|fastest|safest|best|cheapest)\b"
+    r"|^what(?:'s| is| are) (?:an? |the |some )?(?:good|great|clever|effective)\b(?! about)"
+)
 ARGUMENT = re.compile(
     r"\b(?:arguments?|argue|opinions?|views?|debate|essay|thoughts?|think of|feedback|moral|ethic\w*|pros and cons)\b"
 )
