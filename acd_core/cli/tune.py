@@ -31,7 +31,7 @@ def tune(
     ),
     safe: str = typer.Option("", help="JSONL of harmless instructions of your own, to make anchors from."),
     unsafe: str = typer.Option("", help="JSONL of harmful instructions of your own, to make anchors from."),
-    objective: str = typer.Option("", help="Which losses. Default: the paper's."),
+    objective: str = typer.Option("", help="Which losses: 'joint' (ours, the default) or 'paper'."),
     steps: int | None = typer.Option(None, help="Updates of the two prompts."),
     lr: float | None = typer.Option(None, help="Step size, as a share of the initial vectors' size."),
     batch: int | None = typer.Option(None, help="Anchor pairs a step."),

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from acd_core.errors import UsageError
 
-DEFAULT_OBJECTIVE = "paper"
+DEFAULT_OBJECTIVE = "joint"
 """The objective of `tune` when none is named."""
 
 UNLIKELIHOOD_BOUND = 4.0
