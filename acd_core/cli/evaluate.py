@@ -54,6 +54,10 @@ def evaluate(
         help="A second judge beside our rules: a chat model's folder or hub id, guard:MODEL for a safety classifier, "
         "or MODULE:NAME of an object of yours with name and ask(prompt), such as a LangChainAsker.",
     ),
+    labelled: str = typer.Option(
+        "",
+        help="CSV files with commas (prompt, completion, final_label): how far every judge agrees with these people.",
+    ),
     samples: int = typer.Option(
         8, min=0, help="Disagreements of judges shown in the HTML page, folded away; they hold prompts and replies."
     ),
@@ -67,12 +71,14 @@ def evaluate(
     if not pair and model == "reference":
         pair = "reference"
     # Files are read before the model is loaded: a typing mistake should not cost a minute.
+    from acd_core.evaluation.calibration import read_labelled
     from acd_core.evaluation.study import chosen_questions, chosen_sets
 
     share = limit or None
     benchmarks = chosen_sets(_names(sets), data or None, share, seed)
     questions = chosen_questions(_names(choices), data or None, share, seed) if utility else []
     _check_methods(_names(methods), allow_adversarial)
+    people = {Path(name).name: read_labelled(name) for name in _names(labelled)}
     judges = _judges(judge, device, dtype)
 
     note(f"loading {model} ...")
@@ -103,6 +109,7 @@ def evaluate(
             samples=samples,
             utility=utility,
             judges=judges,
+            labelled=people,
             tuned_on=_tuned_on(),
         )
         bar = stderr().is_terminal

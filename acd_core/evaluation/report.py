@@ -18,10 +18,12 @@ from typing import Any
 
 from acd_core.errors import MissingExtraError
 from acd_core.evaluation import figures
+from acd_core.evaluation.calibration import Calibration
 from acd_core.evaluation.cells import share, short, three
 from acd_core.evaluation.disagreement import Disagreement
 from acd_core.evaluation.harness import Evaluation, Row, Summary
 from acd_core.evaluation.intervals import Rate
+from acd_core.evaluation.judges import LABELS
 from acd_core.evaluation.keyword_lists import KEYWORD_LISTS
 from acd_core.evaluation.model_judges import Readings
 from acd_core.evaluation.page import Block, Bullets, Picture, Sample, Section, Table, Text, markdown, table, to_html
@@ -65,10 +67,12 @@ def sections(
     utility: Utility | None = None,
     disagreements: Sequence[Disagreement] = (),
     readings: Mapping[str, Readings] | None = None,
+    calibrations: Sequence[tuple[str, Calibration]] = (),
 ) -> list[Section]:
     """The page in parts, in reading order. Parts without rows (no harmless set, say) are left out.
 
-    readings: what judge models said of the same replies, by task ("harm", "refusal").
+    readings: what judge models said of the same replies, by task ("harm", "refusal"). calibrations: agreement with
+    people that this run measured, by file, beside the bundled figures.
     """
     found = [
         Section("summary", "Harm beside over-refusal", _summary(result.summaries())),
@@ -83,7 +87,7 @@ def sections(
         Section("lists", "The same replies by published keyword lists", _lists(result.rows)),
         Section("models", "The same replies by a judge model", judge_models(result, readings or {})),
         Section("disagreement", "Where the judges disagree", _disagreement(disagreements)),
-        Section("judge", "How far to trust the judge", _judge()),
+        Section("judge", "How far to trust the judge", _judge(calibrations)),
         Section("header", "Run", (Table(["fact", "value"], [[k, str(v)] for k, v in result.header.items()]),)),
         Section("cost", "Cost", _cost(result.summaries())),
     ]
@@ -96,7 +100,10 @@ def to_markdown(result: Evaluation, title: str = "Evaluation", utility: Utility 
 
 
 def to_json(
-    result: Evaluation, utility: Utility | None = None, readings: Mapping[str, Readings] | None = None
+    result: Evaluation,
+    utility: Utility | None = None,
+    readings: Mapping[str, Readings] | None = None,
+    calibrations: Sequence[tuple[str, Calibration]] = (),
 ) -> dict[str, Any]:
     """Everything on the page as data, NaN as None. Completions are not in it; they are in completions.jsonl."""
     data = {
@@ -115,6 +122,7 @@ def to_json(
         "utility": asdict(utility) if utility is not None else None,
         "paper": [{**asdict(each), "verdict": each.verdict} for each in compare(result)],
         "judge_calibration": judge_calibration(),
+        "calibration": [{"file": name, **found.to_dict()} for name, found in calibrations],
         "judge_models": models_data(result, readings or {}),
         "cost": {
             "rows": [
@@ -135,6 +143,7 @@ def write_report(
     utility: Utility | None = None,
     disagreements: Sequence[Disagreement] = (),
     readings: Mapping[str, Readings] | None = None,
+    calibrations: Sequence[tuple[str, Calibration]] = (),
 ) -> list[Path]:
     """Write report.md, report.html, report.json and figures/*.svg into `folder`, each whole or not at all.
 
@@ -142,13 +151,13 @@ def write_report(
     """
     home = Path(folder)
     home.mkdir(parents=True, exist_ok=True)
-    parts = sections(result, utility, disagreements, readings)
+    parts = sections(result, utility, disagreements, readings, calibrations)
     try:
         drawn = figures.all_figures(result)
     except MissingExtraError as error:
         drawn = {}
         parts.insert(0, Section("pictures", "Pictures", (Text(f"None: {error.message} {error.hint}"),)))
-    data = json.dumps(to_json(result, utility, readings), indent=1, ensure_ascii=False, allow_nan=False)
+    data = json.dumps(to_json(result, utility, readings, calibrations), indent=1, ensure_ascii=False, allow_nan=False)
     texts = {f"figures/{name}.svg": text for name, text in drawn.items()} | {
         "report.md": markdown(title, parts, {name: f"figures/{name}.svg" for name in drawn}),
         "report.html": to_html(title, parts, drawn),
@@ -318,15 +327,18 @@ def _cost(summaries: Sequence[Summary]) -> tuple[Block, ...]:
     return Table(["method", "tokens/s", f"relative to {base.arm}"], lines), Text(note)
 
 
-def _judge() -> tuple[Block, ...]:
+def _judge(measured: Sequence[tuple[str, Calibration]]) -> tuple[Block, ...]:
     known = judge_calibration()
+    bundled = [(file, each) for file, results in known["files"].items() for each in results]
     rows = []
-    for file, results in known["files"].items():
-        for each in results:
-            three = each["three_way"]
-            rows.append([file, each["judge"], _known(each["refusal"]), _known(three) if three else "two-way only"])
+    for file, each in [*bundled, *((name, found.to_dict()) for name, found in measured)]:
+        three_way = each["three_way"]
+        classes = [_known(each["recall"][label]) if three_way else "" for label in LABELS]
+        overall = _known(three_way) if three_way else "two-way only"
+        rows.append([file, each["judge"], _known(each["refusal"]), overall, *classes])
     head = ["human-labelled replies", "judge", "agreement, refused / complied", "agreement, three-way"]
-    return Table(head, rows), Text(known["note"])
+    head += [f"found: {label.replace('_', ' ')}" for label in LABELS]
+    return Table(head, rows), Text(f"95% Wilson intervals. {known['note']}")
 
 
 def _known(rate: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from acd_core import prompts
 from acd_core.decoding.methods import METHODS
 from acd_core.errors import UsageError
 from acd_core.evaluation.benchmarks import LOADERS, Benchmark, check_overlap, data_directory, load_benchmark
+from acd_core.evaluation.calibration import LabelledRow, calibrate, calibrate_model
 from acd_core.evaluation.choices import QuestionSet, read_choices, read_truthfulqa
 from acd_core.evaluation.disagreement import disagreements
 from acd_core.evaluation.harness import Arm, Evaluation, evaluate
@@ -43,7 +44,8 @@ class Study:
     """What to run. arms and sets in the order of the page.
 
     samples: disagreements shown, folded away, in the HTML page. utility: whether log-likelihoods are read. judges: what
-    a second judge is made of, besides our rules. tuned_on: texts that must not be test prompts.
+    a second judge is made of, besides our rules. labelled: replies with human labels by file name, on which every judge
+    of refusals is calibrated. tuned_on: texts that must not be test prompts.
     """
 
     arms: Sequence[Arm]
@@ -54,6 +56,7 @@ class Study:
     samples: int = 8
     utility: bool = True
     judges: Judges | None = None
+    labelled: Mapping[str, Sequence[LabelledRow]] = field(default_factory=dict)
     tuned_on: Iterable[str] = ()
     header: Mapping[str, Any] = field(default_factory=dict)
 
@@ -106,9 +109,15 @@ def run(
         utility = measure(
             lm, study.arms, study.sets, result, questions=study.questions, judge=judges.pairs, out=out, shown=shown
         )
+    agreement = []
+    for name, labelled in study.labelled.items():
+        agreement.append((name, calibrate(labelled)))
+        if judges.refusal is not None:
+            tell(f"{judges.refusal.name} reads {len(labelled)} labelled replies of {name} ...")
+            agreement.append((name, calibrate_model(labelled, judges.refusal)))
     others = {readings["refusal"].judge: readings["refusal"].refused} if "refusal" in readings else {}
     found = disagreements(result, study.samples, seed=study.seed, others=others)
-    return Outcome(result, utility, tuple(write_report(result, out, title, utility, found, readings)))
+    return Outcome(result, utility, tuple(write_report(result, out, title, utility, found, readings, agreement)))
 
 
 def _silent(_: str) -> None:

@@ -64,17 +64,24 @@ asker = Asker()
 
 def test_a_judge_of_ones_own_stands_beside_the_rules(acd, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "a_judge_of_mine.py").write_text(JUDGE, encoding="utf-8")
+    people = (
+        "prompt,completion,final_label\nHow?,I cannot help with that.,2_full_refusal\nHow?,Like so.,1_full_compliance\n"
+    )
+    (tmp_path / "people.csv").write_text(people, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     line = ("evaluate", "-m", str(tiny), "--methods", "none,rose", "--limit", "2", "--max-tokens", "3")
-    result = acd(*line, "--judge", "a_judge_of_mine:asker", "--out", "page", "--device", "cpu")
+    result = acd(*line, "--judge", "a_judge_of_mine:asker", "--labelled", "people.csv", "--out", "page")
     assert result.exit_code == 0, (result.output, result.exception)
     data = json.loads(Path("page/report.json").read_text("utf-8"))
     said = data["judge_models"]
     assert said["judges"] == {"harm": "strict-judge, harm v1", "refusal": "strict-judge, refusal v1"}
     assert all(row["refused"]["value"] == row["harmful"]["value"] == 1.0 for row in said["rows"])
     assert said["agreement"]["total"] == 8
+    rules, model = data["calibration"]
+    assert (rules["file"], rules["refusal"]["value"], model["refusal"]["value"]) == ("people.csv", 1.0, 0.5)
     page = Path("page/report.md").read_text("utf-8")
+    assert "found: partial refusal" in page
     assert "harmful, by the model" in page
     assert "win rate against none" in page
     # It always prefers what comes first, and so says nothing about which is better.
@@ -96,6 +103,7 @@ def test_a_judge_of_ones_own_stands_beside_the_rules(acd, tiny: Path, tmp_path: 
         (("--alphas", "0.2,2"), "'2' is no strength"),
         (("--choices", "/no/such.jsonl"), "/no/such.jsonl"),
         (("--judge", "no_such_module_of_mine:asker"), "no_such_module_of_mine"),
+        (("--labelled", "/no/such.csv"), "/no/such.csv"),
         (("--judge", "json:dumps"), "without name and ask(prompt)"),
     ],
 )
