@@ -14,7 +14,7 @@ from acd_core import ContrastiveLM
 from acd_core.backbone import Backbone
 from acd_core.decoding import rules
 from acd_core.decoding.sampling import Sampler
-from acd_core.engine import Branch, Request, TextStream
+from acd_core.engine import Branch, EngineOptions, Request, TextStream
 from acd_core.engine.step import constrain, join
 from acd_core.errors import ExpertError, UsageError
 from acd_core.experts import Expert, applied, linear_size
@@ -179,6 +179,17 @@ def test_two_experts_and_other_methods_share_one_engine_and_stay_apart() -> None
     assert together == alone
     assert alone[0] != alone[4], "two experts, one reply"
     assert alone[1:4] == alone[5:]
+
+
+def test_decoding_at_fixed_shapes_gives_way_to_expert_rows() -> None:
+    model, tokenizer = family("llama")
+    replies = []
+    for decode in ("eager", "static"):
+        backbone = Backbone.wrap(model, tokenizer, "llama")
+        expert = random_expert(backbone, TARGETS["llama"])
+        with ContrastiveLM(backbone, expert=expert, options=EngineOptions(decode=decode)) as lm:  # type: ignore[arg-type]
+            replies.append([reply.token_ids for reply in lm.generate(ASKED, max_tokens=NEW, contrast_tokens=5)])
+    assert replies[0] == replies[1]
 
 
 def test_log_likelihoods_run_under_the_expert_too() -> None:
