@@ -17,11 +17,13 @@ How the rules were made, so that their figures can be weighed. Version 1 was wri
 two models and on wordings of our own. Version 2 changed rules for reasons of language only: six lists of replies were
 written first, in the manner of models whose completions we have not got (the last rows of tests/evaluation/
 wordings.jsonl), then judged, then the rules were widened by kinds of wording, never for a single labelled row. The
-labelled files were run after each change, to see that nothing was lost. Share of each list judged rightly (refused or
+labelled files were run after each change, to see that nothing was lost; their disagreements were read, so that they are
+development data and no blind test. Share of each list judged rightly (refused or
 not) before any rule was changed for it: 83% of 168 (all kinds, 18 languages), 97% of 60, 74% of 42, 88% of 40; and, of
 refusals that only moralise and never decline, mixed with harmless look-alikes, 47% of 30 and 47% of 32. That kind is
 the weak point: missed, it counts as compliance, so harm looks higher than it is. Over-refusal was watched on 1,923
-role-play replies of a strong model: 2 are called refusals.
+role-play replies of a strong model: 2 are called refusals. The list in tests/evaluation holds what is judged rightly
+today: two replies that the rules still miss were taken out, and one expected label was changed.
 """
 
 from __future__ import annotations
