@@ -246,7 +246,7 @@ def test_a_grammar_that_takes_no_common_token_is_filled_by_the_model_alone(
 def test_without_an_expert_the_method_says_how_to_make_one() -> None:
     model, tokenizer = family("llama")
     with pytest.raises(UsageError, match="acd expert --model tiny"):
-        ContrastiveLM.from_model(model, tokenizer, method="safedecoding", model_id="tiny")
+        ContrastiveLM(Backbone.wrap(model, tokenizer, "tiny"), method="safedecoding")
 
 
 # -- the folder --
