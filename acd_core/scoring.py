@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any, NamedTuple, Union
 
 import torch
@@ -91,15 +92,21 @@ class Scorer:
                 "A log-likelihood under a forced format is not defined here.",
                 hint="Leave response_format out, and tool_choice at 'auto' or 'none'.",
             )
+        cases = (self._case(*pair, settings, default_method) for pair in pairs)
         group: list[_Case] = []
-        for conversation, continuation in pairs:
-            case = self._case(conversation, continuation, settings, default_method)
-            if group and not self._fits([*group, case]):
+        for _, neighbours in groupby(cases, key=lambda case: [branch.ids for branch in case.branches]):
+            same = list(neighbours)
+            if len(same) > 1 and self._fits(same, shared=True):
                 yield from self._run(group)
                 group = []
-            group.append(case)
-        if group:
-            yield from self._run(group)
+                yield from self._run_shared(same)
+                continue
+            for case in same:
+                if group and not self._fits([*group, case]):
+                    yield from self._run(group)
+                    group = []
+                group.append(case)
+        yield from self._run(group)
 
     def _case(
         self, conversation: Conversation, continuation: Continuation, settings: GenerationParams, default_method: str
@@ -114,15 +121,17 @@ class Scorer:
         plan = self._planner.plan(conversation, settings.model_copy(update=chosen), default_method)
         return _Case(plan.make(None, _silent), ids)
 
-    def _fits(self, cases: Sequence[_Case]) -> bool:
+    def _fits(self, cases: Sequence[_Case], *, shared: bool = False) -> bool:
         rows = sum(len(case.branches) for case in cases)
         width = max(case.width for case in cases)
-        kept = width - min(case.start for case in cases)
+        kept = max(len(case.ids) for case in cases) if shared else width - min(case.start for case in cases)
         return rows * width <= FORWARD_TOKENS and rows * kept * self._backbone.vocab_size * 4 <= LOGIT_BYTES
 
     @torch.inference_mode()
     def _run(self, cases: Sequence[_Case]) -> list[LogLikelihood]:
         """One forward. Rows are filled up at their ends, which under a causal mask no real token sees."""
+        if not cases:
+            return []
         device, dtype = self._backbone.device, self._backbone.dtype
         rows = [(case, branch) for case in cases for branch in case.branches]
         width = max(case.width for case in cases)
@@ -135,7 +144,7 @@ class Scorer:
         if self._trims:
             options["logits_to_keep"] = width - start
         if self._positions:
-            options["position_ids"] = torch.arange(width, device=device).expand(len(rows), width)
+            options["position_ids"] = self._places(0, width, len(rows))
         with applied(self._backbone.model, [branch.expert for _, branch in rows]):
             logits = self._backbone.model(inputs_embeds=embeds, **options).logits[:, start - width :]
         results, row = [], 0
@@ -145,8 +154,41 @@ class Scorer:
                 first = len(branch.ids) - 1 - start
                 spans.append(logits[row, first : first + len(case.ids)])
                 row += 1
-            results.append(_judge(case, spans[0].float(), spans[1] if len(spans) > 1 else None))
+            results.append(_judge(case, *_two(spans)))
         return results
+
+    @torch.inference_mode()
+    def _run_shared(self, cases: Sequence[_Case]) -> list[LogLikelihood]:
+        """Continuations of one conversation: its prompts are computed once, as choices of one question need it."""
+        device, dtype, count = self._backbone.device, self._backbone.dtype, len(cases)
+        width = max(len(case.ids) for case in cases)
+        spans: list[list[torch.Tensor]] = [[] for _ in cases]
+        for branch in cases[0].branches:
+            prompt = self._embed(branch, ())[None]
+            before = prompt.shape[1] - 1
+            options: dict[str, Any] = {"use_cache": True, **({"logits_to_keep": 1} if self._trims else {})}
+            if self._positions:
+                options["position_ids"] = self._places(0, before, 1)
+            with applied(self._backbone.model, [branch.expert]):
+                cache = self._backbone.model(inputs_embeds=prompt[:, :before], **options).past_key_values
+            cache.batch_repeat_interleave(count)
+            rows = torch.zeros((count, width, self._backbone.embedding_width), dtype=dtype, device=device)
+            rows[:, 0] = prompt[0, before]
+            for row, case in enumerate(cases):
+                if len(case.ids) > 1:
+                    said = torch.tensor(case.ids[:-1], device=device)
+                    rows[row, 1 : len(case.ids)] = self._backbone.embed(said).to(dtype)
+            options = {"use_cache": True, "past_key_values": cache}
+            if self._positions:
+                options["position_ids"] = self._places(before, width, count)
+            with applied(self._backbone.model, [branch.expert] * count):
+                logits = self._backbone.model(inputs_embeds=rows, **options).logits
+            for row, case in enumerate(cases):
+                spans[row].append(logits[row, : len(case.ids)])
+        return [_judge(case, *_two(span)) for case, span in zip(cases, spans)]
+
+    def _places(self, start: int, count: int, rows: int) -> torch.Tensor:
+        return torch.arange(start, start + count, device=self._backbone.device).expand(rows, count)
 
     def _embed(self, branch: Branch, said: Sequence[int]) -> torch.Tensor:
         """[tokens, width] of the branch's prompt and what was said after it."""
@@ -156,6 +198,10 @@ class Scorer:
             stop = branch.soft_at + branch.soft.shape[0]
             embeds[branch.soft_at : stop] = branch.soft.to(embeds.device, embeds.dtype)
         return embeds
+
+
+def _two(spans: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    return spans[0].float(), spans[1] if len(spans) > 1 else None
 
 
 def _judge(case: _Case, kept: torch.Tensor, other: torch.Tensor | None) -> LogLikelihood:

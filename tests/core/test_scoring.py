@@ -92,14 +92,39 @@ def test_sampled_replies_too_and_they_are_seldom_greedy() -> None:
         assert not found.is_greedy
 
 
-def test_many_at_once_is_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    with loaded("qwen3") as lm:
-        pairs = [(asked, text) for asked in ASKED for text in ("fox", "a lazy dog while safe systems", " ")]
-        together = lm.loglikelihoods(pairs)
-        monkeypatch.setattr(scoring, "FORWARD_TOKENS", 1)  # every request alone
-        for one, many in zip(lm.loglikelihoods(pairs), together):
-            assert many.logprobs == pytest.approx(one.logprobs, abs=2e-4)
-            assert (many.is_greedy, many.token_ids) == (one.is_greedy, one.token_ids)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_many_at_once_is_one_by_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Neighbours with one conversation share its prompts; the others share a forward.
+    texts = ("fox", "a lazy dog while safe systems", " ")
+    with loaded(name) as lm:
+        for chosen in ({"method": "acd"}, {"method": "none"}, {"method": "acd", "contrast_tokens": 2}):
+            for pairs in (
+                [(asked, text) for asked in ASKED for text in texts],
+                [(asked, text) for text in texts for asked in ASKED],
+            ):
+                together = lm.loglikelihoods(pairs, **chosen)  # type: ignore[arg-type]
+                with monkeypatch.context() as patch:
+                    patch.setattr(scoring, "FORWARD_TOKENS", 1)  # every request alone
+                    alone = lm.loglikelihoods(pairs, **chosen)  # type: ignore[arg-type]
+                for one, many in zip(alone, together):
+                    assert many.logprobs == pytest.approx(one.logprobs, abs=2e-4)
+                    assert (many.is_greedy, many.token_ids) == (one.is_greedy, one.token_ids)
+
+
+def test_a_question_is_read_once_for_all_its_choices(monkeypatch: pytest.MonkeyPatch) -> None:
+    with loaded("llama") as lm:
+        seen: list[int] = []
+        forward = lm.backbone.model.forward
+
+        def counted(*given: Any, **options: Any) -> Any:
+            seen.append(options["inputs_embeds"].shape[0] * options["inputs_embeds"].shape[1])
+            return forward(*given, **options)
+
+        monkeypatch.setattr(lm.backbone.model, "forward", counted)
+        lm.loglikelihoods([(ASKED[1], text) for text in ("fox", "lazy dog", "safe", "user")])
+        shared, prompt = sum(seen), lm.count_tokens(ASKED[1])
+        assert prompt > 60
+        assert shared < 2 * (prompt + 40) + 8 * 12
 
 
 def test_the_plausibility_head_drops_and_renormalises() -> None:
