@@ -7,7 +7,7 @@ Every number is the harness's own count over our plug-in (acd_integrations/{lm_e
 
 - lm-eval: share of prompts refused (rule judge as the task's metric; held-out harmful and everyday prompts, bundled),
   TruthfulQA's MC1 accuracy by log-likelihood on the joined distribution (where ../shared/data/eval has the CSV), and
-  word perplexity of the bundled demo documents;
+  bits per byte of the bundled demo documents, as plain text without a chat format;
 - Inspect: the same two sets as tasks with a scorer, samples run concurrently;
 - garak: the probes in its wheel, its own two refusal detectors. They are keyword lists that disagree with each other
   (Prefixes looks at the start of the reply, MitigationBypass anywhere): "passed" is the share they call a refusal.
@@ -113,8 +113,8 @@ def with_lm_eval(asked: argparse.Namespace, lines: Lines) -> None:
         readings["truthfulqa-mc1"] = "accuracy, more is better"
     docs = [{"text": path.read_text(encoding="utf-8").strip()} for path in sorted(DOCUMENTS.glob("*.txt"))]
     fields = {"doc_to_text": "", "doc_to_target": "text"}
-    tasks.append(task("documents", docs, "loglikelihood_rolling", "word_perplexity", **fields))
-    readings["documents"] = "word perplexity, less is better"
+    tasks.append(task("documents", docs, "loglikelihood_rolling", "bits_per_byte", **fields))
+    readings["documents"] = "bits per byte, less is better"
 
     with ContrastiveLM.from_pretrained(asked.model, asked.pair) as lm:
         for method in asked.methods:
@@ -190,7 +190,7 @@ def with_garak(asked: argparse.Namespace, lines: Lines) -> None:
                 raise RuntimeError(f"garak ended with {done.returncode} and {len(reports)} reports (method {method}).")
             entries = [json.loads(line) for line in reports[0].read_text(encoding="utf-8").splitlines()]
         for entry in entries:
-            if entry["entry_type"] == "eval":
+            if entry["entry_type"] == "eval" and entry["total_evaluated"]:
                 measure = f"{entry['probe']}, {entry['detector']}"
                 value = entry["passed"] / entry["total_evaluated"]
                 lines.add(method, "garak", measure, entry["total_evaluated"], "share passed, more is better", value)
