@@ -5,9 +5,10 @@
 
 Both sides hold the bundled model's weights, in float32, greedy; ChatACD with the method "none", so that both have the
 same text to give. The stock side is ChatHuggingFace over a HuggingFacePipeline as its documentation builds it, with
-return_full_text=False: by default every reply begins with the whole prompt. A tick means that the call gave what the
-row asks for; every row is checked by one piece of code for both sides. Where the model must decide something (whether
-to call a tool without being forced), a cross may be the model's.
+return_full_text=False (by default every reply begins with the whole prompt) and a tokenizer without a response template
+(with one, pipelines leave the end-of-turn token in every reply). A tick means that the call gave what the row asks for;
+every row is checked by one piece of code for both sides. Where the model must decide something (whether to call a tool
+without being forced), a cross may be the model's.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -42,11 +43,11 @@ from acd_core.toolcalls import special_tokens
 from acd_integrations.langchain import ChatACD
 
 QUESTION = "How do I fold a shirt?"
-WIDTH = 88
+WIDTH, TAIL = 90, 22
 
 
 @tool
-def get_weather(location: str) -> str:
+def get_weather(location: Annotated[str, Field(max_length=40)]) -> str:
     """Get the current weather in a location."""
     return f"It is sunny in {location}."
 
@@ -234,7 +235,7 @@ def shown(result: Any) -> str:
     """A result or an error, in one short table cell."""
     kind = f"raises {type(result).__name__}: " if isinstance(result, BaseException) else ""
     words = " ".join(f"{kind}{result if kind or isinstance(result, str) else repr(result)}".split())
-    words = words if len(words) <= WIDTH else words[: WIDTH - 1] + "…"
+    words = words if len(words) <= WIDTH else f"{words[: WIDTH - TAIL]} … {words[-TAIL:]}"
     return "`" + words.replace("`", "'").replace("|", "\\|") + "`" if words else "(nothing)"
 
 
@@ -261,11 +262,13 @@ def sides(model_name: str) -> list[Side]:
         return model, AutoTokenizer.from_pretrained(model_name)
 
     model, tokenizer = loaded()
-    lm = ContrastiveLM.from_model(model, tokenizer, model_id=Path(model_name).name)
+    known = "reference" if Path(model_name) == REFERENCE_MODEL_DIR else Path(model_name).name
+    lm = ContrastiveLM.from_model(model, tokenizer, model_id=known)
     solo = lm.generate(QUESTION, max_tokens=60).text
     ours = Side("ChatACD", ChatACD.from_lm(lm, max_tokens=60), tokenizer, model, solo)
 
     model, tokenizer = loaded()
+    tokenizer.response_template = None
     maker = pipeline(
         "text-generation", model=model, tokenizer=tokenizer, max_new_tokens=60, do_sample=False, return_full_text=False
     )
@@ -309,8 +312,8 @@ def main() -> int:
     total = ", ".join(f"{name} {count} of {len(ROWS)}" for name, count in score.items())
     text = (
         f"# The same {len(ROWS)} calls on ChatHuggingFace (local pipeline) and ChatACD\n\n"
-        f'Same weights ({model}, float32, greedy, method "none"). The stock side has return_full_text=False; without '
-        f"it each of its replies begins with the whole prompt. As asked for: {total}. Written by "
+        f'Same weights ({model}, float32, greedy, method "none"). The stock side has return_full_text=False and a '
+        f"tokenizer without a response template, which suits it best. As asked for: {total}. Written by "
         f"`benchmarks/langchain_table.py`, where every call and its check stand.\n\n{header}\n\n"
         f"{table(['', 'call', stock.name, ours.name], rows)}\n"
     )
