@@ -73,7 +73,11 @@ def test_ended_in_the_middle_it_leaves_no_pair(tiny: Path, anchors: Path, tmp_pa
     out = tmp_path / "pair"
     command = [sys.executable, "-c", "from acd_core.cli import main; main()"]
     process = subprocess.Popen(
-        [*command, *arguments(tiny, anchors, out, steps=100_000)], stderr=subprocess.PIPE, text=True
+        [*command, *arguments(tiny, anchors, out, steps=100_000)],
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background job ignores SIGINT, and its children with it; a person's terminal does not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         checkpoint = tmp_path / "pair.tuning" / "checkpoint.safetensors"
