@@ -90,12 +90,11 @@ def serving(app: FastAPI) -> Any:
 
 
 async def ask_all(address: str, asked: Sequence[dict[str, Any]]) -> list[str]:
-    """The replies to `asked`, all streamed at once, each by a client of its own."""
+    """The replies to `asked`, all streamed at once, each over a connection of its own."""
 
     async def one(body: dict[str, Any]) -> str:
         said: list[str] = []
-        client = httpx.AsyncClient(base_url=address, timeout=300.0)
-        async with client, client.stream("POST", "/chat", json=body) as got:
+        async with client.stream("POST", "/chat", json=body) as got:
             got.raise_for_status()
             async for line in got.aiter_lines():
                 event = json.loads(line)
@@ -104,7 +103,9 @@ async def ask_all(address: str, asked: Sequence[dict[str, Any]]) -> list[str]:
                 said.append(event.get("text", ""))
         return "".join(said)
 
-    return list(await asyncio.gather(*(one(body) for body in asked)))
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(base_url=address, timeout=300.0, limits=limits) as client:
+        return list(await asyncio.gather(*(one(body) for body in asked)))
 
 
 def main(model: str = "reference", pair: str = "reference", clients: int = 8) -> list[str]:

@@ -46,7 +46,7 @@ def reply(prompt: str) -> str:
 
 async def test_64_clients_get_what_each_gets_alone(make_chat: MakeChat, serve: Serve) -> None:
     llm = make_chat(reply)
-    questions = [f"{'word ' * (number % 7)}number {number}, Grüße, 你好" for number in range(CLIENTS)]
+    questions = [f"{'ab ' * (number % 4)}{number} 你好" for number in range(CLIENTS)]
     address = serve(llm)
     replies = await example("langchain_fastapi").ask_all(
         address, [{"question": each, "max_tokens": 100} for each in questions]
