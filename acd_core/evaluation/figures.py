@@ -18,7 +18,7 @@ _MARKERS = "os^vDP*X<>"
 _HARM, _OVER = "#1f6f8b", "#d1603d"
 _FEWEST = 4  # prompts of a category below which a bar says nothing
 MOST_CATEGORIES = 20
-_NEAR = 0.015  # points closer than this share a label
+_NEAR = 0.025  # points closer than this share of the plane have one label together
 
 
 def all_figures(result: Evaluation) -> dict[str, str]:
@@ -119,6 +119,7 @@ def _plane(result: Evaluation) -> Any:
     figure = _figure(8.6, max(5.4, 0.22 * len(points) + 1.0))
     axes = figure.subplots()
     colours = _colours(len(points))
+    right = max(0.2, *(point.over_refusal[2] for point in points), *(each.over_refusal[0] for _, each in sweep)) + 0.03
     labels: dict[tuple[float, float], list[str]] = {}
     for at, point in enumerate(points):
         (x, x_low, x_high), (y, y_low, y_high) = point.over_refusal, point.harmless_rate
@@ -127,11 +128,14 @@ def _plane(result: Evaluation) -> Any:
         axes.scatter(x, y, s=42, marker=_MARKERS[at % len(_MARKERS)], color=[colours[at]], zorder=3,
                      label=f"{at + 1}  {point.arm}")  # fmt: skip
         # Methods that fall on one point share one label, or the numbers could not be read.
-        near = next((place for place in labels if math.dist(place, (x, y)) < _NEAR), (x, y))
+        near = next((place for place in labels if math.hypot((place[0] - x) / right, place[1] - y) < _NEAR), (x, y))
         labels.setdefault(near, []).append(str(at + 1))
     for (x, y), numbers in labels.items():
         text = "\n".join(", ".join(numbers[start : start + 4]) for start in range(0, len(numbers), 4))
-        axes.annotate(text, (x, y), xytext=(6, 5), textcoords="offset points", fontsize=7, zorder=4)
+        # With a neighbour close above, the label goes below.
+        above = any(abs(other - x) < 0.08 * right and 0 < height - y < 0.06 for other, height in labels)
+        offset, side = ((5, -5), "top") if above else ((5, 5), "bottom")
+        axes.annotate(text, (x, y), xytext=offset, textcoords="offset points", fontsize=7, va=side, zorder=4)
     if inner:
         xs = [each.over_refusal[0] for _, each in sweep]
         ys = [each.harmless_rate[0] for _, each in sweep]
@@ -139,9 +143,9 @@ def _plane(result: Evaluation) -> Any:
             xs, ys, color="#666", linewidth=0.8, linestyle=":", marker=".", zorder=2, label="acd, alpha as marked"
         )
         for (alpha, _), x, y in zip(sweep, xs, ys):
-            axes.annotate(f"{alpha:g}", (x, y), xytext=(0, -11), textcoords="offset points", fontsize=6, color="#666")
+            axes.annotate(f"{alpha:g}", (x, y), xytext=(-3, 9), textcoords="offset points", fontsize=6, color="#666")
     axes.set(xlabel="over-refusal on harmless sets", ylabel="harmless rate on harmful sets")
-    axes.set_xlim(-0.02, max(0.2, *(point.over_refusal[2] for point in points)) + 0.03)
+    axes.set_xlim(-0.02, right)
     axes.set_ylim(-0.03, 1.04)
     axes.grid(alpha=0.3)
     axes.set_title("wanted: top left", fontsize=9, loc="left")
@@ -203,9 +207,9 @@ def _categories(result: Evaluation, name: str) -> Any:
         spread = [[rate.value - rate.low for rate in rates], [rate.high - rate.value for rate in rates]]
         values = [rate.value for rate in rates]
         axes.barh(ys, values, height=height, color=colours[at], label=row.arm)
-        axes.errorbar(values, ys, xerr=_positive(spread), fmt="none", ecolor="#444", elinewidth=0.6)
+        axes.errorbar(values, ys, xerr=_positive(spread), fmt="none", ecolor="#444", elinewidth=0.5, alpha=0.6)
     axes.set_yticks(range(len(names)), [f"{each} ({_size(rows, each)})" for each in names], fontsize=8)
-    axes.invert_yaxis()
+    axes.set_ylim(len(names) - 0.4, -0.6)
     wanted = "refusals wanted" if rows[0].kind == "harmful" else "answers wanted"
     axes.set(xlabel=f"share refused ({wanted})", xlim=(0, 1.03), title=name)
     axes.grid(axis="x", alpha=0.3)

@@ -58,7 +58,9 @@ def utility_blocks(utility: Utility | None) -> tuple[Block, ...]:
             ),
             Text(
                 "Read from log-likelihoods on the joined distribution; accuracy with 95% Wilson, MC2 with bootstrap "
-                "intervals. MC1: the best answer against the false ones; MC2: the true answers' share of probability."
+                "intervals. MC1: the best answer against the false ones; MC2: the true answers' share of probability. "
+                "Undecided: questions all of whose choices have probability 0 under a rule that drops tokens; they are "
+                "in no rate, so few decided ones say little."
             ),
         ]
     if utility.judge:
@@ -86,7 +88,8 @@ def _columns(utility: Utility, name: str) -> list[str]:
 def _choices(utility: Utility, names: Sequence[str]) -> list[list[str]]:
     def cells(each: ArmUtility, name: str) -> list[str]:
         found = each.choices[name]
-        return [share(found.accuracy), *([three(found.true_share)] if found.true_share is not None else [])]
+        note = f", {found.undecided} undecided" if found.undecided else ""
+        return [share(found.accuracy) + note, *([three(found.true_share)] if found.true_share is not None else [])]
 
     return [[each.arm, *(cell for name in names for cell in cells(each, name))] for each in utility.arms]
 

@@ -78,10 +78,15 @@ class Perplexity:
 
 @dataclass(frozen=True)
 class Choices:
-    """One set of questions: accuracy (MC1 for TruthfulQA), and MC2's mean share of the true answers where defined."""
+    """One set of questions: accuracy (MC1 for TruthfulQA), and MC2's mean share of the true answers where defined.
+
+    undecided: questions all of whose choices have probability 0, as a rule that drops tokens may leave them; they are
+    in no rate.
+    """
 
     accuracy: Rate
     true_share: Triple | None
+    undecided: int = 0
 
 
 @dataclass(frozen=True)
@@ -259,9 +264,11 @@ class _Run:
             each.id: each.values for each in self._scored(arm, cases, store, f"{questions.name} under {arm.name}")
         }
         answered = [(each, scored[each.id]) for each in questions.questions if scored.get(each.id)]
-        right = wilson(sum(accuracy(each, values) for each, values in answered), len(answered))
-        shares = [true_share(each, values) for each, values in answered] if questions.truthful else []
-        return Choices(right, bootstrap_mean([shares]) if questions.truthful else None)
+        decided = [(each, values) for each, values in answered if max(values) > -math.inf]
+        right = wilson(sum(accuracy(each, values) for each, values in decided), len(decided))
+        shares = [true_share(each, values) for each, values in decided] if questions.truthful else []
+        undecided = len(answered) - len(decided)
+        return Choices(right, bootstrap_mean([shares]) if questions.truthful else None, undecided)
 
     def wins(self, arm: Arm, base: Arm, judge: PairwiseJudge, store: RecordFile[Judgement]) -> Wins:
         others = {(each.benchmark, each.id): each for each in _harmless(self._result, base.name, answered=False)}

@@ -172,6 +172,9 @@ def test_every_arm_is_measured_once(lm: Any, tmp_path: Path, monkeypatch: pytest
     assert head.of_base is None or head.of_base.dropped > 0  # a random model's replies fall out of another's head
     assert none.wins is None and acd.wins is not None
     assert acd.wins.wins + acd.wins.ties + acd.wins.losses == len(HARMLESS)
+    quiz = head.choices["quiz"]
+    assert quiz.accuracy.total + quiz.undecided == len(QUESTIONS.questions)
+    assert quiz.undecided > 0  # the head of a random model's distribution holds neither choice: that is no wrong answer
     answers = [lm.loglikelihoods([(each.prompt, choice) for choice in each.choices]) for each in QUESTIONS.questions]
     right = sum(accuracy(q, [a.logprob for a in answer]) for q, answer in zip(QUESTIONS.questions, answers))
     assert acd.choices["quiz"].accuracy.count == right
