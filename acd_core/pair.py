@@ -1,8 +1,9 @@
 """The two opposite prompts and their file.
 
 On disk a pair is a folder: `pair.json` (format version, library version, base model with revision and fingerprint,
-slot, recommended alpha, tuning metrics, licence), `safe/` and `adversarial/` in PEFT's prompt-tuning layout, and a
-model card. Only safetensors and JSON are read: no pickle, no code. Older formats are read and brought up to date.
+slot, recommended alpha, plausibility and contrast_tokens, tuning metrics, licence), `safe/` and `adversarial/` in
+PEFT's prompt-tuning layout, and a model card. Only safetensors and JSON are read: no pickle, no code. Older formats are
+read and brought up to date.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from acd_core.pair_card import model_card
 if TYPE_CHECKING:
     from acd_core.backbone import Backbone
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 SIDES = ("safe", "adversarial")
 Prompt = Union[str, torch.Tensor]
 
@@ -43,6 +44,8 @@ class PromptPair:
 
     alpha: the recommended strength, in [0, 1). metrics: what tuning measured. base_model, base_revision and
     fingerprint: the model the vectors belong to (None for texts, which fit every model). license: an SPDX id.
+    plausibility, contrast_tokens: recommended values of the settings of those names (`ContrastParams`); 0 and None
+    where the pair recommends neither.
     """
 
     safeguarding: Prompt
@@ -53,6 +56,8 @@ class PromptPair:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     base_revision: str | None = None
     license: str | None = None
+    plausibility: float = 0.0
+    contrast_tokens: int | None = None
 
     def __post_init__(self) -> None:
         if not (isinstance(self.alpha, (int, float)) and math.isfinite(self.alpha) and 0.0 <= self.alpha < 1.0):
@@ -60,6 +65,13 @@ class PromptPair:
                 f"alpha is {self.alpha!r}; it must lie in [0, 1).",
                 hint="0 switches the contrast off; pairs are mostly tuned for 0.3 to 0.5. "
                 "In a saved pair, correct alpha in its pair.json.",
+            )
+        beta, tokens = self.plausibility, self.contrast_tokens
+        if not (isinstance(beta, (int, float)) and math.isfinite(beta) and 0.0 <= beta < 1.0):
+            raise UsageError(f"plausibility is {beta!r}; it must lie in [0, 1).", hint="0 switches it off.")
+        if tokens is not None and (not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 0):
+            raise UsageError(
+                f"contrast_tokens is {tokens!r}; it must be a whole number, at least 0.", hint="None: every token."
             )
         if isinstance(self.safeguarding, str) != isinstance(self.adversarial, str):
             raise PairError("One prompt is a text and the other is soft; a pair is both of one kind.")
@@ -84,6 +96,8 @@ class PromptPair:
         backbone: Backbone,
         alpha: float = 0.4,
         metrics: Mapping[str, Any] | None = None,
+        plausibility: float = 0.0,
+        contrast_tokens: int | None = None,
     ) -> PromptPair:
         """A soft pair tuned for `backbone`. Tensors are copied to float32 on the CPU."""
         return cls(
@@ -94,6 +108,8 @@ class PromptPair:
             backbone.fingerprint,
             dict(metrics or {}),
             backbone.revision,
+            plausibility=plausibility,
+            contrast_tokens=contrast_tokens,
         )
 
     @property
@@ -160,6 +176,8 @@ class PromptPair:
             "base_revision": self.base_revision,
             "fingerprint": self.fingerprint,
             "alpha": self.alpha,
+            "plausibility": self.plausibility,
+            "contrast_tokens": self.contrast_tokens,
             "license": self.license,
             "metrics": dict(self.metrics),
         }
@@ -204,6 +222,8 @@ class PromptPair:
             document.get("metrics") or {},
             document.get("base_revision"),
             document.get("license"),
+            document.get("plausibility", 0.0),
+            document.get("contrast_tokens"),
         )
         if backbone is not None:
             pair.check(backbone)
@@ -341,7 +361,15 @@ def _with_revision_and_license(document: dict[str, Any]) -> dict[str, Any]:
     return {**document, "base_revision": measured.pop("revision", None), "license": None, "metrics": measured}
 
 
-_MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _with_revision_and_license}
+def _with_head_and_window(document: dict[str, Any]) -> dict[str, Any]:
+    """2 -> 3: plausibility and contrast_tokens are recommended too; older pairs recommend neither."""
+    return {**document, "plausibility": 0.0, "contrast_tokens": None}
+
+
+_MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    1: _with_revision_and_license,
+    2: _with_head_and_window,
+}
 
 
 def _read_vectors(folder: Path, source: str) -> torch.Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 from acd_core.on_disk import is_hub_id
 
+_RECOMMENDED = ("alpha", "plausibility", "contrast_tokens")
 _FIGURES = ("validation", "test", "harmless", "over_refusal")
 
 
@@ -19,7 +20,7 @@ def model_card(document: Mapping[str, Any], length: int, name: str = "this-folde
     base = document.get("base_model") or "any chat model (textual pair)"
     recorded = dict(_flat(document.get("metrics") or {}))
     figures = {key: value for key, value in recorded.items() if key.startswith(_FIGURES)}
-    made = {key: value for key, value in recorded.items() if key not in figures and key != "alpha"}
+    made = {key: value for key, value in recorded.items() if key not in figures and key not in _RECOMMENDED}
     judge = recorded.get("judge")
     kind = f"soft, {length} vectors at most" if document.get("kind") == "soft" else "textual"
     revision = f" (revision `{document['base_revision']}`)" if document.get("base_revision") else ""
@@ -31,7 +32,7 @@ def model_card(document: Mapping[str, Any], length: int, name: str = "this-folde
             "",
             f"Two opposite system prompts ({kind}) for **{base}**{revision}. Every token of a reply is taken from",
             f"`(logit_safe - alpha * logit_adversarial) / (1 - alpha)`, recommended alpha **{document.get('alpha')}**",
-            "(arXiv 2406.16743).",
+            f"{_head_and_window(document)}(arXiv 2406.16743).",
             "",
             "```python",
             "from acd_integrations.langchain import ChatACD  # or acd_integrations.llama_index.ACDLLM",
@@ -69,6 +70,14 @@ def model_card(document: Mapping[str, Any], length: int, name: str = "this-folde
             "",
         ]
     )
+
+
+def _head_and_window(document: Mapping[str, Any]) -> str:
+    """The recommended settings beside alpha, where there are any."""
+    said = [f"plausibility **{document['plausibility']:g}**"] if document.get("plausibility") else []
+    if document.get("contrast_tokens") is not None:
+        said.append(f"contrast_tokens **{document['contrast_tokens']}**")
+    return f"and {', '.join(said)} " if said else ""
 
 
 def _front_matter(document: Mapping[str, Any]) -> Iterator[str]:

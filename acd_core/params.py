@@ -18,9 +18,11 @@ class ContrastParams(BaseModel):
     alpha: strength in [0, 1). None takes the pair's (or the method's) recommended value; 0 is exactly the model alone
         with the kept prompt.
     plausibility: beta in [0, 1). Tokens with p_safe < beta * max p_safe are dropped while the contrast lasts
-        (Contrastive Decoding's head, Li et al. 2023); 0 switches it off. None takes the method's own (0 but for adacd).
-    contrast_tokens: contrast only the first k tokens, then free the second row. None takes the method's own: every
-        token, but for adacd and safedecoding.
+        (Contrastive Decoding's head, Li et al. 2023); 0 switches it off. None takes the method's own
+        (adacd has one), else the pair's recommendation, else 0.
+    contrast_tokens: contrast only the first k tokens, then free the second row. None takes the method's own (adacd
+        and safedecoding have one), else the pair's recommendation, else every token; a number larger than any reply
+        means every token whatever the pair recommends.
     rescale: divide the contrast by (1 - alpha), so that temperature means what was asked for when the branches agree.
         False gives the formula of ACD's paper. Greedy is the same either way.
     """

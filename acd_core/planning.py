@@ -78,12 +78,24 @@ class Planner:
                 return value
         return self._pair.alpha if method.needs_pair and self._pair is not None else method.alpha
 
+    def head_and_window(self, method: Method, settings: GenerationParams) -> tuple[float, int | None]:
+        """plausibility and contrast_tokens: per call, else the method's own where it has any, else the pair's
+        recommendation where the method uses the pair."""
+        asked, pair = settings.contrast, self._pair if method.needs_pair and method.contrasts else None
+        plausibility, tokens = asked.plausibility, asked.contrast_tokens
+        if plausibility is None:
+            plausibility = method.plausibility or (pair.plausibility if pair is not None else 0.0)
+        if tokens is None:
+            tokens = method.contrast_tokens
+            tokens = pair.contrast_tokens if tokens is None and pair is not None else tokens
+        return plausibility, tokens
+
     def plan(self, conversation: Conversation, settings: GenerationParams, default_method: str) -> Plan:
         """How to make the reply. Raises before anything is queued: UsageError, TemplateError, ContextLengthError."""
         name = settings.method or default_method
         method = runnable(name, self._pair, self._expert, self._backbone, allow_adversarial=self._allow_adversarial)
         alpha, asked = self.alpha(method, settings), settings.contrast
-        contrast_tokens = method.contrast_tokens if asked.contrast_tokens is None else asked.contrast_tokens
+        plausibility, contrast_tokens = self.head_and_window(method, settings)
         form = self._formats.resolve(settings)
         messages = check_conversation(conversation)
         if method.demonstration is not None:
@@ -128,7 +140,7 @@ class Planner:
                 rule=method.rule,
                 alpha=alpha,
                 rescale=asked.rescale,
-                plausibility=method.plausibility if asked.plausibility is None else asked.plausibility,
+                plausibility=plausibility,
                 contrast_tokens=contrast_tokens,
                 logprobs=settings.logprobs,
                 matcher=matcher,

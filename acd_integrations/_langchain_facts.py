@@ -120,7 +120,7 @@ def _pair_key(pair: Any) -> Any:
     known = _pair_ids.get(place)
     if known is None or known[0]() is not pair:
         known = _pair_ids[place] = (weakref.ref(pair, lambda _: _pair_ids.pop(place, None)), pair.id)
-    return known[1], pair.alpha
+    return known[1], pair.alpha, pair.plausibility, pair.contrast_tokens
 
 
 def _expert_key(expert: Any) -> str | None:

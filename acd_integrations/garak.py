@@ -44,7 +44,7 @@ class ContrastiveGenerator(Generator):
         "pair": None,
         "method": None,
         "alpha": None,
-        "plausibility": 0.0,
+        "plausibility": None,
         "contrast_tokens": None,
         "temperature": 0.0,
         "top_k": 0,

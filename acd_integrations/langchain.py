@@ -99,9 +99,9 @@ class ChatACD(BaseChatModel):
     """Strength of the contrast in [0, 1); None is the pair's own recommendation, 0 switches it off exactly."""
     plausibility: float | None = None
     """Drop tokens whose probability under the kept prompt is below this share of the best; 0 is off, None the method's
-    own."""
+    own, else the pair's recommendation."""
     contrast_tokens: int | None = None
-    """Contrast the first k tokens only; None takes the method's own (all, for most)."""
+    """Contrast the first k tokens only; None takes the method's own, else the pair's recommendation (mostly all)."""
     rescale: bool = True
     """Divide the contrast by 1 - alpha, so that temperature means what was asked for; False is the paper's formula."""
 

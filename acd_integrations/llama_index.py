@@ -92,9 +92,9 @@ class ACDLLM(OwnPrompts):
     )
     alpha: float | None = Field(default=None, description="Contrast strength in [0, 1). None: the pair's own.")
     plausibility: float | None = Field(
-        default=None, description="Drop tokens below this share of the best one's probability. None: the method's own."
+        default=None, description="Drop tokens below this share of the best one's probability. None: as recommended."
     )
-    contrast_tokens: int | None = Field(default=None, description="Contrast so many tokens. None: the method's own.")
+    contrast_tokens: int | None = Field(default=None, description="Contrast so many tokens. None: as recommended.")
     temperature: float = Field(default=0.0, description="0 is greedy.")
     top_p: float = Field(default=1.0, description="In (0, 1]; 1 is off.")
     top_k: int = Field(default=0, description="0 is off.")

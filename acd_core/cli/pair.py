@@ -80,6 +80,8 @@ def _what(pair: PromptPair) -> dict[str, str]:
         "fingerprint": (pair.fingerprint or "none: texts fit every model")[:28],
         "prompts": "safeguarding {}, adversarial {}".format(*sizes),
         "alpha": f"{pair.alpha:g} (recommended)",
+        "plausibility": f"{pair.plausibility:g} (recommended)" if pair.plausibility else "off",
+        "contrast tokens": "all" if pair.contrast_tokens is None else f"the first {pair.contrast_tokens} (recommended)",
         "licence": pair.license or "not stated",
         "id": pair.id,
     }

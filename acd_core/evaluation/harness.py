@@ -266,7 +266,15 @@ def identity(lm: Any) -> dict[str, Any]:
         "pair": getattr(getattr(lm, "pair", None), "id", None),
         "expert": getattr(getattr(lm, "expert", None), "id", None),
         "default alpha": getattr(lm, "alpha", None),
+        "recommended": _recommended(getattr(lm, "pair", None)),
     }
+
+
+def _recommended(pair: Any) -> dict[str, Any] | None:
+    """What a pair recommends beside alpha; None where it is nothing."""
+    found = {"plausibility": getattr(pair, "plausibility", 0.0) or None}
+    found["contrast_tokens"] = getattr(pair, "contrast_tokens", None)
+    return {name: value for name, value in found.items() if value is not None} or None
 
 
 def arm_settings(base: Mapping[str, Any], arm: Arm) -> GenerationParams:
@@ -290,6 +298,8 @@ def reply_facts(model: Mapping[str, Any], settings: GenerationParams) -> dict[st
         names.append("pair")
     if method is not None and method.expert:
         names.append("expert")
+    if method is not None and method.needs_pair and model.get("recommended"):
+        names.append("recommended")
     facts = {**{name: model.get(name) for name in names}, "settings": settings.model_dump(mode="json")}
     if settings.contrast.alpha is None and model.get("default alpha") is not None:
         facts["default alpha"] = model["default alpha"]

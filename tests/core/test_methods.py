@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from acd_core.backbone import Backbone
 from acd_core.decoding import rules
 from acd_core.decoding.methods import METHODS, Slot, method_named
 from acd_core.errors import UsageError
+from acd_core.params import GenerationParams
 from tests.core.test_experts import TARGETS, random_expert
 from tests.core.tiny import BASE, stock_greedy, tokenizer
 
@@ -212,3 +214,26 @@ def test_an_unknown_method_and_a_guarded_one() -> None:
         method_named("selfcd")
     with pytest.raises(UsageError, match="allow-adversarial"):
         method_named("ap")
+
+
+def test_a_pair_recommends_its_head_and_how_long_the_contrast_lasts() -> None:
+    """Request, then the method's own, then the pair, then the default."""
+    with everything() as lm:
+        assert lm.pair is not None
+        advised = replace(lm.pair, plausibility=0.2, contrast_tokens=3)
+        asked = [lm.generate("hello world", max_tokens=NEW, plausibility=0.2, contrast_tokens=3), lm.generate("hello")]
+        with ContrastiveLM(lm.backbone, advised, expert=lm.expert) as other:
+            same = other.generate("hello world", max_tokens=NEW)
+            assert (same.token_ids, same.report) == (asked[0].token_ids, asked[0].report)
+            assert same.report.contrasted_tokens == 3
+            undone = other.generate("hello", plausibility=0.0, contrast_tokens=10**6)
+            assert (undone.token_ids, undone.report) == (asked[1].token_ids, asked[1].report)
+            planner = other._planner
+            found = {
+                name: planner.head_and_window(METHODS[name], GenerationParams())
+                for name in ("acd", "sp-null", "sp", "rose", "adacd", "safedecoding")
+            }
+    assert found["acd"] == found["sp-null"] == (0.2, 3)
+    assert found["sp"] == found["rose"] == (0.0, None)
+    assert found["adacd"] == (0.01, 10)
+    assert found["safedecoding"] == (0.0, 2)

@@ -27,8 +27,9 @@ def backbone() -> Backbone:
 def pair(backbone: Backbone) -> PromptPair:
     width = backbone.embedding_width
     return PromptPair.from_tensors(
-        torch.randn(5, width), torch.randn(7, width), backbone=backbone, alpha=0.35, metrics={"steps": 3}
-    )
+        torch.randn(5, width), torch.randn(7, width), backbone=backbone, alpha=0.35, metrics={"steps": 3},
+        plausibility=0.1, contrast_tokens=8,
+    )  # fmt: skip
 
 
 def test_round_trip_is_exact(pair: PromptPair, backbone: Backbone, tmp_path: Path) -> None:
@@ -38,6 +39,7 @@ def test_round_trip_is_exact(pair: PromptPair, backbone: Backbone, tmp_path: Pat
     assert (again.alpha, again.base_model, again.fingerprint, again.metrics, again.length) == (
         0.35, "tiny/llama", backbone.fingerprint, {"steps": 3}, 7,
     )  # fmt: skip
+    assert (again.plausibility, again.contrast_tokens) == (0.1, 8)
     assert torch.equal(again.safeguarding, pair.safeguarding)  # type: ignore[arg-type]
     names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert names == {
@@ -46,7 +48,8 @@ def test_round_trip_is_exact(pair: PromptPair, backbone: Backbone, tmp_path: Pat
         "adversarial/adapter_config.json", "adversarial/adapter_model.safetensors",
     }  # fmt: skip
     assert set(load_file(folder / "safe" / "adapter_model.safetensors")) == {"prompt_embeddings"}
-    assert "0.35" in (folder / "README.md").read_text()
+    card = (folder / "README.md").read_text()
+    assert "recommended alpha **0.35**\nand plausibility **0.1**, contrast_tokens **8** (arXiv" in card
     assert not list(tmp_path.glob(".my-pair*")), "something was left beside the pair"
 
 
@@ -115,16 +118,26 @@ def test_the_umask_says_who_may_read(pair: PromptPair, tmp_path: Path, mask: int
 def test_the_first_format_is_still_read(pair: PromptPair, tmp_path: Path) -> None:
     folder = pair.save(tmp_path / "p")
     document = json.loads((folder / "pair.json").read_text())
-    for name in ("license", "base_revision"):
+    for name in ("license", "base_revision", "plausibility", "contrast_tokens"):
         document.pop(name)
     document.update(format_version=1, metrics={"steps": 3, "revision": "abc123"})
     (folder / "pair.json").write_text(json.dumps(document))
     again = PromptPair.load(folder)
     assert (again.id, again.alpha, again.base_revision) == (pair.id, pair.alpha, "abc123")
+    assert (again.plausibility, again.contrast_tokens) == (0.0, None)
     assert again.metrics == {"steps": 3}
     renewed = again.save(tmp_path / "q")
-    assert json.loads((renewed / "pair.json").read_text())["format_version"] == FORMAT_VERSION == 2
+    assert json.loads((renewed / "pair.json").read_text())["format_version"] == FORMAT_VERSION == 3
     assert PromptPair.load(renewed).base_revision == "abc123"
+
+
+def test_the_second_format_recommends_alpha_only(pair: PromptPair, tmp_path: Path) -> None:
+    folder = pair.save(tmp_path / "p")
+    document = json.loads((folder / "pair.json").read_text())
+    del document["plausibility"], document["contrast_tokens"]
+    (folder / "pair.json").write_text(json.dumps({**document, "format_version": 2}))
+    again = PromptPair.load(folder)
+    assert (again.id, again.alpha, again.plausibility, again.contrast_tokens) == (pair.id, 0.35, 0.0, None)
 
 
 def test_every_older_format_has_a_way_up() -> None:
@@ -199,6 +212,14 @@ def _alpha(folder: Path) -> None:
     _edit(folder, alpha=1.0)
 
 
+def _head(folder: Path) -> None:
+    _edit(folder, plausibility=1.5)
+
+
+def _window(folder: Path) -> None:
+    _edit(folder, contrast_tokens="8")
+
+
 def _edit(folder: Path, **values: object) -> None:
     document = json.loads((folder / "pair.json").read_text())
     (folder / "pair.json").write_text(json.dumps({**document, **values}))
@@ -216,6 +237,8 @@ def _edit(folder: Path, **values: object) -> None:
         (_remove_json, "no pair.json"),
         (_newer_format, "format version 99"),
         (_alpha, r"alpha(?s:.*)pair\.json"),
+        (_head, "plausibility is 1.5"),
+        (_window, "contrast_tokens is '8'"),
     ],
 )
 def test_damage_is_named(pair: PromptPair, tmp_path: Path, damage: object, words: str) -> None:

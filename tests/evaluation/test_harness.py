@@ -76,6 +76,17 @@ def test_summaries_are_means_over_sets_with_intervals(result: Evaluation) -> Non
     assert acd.over_refusal == (0, 0, 0)
 
 
+def test_what_a_pair_recommends_is_part_of_what_decides_a_reply() -> None:
+    from acd_core.evaluation.harness import arm_settings, identity, reply_facts
+
+    with scripted(careful) as lm:
+        advised = PromptPair(SAFE, ADVERSARIAL, contrast_tokens=2)
+        with ContrastiveLM(lm.backbone, advised) as other:
+            for arm, differs in (("acd@0.4", True), ("safe-prompt", False)):
+                found = [reply_facts(identity(each), arm_settings({}, Arm.of(arm))) for each in (lm, other)]
+                assert (found[0] != found[1]) is differs
+
+
 def test_the_contrast_reaches_the_harness() -> None:
     # The kept branch alone would say the lure; only subtracting the other branch lets the refusal win.
     with scripted(lambda prompt: REFUSAL, lure=ANSWER) as lm:
