@@ -79,8 +79,8 @@ class AnchorPair:
 
 
 def bundled_instructions(split: SplitName) -> tuple[Instruction, ...]:
-    """The bundled instructions, ours: 100 "safe", 100 "unsafe", and 100 each for "validation_safe" and
-    "validation_unsafe", which tuning never learns from."""
+    """The bundled instructions, ours: "safe" and "unsafe", which tuning learns from, and "validation_safe" and
+    "validation_unsafe", which it never learns from."""
     return load_instructions(ANCHOR_DIR / f"{split}.jsonl")
 
 
@@ -259,9 +259,9 @@ def generate_anchors(
     chunk: int = 64,
     progress: bool = True,
 ) -> tuple[AnchorPair, ...]:
-    """One reply of the model to every instruction under every manual prompt (600 with what is bundled), labelled.
+    """One reply of the model to every instruction under every manual prompt, labelled.
 
-    safe, unsafe: instructions (default: the bundled 100 and 100). The engine batches each `chunk` of requests; every
+    safe, unsafe: instructions (default: the bundled ones). The engine batches each `chunk` of requests; every
     request has its own seed, made from `seed`. With
     `out` every finished chunk is appended there, so that a killed run repeats nothing: call again with the same `out`.
     judge: anything with `judge(prompt, completion)` giving a verdict with `refused`; default RefusalJudge.

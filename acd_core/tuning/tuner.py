@@ -92,7 +92,7 @@ def tune(
     model: a model id or folder, a Backbone, or a ContrastiveLM (needed only where anchors are generated).
     anchors: pairs, a JSONL file of pairs, or None to generate them from the bundled instructions. They are kept, to be
     inspected and corrected, in `<out>.tuning/anchors.jsonl`. validation: (harmless, harmful) instructions that tuning
-    never learns from; default the bundled 100 and 100. judge: default RefusalJudge. `settings`: see TuneSettings.
+    never learns from; default the bundled ones. judge: default RefusalJudge. `settings`: see TuneSettings.
     resume: continue a killed run with the same settings, anchors and model from `<out>.tuning/`.
     on_point: called with every point of the validation curve.
     Raises TuningError (too few anchors, a model that cannot be tuned, divergence) and UsageError (impossible settings).
