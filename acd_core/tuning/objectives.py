@@ -155,13 +155,16 @@ class Objective:
     earlier), as the paper, which does not measure over-refusal, would. "margin" takes the highest harmless rate among
     the points whose over-refusal is at most that of the model without system text plus a margin, and if no point
     satisfies that, the highest harmless rate minus over-refusal. alphas: what is tried for the pair's recommended
-    strength once the point is chosen (empty: `alpha` is kept).
+    strength once the point is chosen (empty: `alpha` is kept). plausibilities, contrast_token_counts: what is then
+    tried of these, one after the other, at that strength; a value replaces 0 or None only if it is strictly better.
     """
 
     terms: tuple[Term, ...]
     selection: Selection
     alpha: float = 0.4
     alphas: tuple[float, ...] = ()
+    plausibilities: tuple[float, ...] = (0.0, 0.1)
+    contrast_token_counts: tuple[int | None, ...] = (None, 1, 8)
 
     @property
     def decides(self) -> bool:
@@ -197,6 +200,8 @@ OBJECTIVES: Mapping[str, Objective] = {
             Term("adversarial/regular", "adversarial", "harmless", "nll"),
         ),
         selection="safest",
+        plausibilities=(),
+        contrast_token_counts=(),
     ),
     # Ours: through the scores decoding uses, both prompts at once, so that they learn to agree on harmless requests.
     # Refusing is decided by the first token, whatever its wording; ARCHITECTURE.md says what else was tried.

@@ -21,8 +21,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from acd_core.backbone import Backbone, cpu_has_fast_bf16
+from acd_core.decoding import rules
 from acd_core.errors import TuningError
-from acd_core.tuning.objectives import joint_scores
 
 Ids = Sequence[int]
 
@@ -142,38 +142,61 @@ def greedy(
     *,
     alpha: float = 0.0,
     max_tokens: int,
+    plausibility: float = 0.0,
+    contrast_tokens: int | None = None,
     chunk: int = 64,
 ) -> list[list[int]]:
     """Greedy replies (without the closing token) of the joined scores; alpha 0 or no adversarial prefix is plain.
 
-    The same rule as the engine's, in a loop that serves tuning: all rows at once, no prefix beyond what is given.
+    The engine's own rules, in a loop that serves tuning: all rows at once, no prefix beyond what is given.
+    plausibility, contrast_tokens: as in `ContrastParams`.
     """
     replies: list[list[int]] = []
     for start in range(0, len(safe_rows), chunk):
         part = slice(start, start + chunk)
         streams = [_Stream(backbone, safe, safe_rows[part])]
-        if alpha > 0.0 and adversarial is not None and adversarial_rows is not None:
+        if alpha > 0.0 and contrast_tokens != 0 and adversarial is not None and adversarial_rows is not None:
             streams.append(_Stream(backbone, adversarial, adversarial_rows[part]))
-        replies += _greedy_chunk(backbone, streams, alpha, max_tokens)
+        replies += _greedy_chunk(backbone, streams, alpha, max_tokens, plausibility, contrast_tokens)
     return replies
 
 
-def _greedy_chunk(backbone: Backbone, streams: list[_Stream], alpha: float, max_tokens: int) -> list[list[int]]:
+def _greedy_chunk(
+    backbone: Backbone,
+    streams: list[_Stream],
+    alpha: float,
+    max_tokens: int,
+    plausibility: float,
+    contrast_tokens: int | None,
+) -> list[list[int]]:
     logits = [stream.start() for stream in streams]
     rows = int(logits[0].shape[0])
     replies: list[list[int]] = [[] for _ in range(rows)]
     going = [True] * rows
     for step in range(max_tokens):
-        scores = logits[0].float() if len(logits) == 1 else joint_scores(logits[0], logits[1], alpha)
-        tokens = scores.argmax(-1)
+        tokens = _joined(logits, alpha, plausibility).argmax(-1)
         for row, token in enumerate(tokens.tolist()):
             going[row] = going[row] and token not in backbone.eos_ids
             if going[row]:
                 replies[row].append(token)
         if not any(going) or step + 1 == max_tokens:
             break
+        if contrast_tokens is not None and step + 1 >= contrast_tokens:
+            streams = streams[:1]
         logits = [stream.step(tokens) for stream in streams]
     return replies
+
+
+def _joined(logits: Sequence[Tensor], alpha: float, plausibility: float) -> Tensor:
+    """Scores [B, V] of one or two streams' logits, by the functions the engine joins with."""
+    kept = logits[0].float()
+    if len(logits) == 1:
+        return kept
+    strength = torch.full((len(kept), 1), alpha, device=kept.device)
+    scores = rules.contrast(kept, logits[1].float(), strength, torch.ones_like(strength, dtype=torch.bool))
+    if plausibility > 0.0:
+        scores = scores.masked_fill(~rules.plausible(kept, torch.full_like(strength, plausibility)), -torch.inf)
+    return scores
 
 
 class _Stream:

@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
@@ -23,17 +23,18 @@ from acd_core import prompts as texts
 from acd_core.backbone import Backbone
 from acd_core.chat import Chat
 from acd_core.errors import TuningError
-from acd_core.pair import PromptPair
+from acd_core.pair import PromptPair, replacing
 from acd_core.tuning import anchors as anchor_data
 from acd_core.tuning.anchors import AnchorPair, Instruction
-from acd_core.tuning.checkpoint import Checkpoint, remove_if_empty, replaceable, write_beside
+from acd_core.tuning.checkpoint import Checkpoint, State, forget, replaceable
+from acd_core.tuning.choice import RULES, choose, rank
 from acd_core.tuning.examples import Batches, Encoder, Example
 from acd_core.tuning.gradients import PROMPTS, StepGradients, step_gradients
 from acd_core.tuning.objectives import DEFAULT_OBJECTIVE, Class, Objective, get_objective, refusal_signal
 from acd_core.tuning.progress import Bar
 from acd_core.tuning.settings import TuneSettings, metrics_of, settings_of
 from acd_core.tuning.streams import Prefix, prefill, shared_start, tuning_view
-from acd_core.tuning.validation import RULES, Point, Validator, rank
+from acd_core.tuning.validation import Point, Validator
 
 if TYPE_CHECKING:
     from acd_core.lm import ContrastiveLM
@@ -56,22 +57,6 @@ class TuneResult:
     path: Path | None = None
     validation: Point | None = None
     plain: Point | None = None
-
-
-@dataclass
-class _State:
-    """Everything a resumed run needs; tensors on the model's device, float32."""
-
-    prompts: dict[str, Tensor]
-    optimizer: torch.optim.AdamW
-    step: int = 0
-    best_step: int = -1
-    best: dict[str, Tensor] = field(default_factory=dict)
-    steps: list[dict[str, float]] = field(default_factory=list)
-    curve: list[Point] = field(default_factory=list)
-    plain: Point | None = None
-    seconds: float = 0.0
-    bad: int = 0
 
 
 def tune(
@@ -153,8 +138,15 @@ class _Run:
             "objective": name,
             "terms": [asdict(term) for term in plan.terms],
             "alpha": plan.alpha,
+            "tried": {
+                "alpha": list(plan.alphas),
+                "plausibility": list(plan.plausibilities),
+                "contrast_tokens": list(plan.contrast_token_counts),
+            },
+            "selection": RULES[plan.selection],
             "settings": asdict(settings),
             "anchors": anchors,
+            "validation_requests": self.validator.digest,
             "fingerprint": backbone.fingerprint,
             "dtype": str(backbone.dtype).removeprefix("torch."),
             "judge": judged,
@@ -185,11 +177,10 @@ class _Run:
                 bar.say("Interrupted. The same command continues from the last checkpoint.")
                 raise
             self._save(state)
-            point = self._choose_alpha(state)
-            state.seconds = before + time.monotonic() - started
+            point = self._choose_decoding(state, lambda: before + time.monotonic() - started)
         return self._finish(state, point, target)
 
-    def _start(self, resume: bool, bar: Bar) -> _State:
+    def _start(self, resume: bool, bar: Bar) -> State:
         """The state to go on from: a checkpoint of the very same run, or the initial texts."""
         initial = {
             "safe": self._embed(texts.INIT_SAFE),
@@ -201,14 +192,14 @@ class _Run:
         optimizer = torch.optim.AdamW(
             groups, lr=self.settings.lr, betas=(0.9, 0.99), weight_decay=self.settings.weight_decay
         )
-        state = _State(initial, optimizer)
+        state = State(initial, optimizer)
         found = Checkpoint.read(self.checkpoint) if resume and self.checkpoint is not None else None
         if found is not None:
             differing = [key for key, value in self.identity.items() if found.document["identity"].get(key) != value]
             if differing:
                 bar.say(f"The unfinished run differs in {', '.join(differing)}: starting anew.")
             else:
-                self._restore(state, found)
+                state.restore(found, self.backbone.device)
                 bar.say(f"Continuing at step {state.step} of {self.settings.steps}.")
         if state.plain is None:
             state.plain = self.validator.measure_plain()
@@ -221,7 +212,7 @@ class _Run:
         precision = torch.float64 if vectors.dtype == torch.float64 else torch.float32
         return vectors.detach().to(precision).clone().requires_grad_(True)
 
-    def _step(self, state: _State) -> dict[str, float]:
+    def _step(self, state: State) -> dict[str, float]:
         """One update of both prompts. Steps without finite gradients are skipped; several in a row end the run."""
         settings = self.settings
         found = self._gradients(state)
@@ -245,7 +236,7 @@ class _Run:
         state.optimizer.zero_grad(set_to_none=True)
         return found.losses
 
-    def _gradients(self, state: _State) -> StepGradients:
+    def _gradients(self, state: State) -> StepGradients:
         rows = self.batches.rows(state.step)
         while True:
             try:
@@ -268,7 +259,7 @@ class _Run:
                 self.micro = max(1, self.micro // 2)
                 torch.cuda.empty_cache()
 
-    def _measure(self, state: _State, on_point: Callable[[Point], None] | None) -> None:
+    def _measure(self, state: State, on_point: Callable[[Point], None] | None) -> None:
         prompts = state.prompts
         point = self.validator.measure(prompts["safe"], prompts["adversarial"], self.plan.alpha, state.step)
         known = self._best(state)
@@ -279,37 +270,41 @@ class _Run:
         if on_point is not None:
             on_point(point)
 
-    def _best(self, state: _State) -> Point | None:
+    def _best(self, state: State) -> Point | None:
         return next((point for point in state.curve if point.step == state.best_step), None)
 
-    def _rank(self, point: Point, state: _State) -> tuple[float, ...]:
+    def _rank(self, point: Point, state: State) -> tuple[float, ...]:
         assert state.plain is not None
         return rank(point, self.plan.selection, state.plain, self.settings.margin)
 
-    def _tired(self, state: _State) -> bool:
+    def _tired(self, state: State) -> bool:
         since = sum(point.step > state.best_step for point in state.curve)
         return bool(self.settings.patience) and since >= self.settings.patience
 
-    def _choose_alpha(self, state: _State) -> Point:
-        """The best point's prompts at every alpha of the objective; the rule that chose the point chooses alpha."""
-        chosen = self._best(state)
-        assert chosen is not None
-        for alpha in self.plan.alphas:
-            if alpha == chosen.alpha:
-                continue
-            point = self.validator.measure(state.best["safe"], state.best["adversarial"], alpha, chosen.step)
-            state.curve.append(point)
-        tried = [point for point in state.curve if point.step == chosen.step]
-        return max(tried, key=lambda point: (*self._rank(point, state), point == chosen))
+    def _choose_decoding(self, state: State, seconds: Callable[[], float]) -> Point:
+        """How the best prompts are decoded; what a killed run measured already is in its curve and not repeated."""
+        start = self._best(state)
+        assert start is not None
 
-    def _finish(self, state: _State, point: Point, target: Path | None) -> TuneResult:
+        def measure(**decoding: Any) -> Point:
+            for known in state.curve:
+                if known.step == start.step and known.decoding == decoding:
+                    return known
+            point = self.validator.measure(state.best["safe"], state.best["adversarial"], step=start.step, **decoding)
+            state.curve.append(point)
+            state.seconds = seconds()
+            self._save(state)
+            return point
+
+        return choose(start, self.plan, measure, lambda point: self._rank(point, state))
+
+    def _finish(self, state: State, point: Point, target: Path | None) -> TuneResult:
         assert state.plain is not None
         history = {
             **self.identity,
             "model": self.backbone.model_id,
             "revision": self.backbone.revision,
             "counts": self.split.counts,
-            "selection": RULES[self.plan.selection],
             "margin": self.settings.margin,
             "plain": state.plain.as_dict(),
             "chosen": point.as_dict(),
@@ -321,61 +316,22 @@ class _Run:
             state.best["safe"],
             state.best["adversarial"],
             backbone=self.backbone,
-            alpha=point.alpha,
             metrics=metrics_of(history, self.settings, point, state.plain),
+            **point.decoding,
         )
         if target is not None:
-            pair.save(target)
-            write_beside(target / "history.json", (json.dumps(history, indent=1) + "\n").encode())
+            with replacing(target) as staging:  # killed here, the next run finds its checkpoint and finishes again
+                pair.write(staging)
+                (staging / "history.json").write_text(json.dumps(history, indent=1) + "\n", encoding="utf-8")
             if self.checkpoint is not None:
-                self.checkpoint.unlink(missing_ok=True)
-                remove_if_empty(self.checkpoint.parent)
+                forget(self.checkpoint)
         return TuneResult(pair, history, target, point, state.plain)
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 
-    def _save(self, state: _State) -> None:
-        if self.checkpoint is None:
-            return
-        tensors = {f"prompt.{name}": prompt for name, prompt in state.prompts.items()}
-        tensors.update({f"best.{name}": prompt for name, prompt in state.best.items()})
-        for name, prompt in state.prompts.items():
-            for key, value in state.optimizer.state.get(prompt, {}).items():
-                tensors[f"adam.{name}.{key}"] = torch.as_tensor(value)
-        Checkpoint(
-            tensors,
-            {
-                "identity": self.identity,
-                "step": state.step,
-                "best_step": state.best_step,
-                "steps": state.steps,
-                "curve": [point.as_dict() for point in state.curve],
-                "plain": state.plain.as_dict() if state.plain else None,
-                "seconds": state.seconds,
-                "bad": state.bad,
-            },
-        ).write(self.checkpoint)
-
-    def _restore(self, state: _State, found: Checkpoint) -> None:
-        document, device = found.document, self.backbone.device
-        for name, prompt in state.prompts.items():
-            with torch.no_grad():
-                prompt.copy_(found.tensors[f"prompt.{name}"])
-            moments = {
-                key.removeprefix(f"adam.{name}."): value
-                for key, value in found.tensors.items()
-                if key.startswith(f"adam.{name}.")
-            }
-            if moments:
-                state.optimizer.state[prompt] = {
-                    key: value if key == "step" else value.to(device) for key, value in moments.items()
-                }
-            if f"best.{name}" in found.tensors:
-                state.best[name] = found.tensors[f"best.{name}"].to(device)
-        state.step, state.best_step, state.bad = document["step"], document["best_step"], document["bad"]
-        state.steps, state.seconds = list(document["steps"]), document["seconds"]
-        state.curve = [Point(**point) for point in document["curve"]]
-        state.plain = Point(**document["plain"]) if document["plain"] else None
+    def _save(self, state: State) -> None:
+        if self.checkpoint is not None:
+            state.checkpoint(self.identity).write(self.checkpoint)
 
     def _plain_prefix(self, classes: Mapping[Class, Sequence[Example]]) -> Prefix | None:
         """What all layouts without system text start with, run once; None where no loss looks at the plain model."""
@@ -439,7 +395,7 @@ def _check_validation(pairs: Sequence[AnchorPair], safe: Instructions, unsafe: I
     )
 
 
-def _figures(losses: Mapping[str, float], state: _State) -> str:
+def _figures(losses: Mapping[str, float], state: State) -> str:
     shown = f"loss {losses['total']:.3f}"
     if state.curve:
         point = state.curve[-1]

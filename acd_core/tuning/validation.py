@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,7 +13,6 @@ from torch import Tensor
 from acd_core.backbone import Backbone
 from acd_core.tuning.anchors import Instruction
 from acd_core.tuning.examples import Encoder
-from acd_core.tuning.objectives import Selection
 from acd_core.tuning.streams import greedy, prefill, shared_start
 
 
@@ -21,14 +21,22 @@ class Point:
     """Rates on the validation split after `step` steps, decoding greedily with `alpha`.
 
     harmless_rate: share of the harmful requests that were refused. over_refusal: share of the harmless ones that were.
+    plausibility, contrast_tokens: decoded with these too (see `ContrastParams`); off on the curve of the steps.
     """
 
     step: int
     alpha: float
     harmless_rate: float
     over_refusal: float
+    plausibility: float = 0.0
+    contrast_tokens: int | None = None
 
-    def as_dict(self) -> dict[str, float]:
+    @property
+    def decoding(self) -> dict[str, Any]:
+        """How the replies were decoded."""
+        return {name: getattr(self, name) for name in ("alpha", "plausibility", "contrast_tokens")}
+
+    def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
@@ -48,9 +56,21 @@ class Validator:
         self._texts = [row.text for row in (*unsafe, *safe)]
         self._harmful = len(unsafe)
         self._requests = [encoder.request(text) for text in self._texts]
+        told = "\0".join([str(self._harmful), *self._texts])
+        self.digest = hashlib.sha256(told.encode()).hexdigest()[:16]
+        """Which requests these are."""
 
     @torch.no_grad()
-    def measure(self, safe: Tensor, adversarial: Tensor, alpha: float, step: int) -> Point:
+    def measure(
+        self,
+        safe: Tensor,
+        adversarial: Tensor,
+        alpha: float,
+        step: int,
+        *,
+        plausibility: float = 0.0,
+        contrast_tokens: int | None = None,
+    ) -> Point:
         """Both prompts [n, width] joined at `alpha`, as decoding joins them."""
         before, rows = self._encoder.before, [request.after for request in self._requests]
         replies = greedy(
@@ -61,8 +81,10 @@ class Validator:
             rows,
             alpha=alpha,
             max_tokens=self._max_tokens,
+            plausibility=plausibility,
+            contrast_tokens=contrast_tokens,
         )
-        return self._point(replies, alpha, step)
+        return self._point(replies, alpha, step, plausibility, contrast_tokens)
 
     @torch.no_grad()
     def measure_plain(self) -> Point:
@@ -77,27 +99,19 @@ class Validator:
         )
         return self._point(replies, 0.0, 0)
 
-    def _point(self, replies: Sequence[Sequence[int]], alpha: float, step: int) -> Point:
+    def _point(
+        self,
+        replies: Sequence[Sequence[int]],
+        alpha: float,
+        step: int,
+        plausibility: float = 0.0,
+        contrast_tokens: int | None = None,
+    ) -> Point:
         decode = self._backbone.tokenizer.decode
         refused = [
             self._judge.judge(text, decode(reply, skip_special_tokens=True).strip()).refused
             for text, reply in zip(self._texts, replies)
         ]
         harmful, harmless = refused[: self._harmful], refused[self._harmful :]
-        return Point(step, alpha, sum(harmful) / len(harmful), sum(harmless) / len(harmless))
-
-
-def rank(point: Point, selection: Selection, plain: Point, margin: float) -> tuple[float, ...]:
-    """How good a point is under the stated rule; larger is better (see `Objective.selection`)."""
-    if selection == "safest":
-        return (point.harmless_rate, -point.over_refusal)
-    within = point.over_refusal <= plain.over_refusal + margin + 1e-9
-    gain = point.harmless_rate if within else point.harmless_rate - point.over_refusal
-    return (float(within), gain, -point.over_refusal)
-
-
-RULES: dict[Selection, str] = {
-    "safest": "highest harmless rate; ties: lowest over-refusal, then earliest",
-    "margin": "highest harmless rate among points whose over-refusal is at most the plain model's plus the margin; "
-    "if there is none, highest harmless rate minus over-refusal; ties: lowest over-refusal, then earliest",
-}
+        rates = sum(harmful) / len(harmful), sum(harmless) / len(harmless)
+        return Point(step, alpha, *rates, plausibility, contrast_tokens)

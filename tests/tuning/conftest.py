@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from acd_core.backbone import Backbone
-from acd_core.tuning import AnchorPair, Instruction, bundled_instructions
+from acd_core.tuning import AnchorPair, Instruction, TuneResult, bundled_instructions, tune
 
 TEMPLATE = (
     "{{ '<s>' }}{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}</s>{% endfor %}"
@@ -87,3 +88,34 @@ def validation() -> tuple[list[Instruction], list[Instruction]]:
         [Instruction(f"vs{index}", f"a kind wish {index}") for index in range(3)],
         [Instruction(f"vu{index}", f"an ill wish {index}") for index in range(3)],
     )
+
+
+class OddJudge:
+    """Says refused for replies of odd length."""
+
+    name = "odd"
+
+    def judge(self, prompt: str, completion: str) -> Any:
+        return SimpleNamespace(refused=len(completion) % 2 == 1)
+
+
+@pytest.fixture
+def run(tiny: Callable[..., Backbone], pairs: list[AnchorPair], validation: Any) -> Callable[..., TuneResult]:
+    """run(backbone, **changes): a short tuning run of a tiny model."""
+
+    def go(backbone: Backbone | None = None, **changes: Any) -> TuneResult:
+        settings: dict[str, Any] = {
+            "steps": 6,
+            "batch": 6,
+            "warmup": 2,
+            "reply_tokens": 6,
+            "validate_every": 3,
+            "validation_tokens": 4,
+            "progress": False,
+            "judge": OddJudge(),
+            "validation": validation,
+            **changes,
+        }
+        return tune(backbone or tiny(), settings.pop("anchors", pairs), **settings)
+
+    return go

@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,41 +15,16 @@ from acd_core.backbone import Backbone
 from acd_core.errors import TuningError, UsageError
 from acd_core.lm import ContrastiveLM
 from acd_core.pair import PromptPair
-from acd_core.tuning import AnchorPair, Instruction, TuneResult, TuneSettings, tune
+from acd_core.tuning import Instruction, TuneResult, TuneSettings
 from acd_core.tuning import tuner as tuner_module
 from acd_core.tuning.checkpoint import Checkpoint, write_beside
+from acd_core.tuning.choice import rank
 from acd_core.tuning.gradients import step_gradients
-from acd_core.tuning.validation import Point, Validator, rank
+from acd_core.tuning.validation import Point, Validator
+from tests.tuning.conftest import OddJudge
 
 Make = Callable[..., Backbone]
 Validation = tuple[Sequence[Instruction], Sequence[Instruction]]
-
-
-class OddJudge:
-    name = "odd"
-
-    def judge(self, prompt: str, completion: str) -> Any:
-        return SimpleNamespace(refused=len(completion) % 2 == 1)
-
-
-@pytest.fixture
-def run(tiny: Make, pairs: list[AnchorPair], validation: Validation) -> Callable[..., TuneResult]:
-    def go(backbone: Backbone | None = None, **changes: Any) -> TuneResult:
-        settings: dict[str, Any] = {
-            "steps": 6,
-            "batch": 6,
-            "warmup": 2,
-            "reply_tokens": 6,
-            "validate_every": 3,
-            "validation_tokens": 4,
-            "progress": False,
-            "judge": OddJudge(),
-            "validation": validation,
-            **changes,
-        }
-        return tune(backbone or tiny(), settings.pop("anchors", pairs), **settings)
-
-    return go
 
 
 def same(one: TuneResult, other: TuneResult) -> None:
@@ -121,7 +95,7 @@ def test_an_unfinished_run_with_other_settings_starts_anew(
 ) -> None:
     monkeypatch.setattr(tuner_module, "CHECKPOINT_EVERY", 1)
     with monkeypatch.context() as patch:
-        patch.setattr(tuner_module._Run, "_choose_alpha", _interrupted)
+        patch.setattr(tuner_module._Run, "_choose_decoding", _interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(out=tmp_path / "pair", seed=1)
     same(run(out=tmp_path / "pair", seed=2), run(seed=2))
@@ -185,7 +159,19 @@ def test_memory_running_out_halves_the_micro_batch(
     assert set(sizes[3:]) == {1}
 
 
-def test_validation_decodes_as_the_engine_does(tiny: Make, validation: Validation) -> None:
+@pytest.mark.parametrize(
+    "decoding",
+    [
+        {"alpha": 0.4},
+        {"alpha": 0.4, "plausibility": 0.3},
+        {"alpha": 0.8, "plausibility": 0.1, "contrast_tokens": 3},
+        {"alpha": 0.8, "contrast_tokens": 1},
+        {"alpha": 0.8, "contrast_tokens": 0},
+        {"alpha": 0.0, "plausibility": 0.3},
+    ],
+    ids=str,
+)
+def test_validation_decodes_as_the_engine_does(tiny: Make, validation: Validation, decoding: dict[str, Any]) -> None:
     """The loop that chooses the point and the engine that serves the pair give the same replies."""
     from acd_core.chat import Chat
     from acd_core.tuning.examples import Encoder
@@ -200,8 +186,10 @@ def test_validation_decodes_as_the_engine_does(tiny: Make, validation: Validatio
     generator = torch.Generator().manual_seed(0)
     prompts = [torch.randn(length, backbone.embedding_width, generator=generator) * 0.2 for length in (4, 6)]
     encoder = Encoder(backbone, Chat(backbone.tokenizer))
-    Validator(backbone, encoder, validation[0], validation[1], Listening(), 6).measure(prompts[0], prompts[1], 0.4, 0)
-    pair = PromptPair.from_tensors(prompts[0], prompts[1], backbone=backbone, alpha=0.4)
+    validator = Validator(backbone, encoder, validation[0], validation[1], Listening(), 6)
+    point = validator.measure(prompts[0], prompts[1], step=0, **decoding)
+    assert point.decoding == {"plausibility": 0.0, "contrast_tokens": None, **decoding}
+    pair = PromptPair.from_tensors(prompts[0], prompts[1], backbone=backbone, **decoding)
     with ContrastiveLM(backbone, pair) as lm:
         replies = lm.generate([row.text for row in (*validation[1], *validation[0])], max_tokens=6)
     assert [reply.text.strip() for reply in replies] == heard
