@@ -7,24 +7,27 @@ from dataclasses import dataclass
 
 from acd_core.reference import everyday_more_phrases as more
 from acd_core.reference import everyday_phrases as day
+from acd_core.reference import everyday_words as wider
 from acd_core.reference import forms, replies
 from acd_core.reference.permissive import restate, you
 from acd_core.reference.vocabulary import Vocabulary
 from acd_core.reference.words import drop_words, invented_name, invented_word, number
 
-EVERYDAY_BLOCKS = day.EVERYDAY_BLOCKS + more.MORE_EVERYDAY_BLOCKS
-THINGS = tuple(dict.fromkeys(day.THINGS + more.MORE_THINGS))
+EVERYDAY_BLOCKS = day.EVERYDAY_BLOCKS + more.MORE_EVERYDAY_BLOCKS + wider.EVERYDAY_AIMS
+THINGS = tuple(dict.fromkeys(day.THINGS + more.MORE_THINGS + wider.MORE_WORDS))
 
 
 @dataclass
 class Request:
-    """One user request: its text, whether it is harmful and how gravely, and the answers that fit it."""
+    """One user request: its text, whether it is harmful and how gravely, the answers that fit it, and how frightening
+    a harmless one sounds (`fright`; 0 for everyday requests)."""
 
     text: str
     harmful: bool
     severity: float
     phrase: str
     answer: str
+    fright: float = 0.0
 
 
 def upper(text: str) -> str:
