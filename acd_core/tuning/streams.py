@@ -87,7 +87,7 @@ def prefill(backbone: Backbone, before: Ids, soft: Tensor | None = None, *, fast
             attention_mask=torch.ones(1, length, dtype=torch.long, device=device),
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=1,
+            logits_to_keep=torch.tensor([length - 1], device=device),  # by index: see `_forward`
         )
     roots: list[Tensor] = []
     for layer in cache.layers:
