@@ -24,7 +24,7 @@ from acd_core.reference.permissive import held_out
 from acd_core.reference.tokenizer import train_tokenizer
 from acd_core.reference.train_data import make_grammar, stream
 
-STEPS = 1750
+STEPS = 2400
 PEAK, FLOOR, WARMUP = 2.5e-3, 5e-5, 80
 SMOOTH = 0.03
 AUXILIARY = 0.4
