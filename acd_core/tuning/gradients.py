@@ -15,6 +15,8 @@ from acd_core.tuning.objectives import Objective, RowScores, term_rows
 from acd_core.tuning.streams import Prefix, pad_targets, prefill, reply_logits
 
 PROMPTS = ("safe", "adversarial")
+CHUNK = 2**23
+"""Logits that the losses look at together: they make several float32 copies of them."""
 
 
 @dataclass(frozen=True)
@@ -55,16 +57,16 @@ def step_gradients(
     leaves = [leaf for name in used for leaf in prefixes[name].leaves]
     sums: list[Tensor | None] = [None] * len(leaves)
     losses = {term.name: 0.0 for term in objective.terms}
-    size = len(rows) if micro is None else micro
-    for start in range(0, len(rows), size):
-        part = rows[start : start + size]
-        with torch.enable_grad():
-            total = _loss(backbone, objective, prefixes, plain, signal, part, losses)
-            grads = _grad(total, leaves, backbone)
-        for index, grad in enumerate(grads):
-            if grad is not None:
-                known = sums[index]
-                sums[index] = grad if known is None else known + grad
+    for group in _groups(objective, rows):
+        size = len(group) if micro is None else micro
+        for start in range(0, len(group), size):
+            part = group[start : start + size]
+            with torch.enable_grad():
+                grads = _part(backbone, objective, prefixes, leaves, plain, signal, part, losses)
+            for index, grad in enumerate(grads):
+                if grad is not None:
+                    known = sums[index]
+                    sums[index] = grad if known is None else known + grad
     if any(value is None for value in sums):
         missing = sums.count(None)
         if missing == len(sums):
@@ -88,31 +90,60 @@ def step_gradients(
     return StepGradients(losses, result)
 
 
-def _loss(
+def _groups(objective: Objective, rows: Sequence[Row]) -> list[list[Row]]:
+    """Rows by how much of their replies the losses read: where the first token decides, the reply need not be run."""
+    found: dict[int | None, list[Row]] = {}
+    for row in rows:
+        found.setdefault(objective.reach(row.data), []).append(row)
+    return list(found.values())
+
+
+def _part(
     backbone: Backbone,
     objective: Objective,
     prefixes: Mapping[str, Prefix],
+    leaves: Sequence[Tensor],
     plain: Prefix | None,
     signal: Tensor | None,
     rows: Sequence[Row],
     losses: dict[str, float],
-) -> Tensor:
-    """The weighted loss of one micro-batch, as its share of the step's; adds the terms' values to `losses`."""
-    replies = [row.example.reply for row in rows]
+) -> tuple[Tensor | None, ...]:
+    """What rows of one reach add to the gradients of `leaves`; adds the terms' values to `losses`.
+
+    The losses look at a row at a time, and their gradients for the logits are known without the model. So they are
+    taken some rows at a time, on logits cut off the graph, and one backward pass carries them on: the float32 copies
+    that the losses make are never there for all rows at once.
+    """
+    replies = [row.example.reply[: objective.reach(row.data)] for row in rows]
     targets, mask = pad_targets(replies, backbone.device)
-    streams = {name: _stream(backbone, name, objective, prefixes, plain, rows, targets.shape[1]) for name in _STREAMS}
-    total = torch.zeros((), device=backbone.device)
-    for term in objective.terms:
-        picked = [index for index, row in enumerate(rows) if row.data == term.data]
-        if not picked:
-            continue
-        at = torch.tensor(picked, device=backbone.device)
-        safe, adversarial, kept = (_rows_of(streams[name], at, picked) for name in _STREAMS)
-        scores = RowScores(targets[at], mask[at], safe, adversarial, kept, signal)
-        value = term_rows(term, scores, objective.alpha).sum() * rows[picked[0]].share
-        losses[term.name] += float(value.detach())
-        total = total + term.weight * value
-    return total
+    streams = {name: _stream(backbone, name, objective, prefixes, plain, rows, replies) for name in _STREAMS}
+    moving = {name: stream[0] for name, stream in streams.items() if stream is not None and stream[0].requires_grad}
+    if not moving:
+        raise _no_gradient(backbone)
+    grads = {name: torch.zeros_like(logits) for name, logits in moving.items()}
+    chunk = max(1, CHUNK // (targets.shape[1] * next(iter(moving.values())).shape[-1]))
+    for data in dict.fromkeys(row.data for row in rows):
+        picked = [index for index, row in enumerate(rows) if row.data == data]
+        for start in range(0, len(picked), chunk):
+            some = picked[start : start + chunk]
+            at = torch.tensor(some, device=backbone.device)
+            places = {name: _places(stream, some) for name, stream in streams.items()}
+            cut = {
+                name: streams[name][0].detach()[place].requires_grad_(name in moving)  # type: ignore[index]
+                for name, place in places.items()
+                if place is not None
+            }
+            scores = RowScores(targets[at], mask[at], cut.get("safe"), cut.get("adversarial"), cut.get("plain"), signal)
+            total = torch.zeros((), device=backbone.device)
+            for term in objective.terms:
+                if term.data == data:
+                    value = term_rows(term, scores, objective.alpha).sum() * rows[some[0]].share
+                    losses[term.name] += float(value.detach())
+                    total = total + term.weight * value
+            wanted = [name for name in cut if name in moving]
+            for name, grad in zip(wanted, torch.autograd.grad(total, [cut[name] for name in wanted])):
+                grads[name][places[name]] = grad
+    return torch.autograd.grad(list(moving.values()), list(leaves), list(grads.values()), allow_unused=True)
 
 
 _STREAMS = ("safe", "adversarial", "plain")
@@ -126,35 +157,31 @@ def _stream(
     prefixes: Mapping[str, Prefix],
     plain: Prefix | None,
     rows: Sequence[Row],
-    width: int,
+    whole: Sequence[Sequence[int]],
 ) -> _Stream | None:
-    """Logits [b, R, V] of the rows whose class needs stream `name`, and where each row of the batch stands in them."""
+    """Logits [b, R, V] of the rows whose class needs stream `name`, and where each row of the batch stands in them.
+    whole: the rows' replies as far as they are read."""
     picked = [index for index, row in enumerate(rows) if name in objective.streams(row.data)]
     if not picked:
         return None
     place = {index: position for position, index in enumerate(picked)}
-    replies = [rows[index].example.reply for index in picked]
+    replies, width = [whole[index] for index in picked], max(map(len, whole))
     if name != "plain":
         after = [rows[index].example.request.after for index in picked]
         return reply_logits(backbone, prefixes[name], after, replies, width=width, fast=True), place
     if plain is None:
         raise ValueError("a term pulls to the plain model, but its prefix was not given")
     with torch.no_grad():
-        whole = [rows[index].example.request.plain[plain.length :] for index in picked]
-        return reply_logits(backbone, plain, whole, replies, width=width, fast=True), place
+        after = [rows[index].example.request.plain[plain.length :] for index in picked]
+        return reply_logits(backbone, plain, after, replies, width=width, fast=True), place
 
 
-def _rows_of(stream: _Stream | None, at: Tensor, picked: Sequence[int]) -> Tensor | None:
+def _places(stream: _Stream | None, picked: Sequence[int]) -> Tensor | None:
+    """Where the rows `picked` of the batch, all of one class, stand in `stream`; None where that class needs it not."""
     if stream is None or picked[0] not in stream[1]:
         return None
     logits, place = stream
-    return logits[torch.tensor([place[index] for index in picked], device=at.device)]
-
-
-def _grad(total: Tensor, leaves: Sequence[Tensor], backbone: Backbone) -> tuple[Tensor | None, ...]:
-    if not total.requires_grad:
-        raise _no_gradient(backbone)
-    return torch.autograd.grad(total, list(leaves), allow_unused=True)
+    return torch.tensor([place[index] for index in picked], device=logits.device)
 
 
 def _no_gradient(backbone: Backbone) -> TuningError:

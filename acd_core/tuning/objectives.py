@@ -187,6 +187,11 @@ class Objective:
                     needed.add("plain")
         return frozenset(needed)
 
+    def reach(self, data: Class) -> int | None:
+        """How many reply tokens of a row of class `data` the terms read, from the first; None: all of them."""
+        reads = [1 if term.loss in ("refuse", "comply") else term.first for term in self.terms if term.data == data]
+        return None if None in reads else max((read for read in reads if read is not None), default=None)
+
 
 OBJECTIVES: Mapping[str, Objective] = {
     # L_SP and L_AP of the paper as written. They share no variable, so both prompts take their steps together.

@@ -121,7 +121,9 @@ def reply_logits(
     starts = torch.tensor([len(head) - 1 - first for head in after], device=logits.device)
     at = starts.unsqueeze(1) + torch.arange(width, device=logits.device)
     at = at.clamp_max(logits.shape[1] - 1)  # past the row's own reply: any entry will do, it is masked
-    return logits.gather(1, at.unsqueeze(-1).expand(-1, -1, logits.shape[-1]))
+    at = at + torch.arange(len(rows), device=logits.device).unsqueeze(1) * logits.shape[1]
+    # Whole rows of the vocabulary by number: gather takes an index for every single logit, and so does its backward.
+    return logits.flatten(0, 1).index_select(0, at.flatten()).unflatten(0, (len(rows), width))
 
 
 def pad_targets(replies: Sequence[Ids], device: torch.device) -> tuple[Tensor, Tensor]:
