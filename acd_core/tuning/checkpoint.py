@@ -61,6 +61,7 @@ class State:
     plain: Point | None = None
     seconds: float = 0.0
     bad: int = 0
+    memory: dict[str, Any] = field(default_factory=dict)
 
     def checkpoint(self, identity: Mapping[str, Any]) -> Checkpoint:
         """This state, to be written. identity: what a run must have in common with this one to go on from it."""
@@ -94,7 +95,7 @@ class State:
         self.plain = Point(**document["plain"]) if document["plain"] else None
 
 
-_PLAIN = ("step", "best_step", "steps", "seconds", "bad")
+_PLAIN = ("step", "best_step", "steps", "seconds", "bad", "memory")
 
 
 def write_beside(path: Path, data: bytes) -> None:

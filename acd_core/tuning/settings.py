@@ -29,7 +29,9 @@ class TuneSettings:
     one value suits models of any embedding scale. warmup: steps of linear rise; then half a cosine down to a tenth.
     reply_tokens: supervised tokens of a reply. validate_every: steps between points of the validation curve.
     patience: points without improvement after which the run stops (0: never). margin: see `Objective.selection`.
-    clip: largest gradient norm of one prompt. micro: rows in memory at a time (None: all, halved when memory runs out).
+    clip: largest gradient norm of one prompt. micro: rows in memory at a time. checkpointing: compute layers twice and
+    keep their inputs only. None for these two: as the free memory asks, and no more; neither changes the gradients
+    beyond rounding (fewer rows at a time means other shapes and another order of adding up).
     """
 
     steps: int = 120
@@ -45,6 +47,7 @@ class TuneSettings:
     clip: float = 1.0
     weight_decay: float = 0.0
     micro: int | None = None
+    checkpointing: bool | None = None
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():

@@ -29,10 +29,12 @@ from acd_core.tuning.anchors import AnchorPair, Instruction
 from acd_core.tuning.checkpoint import Checkpoint, State, forget, replaceable
 from acd_core.tuning.choice import RULES, choose, rank
 from acd_core.tuning.examples import Batches, Encoder, Example
-from acd_core.tuning.gradients import PROMPTS, StepGradients, step_gradients
+from acd_core.tuning.gradients import PROMPTS
+from acd_core.tuning.memory import Fit
 from acd_core.tuning.objectives import DEFAULT_OBJECTIVE, Class, Objective, get_objective, refusal_signal
 from acd_core.tuning.progress import Bar
 from acd_core.tuning.settings import TuneSettings, metrics_of, settings_of
+from acd_core.tuning.stepping import Stepper
 from acd_core.tuning.streams import Prefix, prefill, shared_start, tuning_view
 from acd_core.tuning.validation import Point, Validator
 
@@ -132,7 +134,9 @@ class _Run:
             backbone, self.encoder, validation[0], validation[1], judge, settings.validation_tokens
         )
         self.checkpoint = work / "checkpoint.safetensors" if work is not None else None
-        self.micro = settings.micro or settings.batch
+        self.stepper = Stepper(
+            self.view, plan, self.encoder.before, settings, self.classes, self.plain_prefix, self.signal
+        )
         judged = f"{anchor_data.judge_name(judge)} {getattr(judge, 'version', '')}".strip()
         self.identity: dict[str, Any] = {
             "objective": name,
@@ -151,6 +155,11 @@ class _Run:
             "dtype": str(backbone.dtype).removeprefix("torch."),
             "judge": judged,
         }
+
+    @property
+    def memory(self) -> dict[str, Any]:
+        """How steps go under the memory there is; empty before the first."""
+        return asdict(self.stepper.fit) if self.stepper.fit is not None else {}
 
     # -- the course of a run ------------------------------------------------------------------------------------------
 
@@ -200,6 +209,7 @@ class _Run:
                 bar.say(f"The unfinished run differs in {', '.join(differing)}: starting anew.")
             else:
                 state.restore(found, self.backbone.device)
+                self.stepper.fit = Fit(**state.memory) if state.memory else None
                 bar.say(f"Continuing at step {state.step} of {self.settings.steps}.")
         if state.plain is None:
             state.plain = self.validator.measure_plain()
@@ -215,7 +225,8 @@ class _Run:
     def _step(self, state: State) -> dict[str, float]:
         """One update of both prompts. Steps without finite gradients are skipped; several in a row end the run."""
         settings = self.settings
-        found = self._gradients(state)
+        found = self.stepper.gradients(state.prompts, self.batches.rows(state.step))
+        state.memory = self.memory
         rate = settings.rate(state.step)
         state.steps.append({"step": float(state.step + 1), "rate": rate, **found.losses})
         if not found.finite:
@@ -235,29 +246,6 @@ class _Run:
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
         return found.losses
-
-    def _gradients(self, state: State) -> StepGradients:
-        rows = self.batches.rows(state.step)
-        while True:
-            try:
-                return step_gradients(
-                    self.view,
-                    self.plan,
-                    self.encoder.before,
-                    state.prompts,
-                    rows,
-                    micro=self.micro,
-                    plain=self.plain_prefix,
-                    signal=self.signal,
-                )
-            except torch.OutOfMemoryError:
-                if self.micro == 1:
-                    raise TuningError(
-                        "The device has no room even for one row with its gradients.",
-                        hint="Load the model in bf16, lower --reply-tokens, or use a larger device.",
-                    ) from None
-                self.micro = max(1, self.micro // 2)
-                torch.cuda.empty_cache()
 
     def _measure(self, state: State, on_point: Callable[[Point], None] | None) -> None:
         prompts = state.prompts
@@ -311,6 +299,7 @@ class _Run:
             "validation": [item.as_dict() for item in state.curve],
             "steps": state.steps,
             "seconds": round(state.seconds, 2),
+            "memory": state.memory,
         }
         pair = PromptPair.from_tensors(
             state.best["safe"],

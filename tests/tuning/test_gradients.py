@@ -12,6 +12,7 @@ from acd_core.chat import Chat
 from acd_core.tuning import OBJECTIVES, AnchorPair, split_pairs
 from acd_core.tuning.examples import Batches, Encoder, Row
 from acd_core.tuning.gradients import StepGradients, step_gradients
+from acd_core.tuning.recompute import recomputing_view
 from acd_core.tuning.streams import Prefix, greedy, prefill, reply_logits, tuning_view
 
 Make = Callable[..., Backbone]
@@ -147,3 +148,35 @@ def test_the_quick_view_shares_every_weight_and_leaves_the_model_as_it_is(tiny: 
     prompts = {"safe": soft(backbone, 1), "adversarial": soft(backbone, 2)}
     losses = [gradients(one, pairs, "paper", prompts).losses["total"] for one in (backbone, view)]
     assert losses[0] == pytest.approx(losses[1], rel=0.02)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "mistral", "gemma", "gpt_neox"])
+@pytest.mark.parametrize("name", ["paper", "joint"])
+def test_computing_layers_twice_changes_nothing(tiny: Make, pairs: list[AnchorPair], kind: str, name: str) -> None:
+    backbone = tiny(kind)
+    view = recomputing_view(backbone)
+    assert view is not None
+    prompts = {"safe": soft(backbone, 1), "adversarial": soft(backbone, 2, 7)}
+    kept, calls = [], [0]
+    sizes: dict[int, int] = {}
+    for each in (backbone, view):
+        layer = next(module for module in each.model.modules() if isinstance(module, torch.nn.ModuleList))[0]
+        hook = layer.register_forward_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
+        sizes.clear()
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: _noted(sizes, tensor), lambda tensor: tensor):
+            found = gradients(each, pairs, name, prompts, micro=4)
+        hook.remove()
+        kept.append((found, sum(sizes.values()), calls[0]))
+        calls[0] = 0
+    (whole, much, once), (again, little, _) = kept
+    assert again.losses == whole.losses
+    for key, grad in whole.grads.items():
+        assert torch.equal(again.grads[key], grad)
+    assert little < 0.75 * much, "nothing was saved"
+    assert once > 0
+    assert "forward" not in vars(next(m for m in backbone.model.modules() if isinstance(m, torch.nn.ModuleList))[0])
+
+
+def _noted(sizes: dict[int, int], tensor: torch.Tensor) -> torch.Tensor:
+    sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+    return tensor

@@ -16,6 +16,7 @@ from acd_core.errors import TuningError, UsageError
 from acd_core.lm import ContrastiveLM
 from acd_core.pair import PromptPair
 from acd_core.tuning import Instruction, TuneResult, TuneSettings
+from acd_core.tuning import stepping as stepping_module
 from acd_core.tuning import tuner as tuner_module
 from acd_core.tuning.checkpoint import Checkpoint, write_beside
 from acd_core.tuning.choice import rank
@@ -81,7 +82,7 @@ def test_killed_and_resumed_equals_uninterrupted(
         return step_gradients(*args, **keywords)
 
     with monkeypatch.context() as patch:
-        patch.setattr(tuner_module, "step_gradients", dying)
+        patch.setattr(stepping_module, "step_gradients", dying)
         with pytest.raises(KeyboardInterrupt):
             run(out=tmp_path / "pair", **settings)
     assert not (tmp_path / "pair").exists()
@@ -130,13 +131,13 @@ def test_a_step_with_nan_is_skipped_and_many_end_the_run(
 
         return gradients
 
-    monkeypatch.setattr(tuner_module, "step_gradients", poisoned(lambda call: call == 2))
+    monkeypatch.setattr(stepping_module, "step_gradients", poisoned(lambda call: call == 2))
     result = run()
     assert math.isnan(result.history["steps"][1]["total"])
     assert isinstance(result.pair.safeguarding, torch.Tensor)
     assert torch.isfinite(result.pair.safeguarding).all()
 
-    monkeypatch.setattr(tuner_module, "step_gradients", poisoned(lambda call: True))
+    monkeypatch.setattr(stepping_module, "step_gradients", poisoned(lambda call: True))
     with pytest.raises(TuningError, match="not finite") as caught:
         run()
     assert "--lr" in str(caught.value.hint)
@@ -153,7 +154,7 @@ def test_memory_running_out_halves_the_micro_batch(
             raise torch.OutOfMemoryError("no room")
         return step_gradients(*args, micro=micro, **keywords)
 
-    monkeypatch.setattr(tuner_module, "step_gradients", small)
+    monkeypatch.setattr(stepping_module, "step_gradients", small)
     run()
     assert sizes[:3] == [6, 3, 1]
     assert set(sizes[3:]) == {1}
