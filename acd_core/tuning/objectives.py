@@ -17,6 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from acd_core import prompts
 from acd_core.errors import UsageError
 
 DEFAULT_OBJECTIVE = "joint"
@@ -157,6 +158,7 @@ class Objective:
     satisfies that, the highest harmless rate minus over-refusal. alphas: what is tried for the pair's recommended
     strength once the point is chosen (empty: `alpha` is kept). plausibilities, contrast_token_counts: what is then
     tried of these, one after the other, at that strength; a value replaces 0 or None only if it is strictly better.
+    initial_safe, initial_adversarial: the texts whose embeddings the two prompts start from.
     """
 
     terms: tuple[Term, ...]
@@ -165,6 +167,8 @@ class Objective:
     alphas: tuple[float, ...] = ()
     plausibilities: tuple[float, ...] = (0.0, 0.1)
     contrast_token_counts: tuple[int | None, ...] = (None, 1, 8)
+    initial_safe: str = prompts.INIT_SAFE
+    initial_adversarial: str = prompts.INIT_ADVERSARIAL
 
     @property
     def decides(self) -> bool:

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Union
 import torch
 from torch import Tensor
 
-from acd_core import prompts as texts
 from acd_core.backbone import Backbone
 from acd_core.chat import Chat
 from acd_core.errors import TuningError
@@ -142,6 +141,7 @@ class _Run:
             "objective": name,
             "terms": [asdict(term) for term in plan.terms],
             "alpha": plan.alpha,
+            "initial": [plan.initial_safe, plan.initial_adversarial],
             "tried": {
                 "alpha": list(plan.alphas),
                 "plausibility": list(plan.plausibilities),
@@ -192,8 +192,8 @@ class _Run:
     def _start(self, resume: bool, bar: Bar) -> State:
         """The state to go on from: a checkpoint of the very same run, or the initial texts."""
         initial = {
-            "safe": self._embed(texts.INIT_SAFE),
-            "adversarial": self._embed(texts.INIT_ADVERSARIAL),
+            "safe": self._embed(self.plan.initial_safe),
+            "adversarial": self._embed(self.plan.initial_adversarial),
         }
         groups = [
             {"params": [prompt], "scale": float(prompt.detach().square().mean().sqrt())} for prompt in initial.values()
