@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -28,8 +29,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="session")
-def tokenizer() -> Any:
+def make_tokenizer() -> Any:
     inner = Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
@@ -45,30 +45,36 @@ def tokenizer() -> Any:
     return made
 
 
+def make_tiny(tokenizer: Any, kind: str = "llama", dtype: torch.dtype = torch.float32) -> Backbone:
+    """Random untied weights of a size that gives varied replies."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        kind,
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=1024,
+        tie_word_embeddings=False,
+        initializer_range=0.2,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        **SHAPES[kind],
+    )
+    model = AutoModelForCausalLM.from_config(config).to(dtype).eval()
+    return Backbone.wrap(model, tokenizer, f"tiny-{kind}")
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    return make_tokenizer()
+
+
 @pytest.fixture(scope="session")
 def tiny(tokenizer: Any) -> Callable[..., Backbone]:
-    """tiny(kind, dtype) -> Backbone with random untied weights of a size that gives varied replies."""
-
-    def make(kind: str = "llama", dtype: torch.dtype = torch.float32) -> Backbone:
-        torch.manual_seed(0)
-        config = AutoConfig.for_model(
-            kind,
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            max_position_embeddings=1024,
-            tie_word_embeddings=False,
-            initializer_range=0.2,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            **SHAPES[kind],
-        )
-        model = AutoModelForCausalLM.from_config(config).to(dtype).eval()
-        return Backbone.wrap(model, tokenizer, f"tiny-{kind}")
-
-    return make
+    """tiny(kind, dtype) -> Backbone with random untied weights."""
+    return functools.partial(make_tiny, tokenizer)
 
 
 @pytest.fixture(scope="session")

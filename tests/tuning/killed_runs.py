@@ -1,0 +1,123 @@
+"""Runs of `tune`, each killed by SIGKILL somewhere and started again; what came of them as JSON on stdout.
+
+A script, not a test: `test_killed.py` starts it. It imports once and then forks, so that every run is a process of its
+own and is really killed. Usage: python -m tests.tuning.killed_runs FOLDER
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import shutil
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from acd_core.backbone import Backbone
+from acd_core.tuning import Instruction, anchors, tune, tuner
+from tests.tuning.conftest import OddJudge, make_tiny, make_tokenizer
+
+# Where a run is killed: (module, name) of what it is about to call, and at which call; with a class, module.Class.
+POINTS: dict[str, tuple[str, str, int]] = {
+    "amid the anchors": ("acd_core.tuning.anchors", "_append", 2),
+    "after the anchors": ("acd_core.tuning.anchors", "split_pairs", 1),
+    "between checkpoints": ("acd_core.tuning.stepping", "step_gradients", 6),
+    "writing a checkpoint": ("acd_core.tuning.checkpoint", "save", 3),
+    "choosing alpha": ("acd_core.tuning.validation.Validator", "measure", 2 + 3),
+    "making the pair": ("acd_core.pair", "model_card", 1),
+    "after the pair": ("acd_core.tuning.tuner", "forget", 1),
+}
+
+
+def instructions(split: str) -> tuple[Instruction, ...]:
+    """A few made-up ones instead of those that are bundled."""
+    kind = "ill" if "unsafe" in split else "kind"
+    mine = "wish" if split.startswith("validation") else "aim"
+    count = 3 if split.startswith("validation") else 11
+    return tuple(Instruction(f"{split}{index}", f"a {kind} {mine}, number {index}") for index in range(count))
+
+
+def run(backbone: Backbone, out: Path) -> None:
+    tune(
+        backbone, None, out=out, judge=OddJudge(), progress=False, steps=8, batch=6, warmup=2,
+        reply_tokens=6, validate_every=4, validation_tokens=4,
+    )  # fmt: skip
+
+
+def die_at(place: str, name: str, call: int) -> None:
+    """Kill this process at the `call`-th call of `name`."""
+    try:
+        owner: Any = importlib.import_module(place)
+    except ModuleNotFoundError:
+        module, _, owner_name = place.rpartition(".")
+        owner = getattr(importlib.import_module(module), owner_name)
+    original, calls = getattr(owner, name), [0]
+
+    def counting(*args: Any, **named: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*args, **named)
+
+    setattr(owner, name, counting)
+
+
+def in_child(action: Callable[[], None]) -> int:
+    """`action` in a process of its own; its exit status, or minus the signal that ended it."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            anchors.bundled_instructions = instructions  # type: ignore[assignment]
+            tuner.CHECKPOINT_EVERY = 3
+            action()
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    status = os.waitpid(child, 0)[1]
+    return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+
+def outcome(out: Path) -> dict[str, Any]:
+    """The two prompts' bytes as digests, what the history says of the course, and what is left beside the pair."""
+    history = json.loads((out / "history.json").read_text())
+    found: dict[str, Any] = {name: history[name] for name in ("anchors", "steps", "validation", "chosen", "plain")}
+    for side in ("safe", "adversarial"):
+        found[side] = hashlib.sha256((out / side / "adapter_model.safetensors").read_bytes()).hexdigest()
+    work = out.with_name(f"{out.name}.tuning")
+    found["left"] = sorted(each.name for each in work.iterdir()) if work.exists() else []
+    return found
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)  # no pool of threads that a fork would lose
+    backbone, whole = make_tiny(make_tokenizer()), folder / "whole"
+    assert in_child(lambda: run(backbone, whole)) == 0
+    results: dict[str, Any] = {"whole": outcome(whole)}
+    for number, (point, place) in enumerate(POINTS.items()):
+        out = folder / f"pair{number}"
+        if "anchors" not in point:  # nothing new in making them again
+            shutil.copytree(folder / "whole.tuning", folder / f"pair{number}.tuning")
+
+        def killed(out: Path = out, place: tuple[str, str, int] = place) -> None:
+            die_at(*place)
+            run(backbone, out)
+
+        first = in_child(killed)
+        there = out.exists()
+        again = in_child(lambda out=out: run(backbone, out))  # type: ignore[misc]
+        results[point] = {"first": first, "pair after the kill": there, "again": again, **outcome(out)}
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,47 @@
+"""Killed at any moment, a run started again ends in the same prompts, bit for bit, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tuning.killed_runs import POINTS
+
+ROOT = Path(__file__).resolve().parents[2]
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    command = [sys.executable, "-m", "tests.tuning.killed_runs", str(tmp_path_factory.mktemp("killed"))]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_the_same_prompts_in_the_end(results: dict[str, Any], point: str) -> None:
+    found, whole = dict(results[point]), results["whole"]
+    assert found.pop("first") == -signal.SIGKILL
+    assert found.pop("again") == 0
+    assert found.pop("pair after the kill") is (point == "after the pair")
+    assert found == whole
+
+
+def test_the_whole_run_is_what_it_should_be(results: dict[str, Any]) -> None:
+    whole = results["whole"]
+    assert [point["step"] for point in whole["validation"]][:2] == [4, 8]
+    # Two points along the steps and six other strengths at least; no setting twice.
+    settings = [(p["step"], p["alpha"], p["plausibility"], p["contrast_tokens"]) for p in whole["validation"]]
+    assert len(settings) == len(set(settings)) >= 2 + 6
+    assert whole["left"] == ["anchors.jsonl"]
+    assert whole["safe"] != whole["adversarial"]
