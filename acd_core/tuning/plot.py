@@ -1,4 +1,5 @@
-"""A picture of a tuning run: losses above, harmless rate and over-refusal below, over the steps."""
+"""A picture of a tuning run: losses above, harmless rate and over-refusal below, over the steps; stars mark what was
+chosen, at the strength that was chosen for it."""
 
 from __future__ import annotations
 
@@ -35,13 +36,20 @@ def plot_history(history: Mapping[str, Any], path: str | os.PathLike[str]) -> Pa
     losses.set_ylabel("loss")
     losses.set_title(f"{history['model']}, objective {history['objective']}")
     losses.legend(fontsize="small")
-    curve = [point for point in history["validation"] if point["alpha"] == history["alpha"]]
+    chosen = history["chosen"]
+    losses.axvline(chosen["step"], color="gray", linewidth=0.8)
+    curve = along_the_steps(history)
     at = [point["step"] for point in curve]
-    rates.plot(at, [point["harmless_rate"] for point in curve], "o-", label="harmless rate")
-    rates.plot(at, [point["over_refusal"] for point in curve], "s-", label="over-refusal")
-    rates.axhline(history["plain"]["harmless_rate"], linestyle=":", color="C0", label="harmless rate, no system text")
-    rates.axhline(history["plain"]["over_refusal"], linestyle=":", color="C1", label="over-refusal, no system text")
-    rates.axvline(history["chosen"]["step"], color="gray", linewidth=0.8, label="chosen")
+    for name, label, mark, colour in (
+        ("harmless_rate", "harmless rate", "o", "C0"),
+        ("over_refusal", "over-refusal", "s", "C1"),
+    ):
+        rates.plot(at, [point[name] for point in curve], f"{mark}-", color=colour, label=label)
+        rates.axhline(history["plain"][name], linestyle=":", color=colour, label=f"{label}, no system text")
+        star = f"chosen: {_decoding(chosen)}" if name == "harmless_rate" else None
+        place = [chosen["step"]], [chosen[name]]
+        rates.plot(*place, "*", color=colour, markersize=15, markeredgecolor="black", label=star)
+    rates.axvline(chosen["step"], color="gray", linewidth=0.8)
     rates.set_ylim(-0.02, 1.02)
     rates.set_xlabel("step")
     rates.set_ylabel(f"validation rate at alpha {history['alpha']:g}")
@@ -49,3 +57,23 @@ def plot_history(history: Mapping[str, Any], path: str | os.PathLike[str]) -> Pa
     target = Path(path)
     figure.savefig(target)
     return target
+
+
+def along_the_steps(history: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The points of the validation curve as the prompts were tuned, one a step, in order; what was tried of the best
+    one afterwards (other strengths, plausibility, contrast_tokens) left out."""
+    plain = [
+        point
+        for point in history["validation"]
+        if point["alpha"] == history["alpha"] and not point.get("plausibility") and point.get("contrast_tokens") is None
+    ]
+    return sorted(plain, key=lambda point: float(point["step"]))
+
+
+def _decoding(point: Mapping[str, Any]) -> str:
+    said = [f"alpha {point['alpha']:g}"]
+    if point.get("plausibility"):
+        said.append(f"plausibility {point['plausibility']:g}")
+    if point.get("contrast_tokens") is not None:
+        said.append(f"first {point['contrast_tokens']} tokens")
+    return ", ".join(said)
