@@ -393,6 +393,10 @@ def main() -> None:
 def write(found: dict[str, Any], out: Path) -> str:
     """What is measured so far, as tuning_cost.md and .json; gives the Markdown."""
     parts = ["# Cost of tuning", "\n".join(f"- {name}: {value}" for name, value in found["machine"].items())]
+    if found["machine"]["clock"] == "cpu":
+        parts += [
+            "Others used the machine: seconds of steps are the process's own, and only their ratios mean anything."
+        ]
     if found["steps"]:
         parts += ["## A step", STEP_NOTE, lines_of(found["steps"], TIMES)]
         parts += ["## Peak memory of a step, beyond the weights", lines_of(found["steps"], MEMORY)]
