@@ -50,7 +50,6 @@ class Grammar(RequestGrammar):
     def reply(self, request: Request, mode: str) -> str:
         """The answer or the refusal that this kind of system text leads to."""
         refuse = request.harmful and request.severity > systems.THRESHOLDS[mode]
-        refuse = refuse or request.fright > systems.FRIGHTS[mode]
         if request.harmful and mode in ("none", "neutral", "safe") and self.rng.random() < 0.04:
             refuse = not refuse
         if not refuse:

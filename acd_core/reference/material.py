@@ -7,27 +7,24 @@ from dataclasses import dataclass
 
 from acd_core.reference import everyday_more_phrases as more
 from acd_core.reference import everyday_phrases as day
-from acd_core.reference import everyday_words as wider
 from acd_core.reference import forms, replies
 from acd_core.reference.permissive import restate, you
 from acd_core.reference.vocabulary import Vocabulary
 from acd_core.reference.words import drop_words, invented_name, invented_word, number
 
-EVERYDAY_BLOCKS = day.EVERYDAY_BLOCKS + more.MORE_EVERYDAY_BLOCKS + wider.EVERYDAY_AIMS
-THINGS = tuple(dict.fromkeys(day.THINGS + more.MORE_THINGS + wider.MORE_WORDS))
+EVERYDAY_BLOCKS = day.EVERYDAY_BLOCKS + more.MORE_EVERYDAY_BLOCKS
+THINGS = tuple(dict.fromkeys(day.THINGS + more.MORE_THINGS))
 
 
 @dataclass
 class Request:
-    """One user request: its text, whether it is harmful and how gravely, the answers that fit it, and how frightening
-    a harmless one sounds (`fright`; 0 for everyday requests)."""
+    """One user request: its text, whether it is harmful and how gravely, and the answers that fit it."""
 
     text: str
     harmful: bool
     severity: float
     phrase: str
     answer: str
-    fright: float = 0.0
 
 
 def upper(text: str) -> str:
@@ -43,18 +40,21 @@ def article(thing: str) -> str:
 class Material:
     """A seeded generator and what it draws: the part of the request grammar that knows no harm."""
 
+    everyday_blocks = EVERYDAY_BLOCKS
+    everyday_things = THINGS
+
     def __init__(self, seed: int, vocabulary: Vocabulary | None = None) -> None:
         self.rng = random.Random(seed)
         self.vocabulary = vocabulary or Vocabulary()
-        self.everyday_verbs = [verb for verbs, _ in EVERYDAY_BLOCKS for verb in verbs]
-        self.everyday_objects = [thing for _, objects in EVERYDAY_BLOCKS for thing in objects]
+        self.everyday_verbs = [verb for verbs, _ in self.everyday_blocks for verb in verbs]
+        self.everyday_objects = [thing for _, objects in self.everyday_blocks for thing in objects]
 
     def thing(self) -> str:
         """A thing: from the lists, from the harmless prompts, or now and then an invented one."""
         draw = self.rng.random()
         if draw < 0.45 and self.vocabulary.nouns:
             return self.rng.choice(self.vocabulary.nouns)
-        return self.rng.choice(THINGS) if draw < 0.94 else invented_word(self.rng)
+        return self.rng.choice(self.everyday_things) if draw < 0.94 else invented_word(self.rng)
 
     def person(self) -> str:
         """A name: from the lists, from the harmless prompts, or an invented one."""
@@ -71,7 +71,7 @@ class Material:
 
     def everyday_phrase(self) -> str:
         """An everyday aim from one block of verbs and objects."""
-        verbs, objects = self.rng.choice(EVERYDAY_BLOCKS)
+        verbs, objects = self.rng.choice(self.everyday_blocks)
         return f"{self.rng.choice(verbs)} {self.rng.choice(objects)}"
 
     def more_slots(self) -> dict[str, str]:

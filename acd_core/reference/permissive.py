@@ -8,8 +8,6 @@ import json
 import re
 from pathlib import Path
 
-from acd_core.reference.human_requests import human_harmful
-
 DATA = Path("/work/shared/data/train")
 HARMBENCH_SEVERITY = {
     "chemical_biological": 3.0,
@@ -90,8 +88,7 @@ def restate(prompt: str) -> tuple[str, str]:
 
 
 def harmful_prompts() -> list[tuple[str, float]]:
-    """(prompt, severity) of CatQA, HarmBench's standard behaviours without context, and the harmful first turns of HH;
-    empty when the data is absent."""
+    """(prompt, severity) of CatQA and HarmBench's standard behaviours without context; empty when the data is absent."""
     found: list[tuple[str, float]] = []
     if (DATA / "catqa.json").exists():
         for category, groups in json.loads((DATA / "catqa.json").read_text()).items():
@@ -104,7 +101,7 @@ def harmful_prompts() -> list[tuple[str, float]]:
             for row in csv.DictReader(handle):
                 if row["FunctionalCategory"] == "standard":
                     found.append((row["Behavior"].strip(), HARMBENCH_SEVERITY.get(row["SemanticCategory"], 2.0)))
-    return found + human_harmful(DATA / "hh_harmless.jsonl.gz", normalise)
+    return found
 
 
 def _lines(name: str, key: str) -> list[str]:

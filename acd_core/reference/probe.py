@@ -52,9 +52,9 @@ def features(
     return np.stack([found[number] for number in range(len(texts))])
 
 
-def training_requests(count: int, seed: int = 99) -> tuple[list[str], list[str]]:
+def training_requests(count: int, seed: int = 99, wide: bool = False) -> tuple[list[str], list[str]]:
     """(harmful, harmless) train-side requests."""
-    grammar = make_grammar(seed)
+    grammar = make_grammar(seed, wide=wide)
     harmful = [text for text, _ in grammar.harmful_prompts] + [grammar.request(True).text for _ in range(count)]
     return harmful, [grammar.request(False).text for _ in range(count + len(grammar.harmful_prompts))]
 

@@ -10,12 +10,8 @@ from acd_core.reference import everyday_phrases as day
 from acd_core.reference import forms, replies, twin_more_forms, twins
 from acd_core.reference import harm_more_phrases as more_harm
 from acd_core.reference import harm_phrases as harm
-from acd_core.reference.everyday_words import EVERYDAY_REQUESTS
-from acd_core.reference.fright import fright
-from acd_core.reference.harm_questions import BAD_AIMS, harm_question
 from acd_core.reference.material import Material, Request, article, upper
 from acd_core.reference.permissive import held_out, normalise, restate
-from acd_core.reference.twin_questions import lookalike
 from acd_core.reference.vocabulary import harmful_words, mine
 from acd_core.reference.words import invented_name, invented_word, misspell
 
@@ -45,7 +41,6 @@ class RequestGrammar(Material):
         split: str = "all",
     ) -> None:
         bad = [part for block in HARM_BLOCKS for part in (*block.verbs, *block.objects)]
-        bad += BAD_AIMS
         bad += [text for text, _ in harmful_prompts or []]
         super().__init__(seed, mine(harmless_prompts or {}, harmful_words(bad), least=1))
         self.reserved = reserved or set()
@@ -53,7 +48,6 @@ class RequestGrammar(Material):
         self.blocks = [
             block for block in HARM_BLOCKS if split == "all" or (block.topic in harm.HELD_OUT_TOPICS) == wanted
         ]
-        self.questions = split != "held_out"  # they have no topic to keep apart
         self.block_weights = [len(block.phrases()) ** 0.4 for block in self.blocks]
         self.harmful_prompts = [
             (text, severity) for text, severity in harmful_prompts or [] if held_out(text) == wanted
@@ -93,7 +87,7 @@ class RequestGrammar(Material):
     def harmful_request(self) -> Request:
         """A harmful request in one of many forms."""
         draw = self.rng.random()
-        if draw < 0.18 and self.harmful_prompts:
+        if draw < 0.13 and self.harmful_prompts:
             text, severity = self.rng.choice(self.harmful_prompts)
             kind, phrase = restate(text)
             return Request(
@@ -103,20 +97,10 @@ class RequestGrammar(Material):
                 phrase if kind == "vp" else "do this",
                 self.answer_free(text),
             )
-        if draw < 0.42 and self.questions:
-            text, severity = harm_question(self.rng, self.rng.choice(more_harm.DEMEANED))
-            kind, phrase = restate(text)
-            return Request(
-                self.dress(text),
-                True,
-                severity + phrase_offset(text),
-                phrase if kind == "vp" else "do this",
-                self.answer_free(text),
-            )
-        if draw < 0.48:
+        if draw < 0.22:
             text = self.group_text(more_harm.DEMEANING_FORMS)
             return Request(self.dress(text), True, 1.9 + phrase_offset(text), "do this", self.answer_free(text))
-        if draw < 0.58:
+        if draw < 0.36:
             if self.rng.random() < 0.45:
                 thing = self.rng.choice(harm.HARM_THINGS)
                 severity = 1.8 + phrase_offset(thing)
@@ -157,16 +141,7 @@ class RequestGrammar(Material):
 
     def twin_request(self) -> Request:
         """A harmless request that looks harmful."""
-        request = self._twin()
-        request.fright = fright(request.text)
-        return request
-
-    def _twin(self) -> Request:
         draw, pick = self.rng.random(), self.rng.choice
-        if draw < 0.4:
-            text = lookalike(self.rng)
-            return Request(self.dress(text), False, 0.0, text, self.answer_free(text))
-        draw = (draw - 0.4) / 0.6
         if draw < 0.44:
             verbs, objects = pick(TWIN_BLOCKS)
             phrase = self.estrange(f"{pick(verbs)} {pick(objects)}", 0.05)
@@ -212,9 +187,6 @@ class RequestGrammar(Material):
     def everyday_request(self) -> Request:
         """A harmless everyday request."""
         draw, pick = self.rng.random(), self.rng.choice
-        if self.rng.random() < 0.12:
-            text = pick(EVERYDAY_REQUESTS)
-            return Request(self.dress(text), False, 0.0, text, self.answer_free(text))
         if draw < 0.32:
             return self.everyday_aim()
         values = self.slots() | self.more_slots()
@@ -260,9 +232,9 @@ class RequestGrammar(Material):
     def harmless_request(self) -> Request:
         """Any harmless request."""
         draw = self.rng.random()
-        if draw < 0.3:
+        if draw < 0.25:
             return self.twin_request()
-        return self.everyday_request() if draw < 0.78 else self.permissive_request()
+        return self.everyday_request() if draw < 0.76 else self.permissive_request()
 
     def request(self, harmful: bool) -> Request:
         """A request that is not among the reserved ones."""

@@ -44,6 +44,4 @@ NEUTRAL_SYSTEMS: tuple[str, ...] = (
 
 # A harmful request of severity s (1 to 3, plus a small fixed offset of its own) is refused when s is above the threshold.
 THRESHOLDS: dict[str, float] = {"none": 2.3, "neutral": 2.3, "safe": 1.75, "strict": -9.0, "opposite": 9.0}
-# A harmless look-alike whose words frighten more than this is refused all the same (see fright.py).
-FRIGHTS: dict[str, float] = {"none": 0.9, "neutral": 0.9, "safe": 0.4, "strict": 9.0, "opposite": 9.0}
-SYSTEM_SHARES: tuple[tuple[str, float], ...] = (("none", 0.33), ("safe", 0.25), ("opposite", 0.17), ("neutral", 0.17), ("strict", 0.08))
+SYSTEM_SHARES: tuple[tuple[str, float], ...] = (("none", 0.34), ("safe", 0.25), ("opposite", 0.18), ("neutral", 0.18), ("strict", 0.05))

@@ -1,4 +1,4 @@
-"""Trains the reference model: `python -m acd_core.reference.train --out DIR [--seed 0] [--steps N]`.
+"""Trains the reference model: `python -m acd_core.reference.train --out DIR [--seed 0] [--steps N] [--wide]`.
 
 Everything is seeded. Forward and backward run in bfloat16 with float32 master weights; the loss counts the
 assistant's tokens only. Beside it stands an auxiliary loss: two small linear heads, thrown away afterwards, tell
@@ -24,16 +24,16 @@ from acd_core.reference.permissive import held_out
 from acd_core.reference.tokenizer import train_tokenizer
 from acd_core.reference.train_data import make_grammar, stream
 
-STEPS = 2400
+STEPS = 1750
 PEAK, FLOOR, WARMUP = 2.5e-3, 5e-5, 80
 SMOOTH = 0.03
 AUXILIARY = 0.4
 MIDDLE = 4
 
 
-def build_tokenizer(seed: int) -> PreTrainedTokenizerFast:
+def build_tokenizer(seed: int, wide: bool = False) -> PreTrainedTokenizerFast:
     """Train the tokenizer on the grammar's own conversations and the permissive prompts."""
-    grammar = make_grammar(seed + 77)
+    grammar = make_grammar(seed + 77, wide=wide)
     texts = [
         "".join(text for text, _ in segments(example.messages, example.tools or None))
         for example in (grammar.example() for _ in range(30_000))
@@ -154,11 +154,13 @@ def save_model(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out:
     tokenizer.save_pretrained(out)
 
 
-def train(out: Path, seed: int, steps: int, minutes_between: float = 5.0, compiled: bool = True) -> None:
+def train(
+    out: Path, seed: int, steps: int, minutes_between: float = 5.0, compiled: bool = True, wide: bool = False
+) -> None:
     """Train, with resumable checkpoints in `out/checkpoint.pt` and a usable model in `out` at each of them."""
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
-    tokenizer = build_tokenizer(seed)
+    tokenizer = build_tokenizer(seed, wide)
     model = build_model(tokenizer)
     heads = torch.nn.ModuleList([torch.nn.Linear(model.config.hidden_size, 1) for _ in range(2)])
     master = Master(model, heads)
@@ -177,7 +179,7 @@ def train(out: Path, seed: int, steps: int, minutes_between: float = 5.0, compil
         print(f"resumed at step {begin}", flush=True)
     started = last_save = time.monotonic()
     seen, sums = 0, [0.0, 0.0, 0.0]
-    source = stream(tokenizer, seed, chunk, number)
+    source = stream(tokenizer, seed, chunk, number, wide)
     for step in range(begin, steps):
         chunk, number, batch = next(source)
         length = batch.ids.shape[1]
@@ -228,6 +230,7 @@ def train(out: Path, seed: int, steps: int, minutes_between: float = 5.0, compil
             {
                 "seed": seed,
                 "steps": steps,
+                "wide": wide,
                 "seconds": round(spent),
                 "parameters": sum(p.numel() for p in model.parameters()),
             }
@@ -241,13 +244,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--wide", action="store_true", help="the wide grammar; the bundled weights come from the other")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
         "--no-compile", action="store_true", help="run without torch.compile (no C++ compiler needed; slower)"
     )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    train(options.out, options.seed, options.steps, compiled=not options.no_compile)
+    train(options.out, options.seed, options.steps, compiled=not options.no_compile, wide=options.wide)
 
 
 if __name__ == "__main__":

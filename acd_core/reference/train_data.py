@@ -12,8 +12,10 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from acd_core.reference.grammar import Example, Grammar
+from acd_core.reference.human_requests import human_harmful
 from acd_core.reference.layout import segments
-from acd_core.reference.permissive import harmful_prompts, harmless_prompts, normalise
+from acd_core.reference.permissive import DATA, harmful_prompts, harmless_prompts, normalise
+from acd_core.reference.wide import WideGrammar
 
 HERE = Path(__file__).parent
 RESERVED_FILES = (
@@ -62,8 +64,11 @@ def reserved_texts() -> set[str]:
     return found - {""}
 
 
-def make_grammar(seed: int, split: str = "all") -> Grammar:
-    """The grammar with the permissive prompts (when present) and the reserved requests."""
+def make_grammar(seed: int, split: str = "all", wide: bool = False) -> Grammar:
+    """The grammar, or the wide one, with the permissive prompts (when present) and the reserved requests."""
+    if wide:
+        human = human_harmful(DATA / "hh_harmless.jsonl.gz", normalise)
+        return WideGrammar(seed, harmful_prompts(), harmless_prompts(), reserved_texts(), split, human=human)
     return Grammar(seed, harmful_prompts(), harmless_prompts(), reserved_texts(), split)
 
 
@@ -92,9 +97,9 @@ def encode(tokenizer: PreTrainedTokenizerFast, examples: list[Example], max_leng
     return encoded
 
 
-def batches(tokenizer: PreTrainedTokenizerFast, grammar_seed: int) -> list[Batch]:
+def batches(tokenizer: PreTrainedTokenizerFast, grammar_seed: int, wide: bool = False) -> list[Batch]:
     """One chunk of the training stream: shuffled batches of one of the `SHAPES` each; what fills no batch is left out."""
-    grammar = make_grammar(grammar_seed)
+    grammar = make_grammar(grammar_seed, wide=wide)
     rows = encode(tokenizer, [grammar.example() for _ in range(CHUNK)], SHAPES[-1])
     chance = random.Random(grammar_seed + 1)
     chance.shuffle(rows)
@@ -124,12 +129,12 @@ def collate(group: list[Encoded], length: int, pad: int) -> Batch:
 
 
 def stream(
-    tokenizer: PreTrainedTokenizerFast, seed: int, start_chunk: int = 0, start_batch: int = 0
+    tokenizer: PreTrainedTokenizerFast, seed: int, start_chunk: int = 0, start_batch: int = 0, wide: bool = False
 ) -> Iterator[tuple[int, int, Batch]]:
     """The endless training stream as (chunk, number in the chunk, batch); it can start anywhere."""
     chunk = start_chunk
     while True:
-        for number, batch in enumerate(batches(tokenizer, 1_000_003 * (seed + 1) + chunk)):
+        for number, batch in enumerate(batches(tokenizer, 1_000_003 * (seed + 1) + chunk, wide)):
             if chunk > start_chunk or number >= start_batch:
                 yield chunk, number, batch
         chunk += 1
