@@ -221,7 +221,7 @@ OBJECTIVES: Mapping[str, Objective] = {
             Term("joint/keep", "joint", "harmless_accepted", "kl_to_plain", weight=4.0),
         ),
         selection="margin",
-        alphas=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6),
+        alphas=(0.0, 0.2, 0.4, 0.6),
     ),
 }
 

@@ -40,7 +40,7 @@ class TuneSettings:
     seed: int = 0
     warmup: int = 10
     reply_tokens: int = 24
-    validate_every: int = 20
+    validate_every: int = 30
     validation_tokens: int = 20
     patience: int = 0
     margin: float = 0.02
