@@ -6,8 +6,8 @@
 requests and all 250 safe prompts of XSTest; greedy, at most 64 tokens, judged by our rules. A pair is a curve over
 alpha, and so is ROSE. They are compared at equal harmless rate, ours read off the straight lines between the points of
 its curve. The ceiling is a logistic regression on the model's last hidden state at the last prompt token, without
-system text, fitted on requests of the training grammar: the harmless rate it reaches when it may flag 3% or 5% of the same
-everyday requests (`acd_core.reference.probe`; needs scikit-learn, and only a model trained on that grammar has it).
+system text, fitted on requests of the training grammar: the harmless rate it reaches when it may flag 3% or 5% of the
+same everyday requests (`acd_core.reference.probe`; needs scikit-learn, and a model trained on that grammar).
 
 Completions are kept, a folder a pair; a run that was stopped goes on.
 """

@@ -123,7 +123,8 @@ def reply_logits(
     at = at.clamp_max(logits.shape[1] - 1)  # past the row's own reply: any entry will do, it is masked
     at = at + torch.arange(len(rows), device=logits.device).unsqueeze(1) * logits.shape[1]
     # Whole rows of the vocabulary by number: gather takes an index for every single logit, and so does its backward.
-    return logits.flatten(0, 1).index_select(0, at.flatten()).unflatten(0, (len(rows), width))
+    picked = logits.flatten(0, 1).index_select(0, at.flatten())
+    return picked.view(len(rows), width, -1)
 
 
 def pad_targets(replies: Sequence[Ids], device: torch.device) -> tuple[Tensor, Tensor]:
