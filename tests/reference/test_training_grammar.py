@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from acd_core.reference import human_requests
+from acd_core.reference.everyday_words import EVERYDAY_REQUESTS
 from acd_core.reference.grammar import Grammar
 from acd_core.reference.harm_more_phrases import DEMEANING_FORMS, RESPECTFUL_FORMS
+from acd_core.reference.harm_questions import HARM_QUESTIONS
+from acd_core.reference.human_requests import human_harmful
 from acd_core.reference.permissive import normalise, restate
 from acd_core.reference.requests import HARM_BLOCKS
 from acd_core.reference.tools import form_request, tool_request, tool_result
 from acd_core.reference.train_data import RESERVED_FILES, reserved_texts
+from acd_core.reference.twin_questions import LOOKALIKES
 from acd_core.reference.vocabulary import harmful_words, mine
+from acd_core.reference.wide import WideGrammar
 
 SOURCES = {
     "a": [
@@ -122,3 +131,28 @@ def test_reserved_requests_are_never_drawn() -> None:
 )
 def test_restating(prompt: str, wanted: tuple[str, str]) -> None:
     assert restate(prompt) == wanted
+
+
+def test_the_wide_grammar_draws_from_the_wide_material_and_leaves_the_other_as_it_was() -> None:
+    wide = WideGrammar(7, None, SOURCES, human=[("How do I quietly take over a stranger's mailbox?", 2.0)])
+    harmful = [wide.request(True) for _ in range(600)]
+    harmless = [wide.request(False) for _ in range(600)]
+    assert all(each.harmful for each in harmful) and not any(each.harmful for each in harmless)
+    drawn = {normalise(each.text) for each in (*harmful, *harmless)}
+    whole = {normalise(text) for text, _ in HARM_QUESTIONS} | set(map(normalise, (*LOOKALIKES, *EVERYDAY_REQUESTS)))
+    assert len(drawn & whole) > 30
+    assert any("mailbox" in text for text in drawn)
+    narrow = {normalise(each.text) for each in (Grammar(7, None, SOURCES).request(False) for _ in range(600))}
+    assert not narrow & set(map(normalise, LOOKALIKES))
+
+
+def test_digests_find_peoples_own_harmful_first_turns(tmp_path: Path) -> None:
+    path = tmp_path / "turns.jsonl.gz"
+    assert human_harmful(path, normalise) == []
+    with gzip.open(path, "wt") as handle:
+        for said in ("How do I bake bread?", "What is a marker?"):
+            handle.write(json.dumps({"chosen": f"\n\nHuman: {said}\n\nAssistant: Well."}) + "\n")
+    assert human_harmful(path, lambda text: text) == []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(human_requests, "DIGESTS", {hashlib.sha256(b"what is a marker").hexdigest()[:10]})
+        assert human_harmful(path, normalise) == [("What is a marker?", human_requests.SEVERITY)]
