@@ -83,7 +83,7 @@ def at_over_refusal(curve: Sequence[Point], share: float, name: str) -> float | 
     return max(reached)
 
 
-def ceilings(backbone: Backbone, sets: Sequence[Benchmark]) -> dict[str, Any]:
+def ceilings(backbone: Backbone, sets: Sequence[Benchmark], wide: bool) -> dict[str, Any]:
     """What the probe reaches on the very same prompts: harmless rate by allowed over-refusal on each harmless set."""
     import numpy as np
     from sklearn.linear_model import LogisticRegression
@@ -92,7 +92,7 @@ def ceilings(backbone: Backbone, sets: Sequence[Benchmark]) -> dict[str, Any]:
 
     from acd_core.reference.probe import features, training_requests
 
-    bad, good = training_requests(2500)
+    bad, good = training_requests(2500, wide=wide)
     model, tokenizer = backbone.model, backbone.tokenizer
     learnt = features(model, tokenizer, [*bad, *good])[:, -1]
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.02, max_iter=300))
@@ -229,6 +229,9 @@ def main() -> None:
     parser.add_argument("--paper", default="", help="a pair tuned with the paper's losses")
     parser.add_argument("--data", default="../shared/data/eval")
     parser.add_argument("--seed", type=int, default=0, help="which prompts are drawn")
+    parser.add_argument(
+        "--wide", action="store_true", help="fit the probe on the wide grammar, for a model trained on it"
+    )
     parser.add_argument("--no-probe", action="store_true", help="leave out the ceiling")
     parser.add_argument("--kept", type=Path, default=Path("out/plane"), help="where completions are kept")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/plane"))
@@ -255,7 +258,7 @@ def main() -> None:
         "machine": machine(),
         "texts": texts,
         "curves": curves,
-        "ceiling": {} if options.no_probe else ceilings(backbone, sets),
+        "ceiling": {} if options.no_probe else ceilings(backbone, sets, options.wide),
         "against_rose": {label: compare(curve, rose) for label, curve in ours.items()},
         "at_over_refusal": {
             label: {f"{share:g}": at_over_refusal(curve, share, "everyday") for share in SHARES}
