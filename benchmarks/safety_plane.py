@@ -37,6 +37,7 @@ ROSE = (0.2, 0.35, 0.5, 0.7)
 TEXTS = ("none", "safe-prompt", "instructive-null", *(f"rose@{alpha:g}" for alpha in ROSE))
 SHARES = (0.03, 0.05)
 PAPER = "paper's losses"
+TOGETHER = "the best of all these pairs at that harmless rate or above (points only, nothing between them)"
 
 Point = dict[str, Any]
 """label, alpha (None for methods without), harmless (mean over the four sets), and a rate for every set."""
@@ -59,13 +60,14 @@ def points_of(result: Evaluation) -> list[Point]:
     return found
 
 
-def at_harmless_rate(curve: Sequence[Point], harmless: float, name: str) -> float | None:
-    """The least over-refusal on set `name` at which `curve` reaches the harmless rate; None where it never does."""
+def at_harmless_rate(curve: Sequence[Point], harmless: float, name: str, between: bool = True) -> float | None:
+    """The least over-refusal on set `name` at which `curve` reaches the harmless rate; None where it never does.
+    between: also on the straight lines between its points."""
     points = sorted((point["harmless"], point[name]) for point in curve)
     if harmless > points[-1][0]:
         return None
     reached = [over for height, over in points if height >= harmless]
-    for (low, left), (high, right) in itertools.pairwise(points):
+    for (low, left), (high, right) in itertools.pairwise(points) if between else ():
         if low <= harmless <= high and high > low:
             reached.append(left + (right - left) * (harmless - low) / (high - low))
     return min(reached)
@@ -109,13 +111,13 @@ def ceilings(backbone: Backbone, sets: Sequence[Benchmark], wide: bool) -> dict[
     return found
 
 
-def compare(ours: Sequence[Point], rose: Sequence[Point]) -> list[dict[str, Any]]:
+def compare(ours: Sequence[Point], rose: Sequence[Point], between: bool = True) -> list[dict[str, Any]]:
     """For every point of ROSE's curve: our over-refusal at its harmless rate, and ours over its own."""
     rows = []
     for point in rose:
         row: dict[str, Any] = {"rose": point["label"], "harmless": point["harmless"]}
         for name in HARMLESS:
-            mine = at_harmless_rate(ours, point["harmless"], name)
+            mine = at_harmless_rate(ours, point["harmless"], name, between)
             row[name] = {
                 "rose": point[name],
                 "ours": mine,
@@ -210,7 +212,7 @@ def _labelled(document: Mapping[str, Any]) -> list[tuple[str, Point]]:
 
 
 def spread_of(curves: Mapping[str, Sequence[Point]]) -> dict[str, list[float]]:
-    """Mean, lowest and highest over pairs of what each recommends for itself; empty for fewer than two."""
+    """Mean, lowest and highest over seeds of what each pair recommends for itself; empty for fewer than two."""
     own = [next(point for point in curve if point["label"] == "acd") for curve in curves.values()]
     if len(own) < 2:
         return {}
@@ -252,19 +254,22 @@ def main() -> None:
         curves[label] = [point for point in found if point["label"] not in TEXTS]
         next(point for point in curves[label] if point["label"] == "acd")["alpha"] = pair.alpha
     ours = {label: curve for label, curve in curves.items() if label != PAPER}
-    rose = [point for point in texts if point["label"].startswith("rose")]
+    rose = [point for point in texts if point["label"].startswith("rose") or point["label"] == "safe-prompt"]
     document: dict[str, Any] = {
         "model": f"{backbone.model_id} {backbone.fingerprint[:12]}",
         "machine": machine(),
         "texts": texts,
         "curves": curves,
         "ceiling": {} if options.no_probe else ceilings(backbone, sets, options.wide),
-        "against_rose": {label: compare(curve, rose) for label, curve in ours.items()},
+        "against_rose": {
+            **{label: compare(curve, rose) for label, curve in ours.items()},
+            **({TOGETHER: compare([*itertools.chain(*ours.values())], rose, False)} if len(ours) > 1 else {}),
+        },
         "at_over_refusal": {
             label: {f"{share:g}": at_over_refusal(curve, share, "everyday") for share in SHARES}
             for label, curve in ours.items()
         },
-        "spread": spread_of(ours),
+        "spread": spread_of({label: curve for label, curve in ours.items() if label.startswith("seed")}),
     }
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "plane.json").write_text(json.dumps(document, indent=1) + "\n")

@@ -94,6 +94,8 @@ def test_the_pair_the_history_and_the_card_carry_it(
         "alpha": 0.4, "plausibility": 0.1, "contrast_tokens": 8,
     }  # fmt: skip
     assert history["tried"]["contrast_tokens"] == [None, 1, 8]
-    # two points along the steps, six other strengths, one plausibility, two lengths
-    assert len(history["validation"]) == 2 + 6 + 1 + 2
+    # two points along the steps, every other strength, one plausibility, two lengths
+    strengths = OBJECTIVES["joint"].alphas
+    assert len(history["validation"]) == 2 + (len(strengths) - 1) + 1 + 2
+    assert sorted({point["alpha"] for point in history["validation"]}) == sorted(strengths)
     assert "plausibility **0.1**, contrast_tokens **8**" in (tmp_path / "pair" / "README.md").read_text()
