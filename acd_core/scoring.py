@@ -142,7 +142,7 @@ class Scorer:
             embeds[row, : found.shape[0]] = found
         options: dict[str, Any] = {"use_cache": False}
         if self._trims:
-            options["logits_to_keep"] = torch.arange(start, width, device=device)  # by index: see Step._run
+            options["logits_to_keep"] = self._backbone.last_positions(width, width - start)
         if self._positions:
             options["position_ids"] = self._places(0, width, len(rows))
         with applied(self._backbone.model, [branch.expert for _, branch in rows]):
@@ -157,9 +157,6 @@ class Scorer:
             results.append(_judge(case, *_two(spans)))
         return results
 
-    def _last(self, width: int) -> dict[str, Any]:
-        return {"logits_to_keep": torch.tensor([width - 1], device=self._backbone.device)} if self._trims else {}
-
     @torch.inference_mode()
     def _run_shared(self, cases: Sequence[_Case]) -> list[LogLikelihood]:
         """Continuations of one conversation: its prompts are computed once, as choices of one question need it."""
@@ -169,7 +166,9 @@ class Scorer:
         for branch in cases[0].branches:
             prompt = self._embed(branch, ())[None]
             before = prompt.shape[1] - 1
-            options: dict[str, Any] = {"use_cache": True, **self._last(before)}
+            options: dict[str, Any] = {"use_cache": True}
+            if self._trims:
+                options["logits_to_keep"] = self._backbone.last_positions(before, 1)
             if self._positions:
                 options["position_ids"] = self._places(0, before, 1)
             with applied(self._backbone.model, [branch.expert]):

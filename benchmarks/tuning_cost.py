@@ -4,7 +4,7 @@
     python benchmarks/tuning_cost.py --shapes 3b 8b --layers 4            # so many layers of a large shape
     python benchmarks/tuning_cost.py --shapes 0.5b 3b 8b --device cuda --batch 32 --recipe 8b --out out/gpu
 
-Random bf16 weights of the named shape with the bundled tokenizer; the rows are the 600 bundled anchor pairs (replies of
+Random bf16 weights of the named shape with the bundled tokenizer; the rows are the bundled anchor pairs (replies of
 real length). Two yardsticks, on the very rows of the step, gradients for the soft vectors only, weights frozen:
 
 - plain: what a soft-prompt tuner that knows nothing of the task does: logits at every position, cross-entropy over the
@@ -80,6 +80,7 @@ def backbone_of(shape: str, layers: Sequence[str], device: str) -> Backbone:
     torch.manual_seed(0)
     with torch.device(device), no_init_weights():
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+    model.tie_weights()  # left out with the initial weights
     fill(model)
     model.generation_config.eos_token_id = None
     tokenizer = AutoTokenizer.from_pretrained(REFERENCE_MODEL_DIR)
@@ -184,11 +185,11 @@ WAYS = ("step", "plain", "lean")
 
 def seconds(work: Callable[[], Any], device: str, clock: Callable[[], float] = time.perf_counter) -> float:
     if device.startswith("cuda"):
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
     started = clock()
     work()
     if device.startswith("cuda"):
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
     return clock() - started
 
 
@@ -200,11 +201,11 @@ def peak(work: Callable[[], Any], device: str) -> float:
     gc.collect()
     if device.startswith("cuda"):
         torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-        held = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats(device)
+        held = torch.cuda.memory_allocated(device)
         work()
-        torch.cuda.synchronize()
-        return (torch.cuda.max_memory_allocated() - held) / MIB
+        torch.cuda.synchronize(device)
+        return (torch.cuda.max_memory_allocated(device) - held) / MIB
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts from here
     held_kib = _status("VmRSS")
@@ -230,11 +231,13 @@ def measure(backbone: Backbone, objective: str, asked: argparse.Namespace, memor
     bench = Bench(backbone, objective, asked.batch)
     ways: dict[str, Callable[[int], None]] = {name: getattr(bench, name) for name in WAYS}
     taken: dict[str, list[float]] = {name: [] for name in WAYS}
-    for work in ways.values():
-        work(0)  # thrown away
     meter: Callable[..., float] = peak if memory else partial(seconds, clock=CLOCKS[asked.clock])
     # Memory: the step with the most tokens. Time: several, as their lengths differ.
     steps = [max(range(asked.steps), key=bench.tokens)] if memory else range(asked.steps)
+    # Thrown away. On a GPU every new shape loads kernels and asks for memory once; on a CPU one step is warm enough.
+    for step in steps if asked.device.startswith("cuda") else [0]:
+        for work in ways.values():
+            work(step)
     for step in steps:
         for name, work in ways.items():
             taken[name].append(meter(lambda work=work, step=step: work(step), asked.device))  # type: ignore[misc]
@@ -291,15 +294,18 @@ def in_child(shape: str, asked: argparse.Namespace) -> dict[str, dict[str, Any]]
 
 
 def recipe(shape: str, asked: argparse.Namespace) -> list[dict[str, Any]]:
-    """The whole recipe as `acd tune` runs it, part by part: 600 replies, the default steps, the validation decoding.
+    """The whole recipe as `acd tune` runs it, part by part: the replies, the default steps, the validation decoding.
 
-    Random weights refuse nothing, so the replies are generated and timed, but tuning learns from the bundled 600 pairs.
+    --instructions of each kind under three prompts: the paper's 600 pairs by default. Random weights refuse nothing, so
+    the replies are generated and timed, but tuning learns from the bundled pairs of the same instructions.
     """
     backbone = backbone_of(shape, asked.layers, asked.device)
     settings = TuneSettings(**({"steps": asked.recipe_steps} if asked.recipe_steps else {}))
-    pairs = anchors.load_pairs(PAIRS)
+    safe, unsafe = (anchors.bundled_instructions(kind)[: asked.instructions] for kind in ("safe", "unsafe"))
+    wanted = {each.text for each in (*safe, *unsafe)}
+    pairs = [pair for pair in anchors.load_pairs(PAIRS) if pair.text in wanted]
     with ContrastiveLM.from_model(backbone.model, backbone.tokenizer) as lm:
-        made = seconds(lambda: anchors.generate_anchors(lm), asked.device)
+        made = seconds(lambda: anchors.generate_anchors(lm, safe, unsafe), asked.device)
     rows = []
     for objective in asked.objective:
         with decoding_timed(asked.device) as spent:
@@ -308,7 +314,8 @@ def recipe(shape: str, asked: argparse.Namespace) -> list[dict[str, Any]]:
         decoding = sum(spent)
         rows.append({
             "shape": shape, "layers": layers_text(shape, asked.layers),
-            "objective": objective, "steps": settings.steps, "batch": settings.batch, "600 replies, s": made,
+            "objective": objective, "steps": settings.steps, "batch": settings.batch, "replies": len(pairs),
+            "replies, s": made,
             "steps, s": tuning - decoding, "decodings": len(spent), "validation decoding, s": decoding,
             "tuning, s": tuning, "recipe without validation, s": made + tuning - decoding, "recipe, s": made + tuning,
         })  # fmt: skip
@@ -360,6 +367,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--recipe", choices=[REFERENCE, *SHAPES], help="the whole recipe for this shape as well")
     parser.add_argument("--recipe-steps", type=int, help="fewer steps than the default; the report says so")
+    parser.add_argument("--instructions", type=int, default=100, help="of each kind, for the recipe")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: the process's own seconds, where "
                         "others use the machine (with --threads 1, no GPU)")  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
@@ -417,8 +425,8 @@ ours runs both prompts. `tokens`: of the rows, each with its prefix. Ratios are 
 Where `layers` says fewer than the shape has, the figures are of that smaller model; nothing is extrapolated."""
 
 RECIPE_NOTE = """\
-As `acd tune` runs it, part by part. Random weights refuse nothing, so their 600 replies are generated and timed, but
-tuning learns from the bundled 600 pairs."""
+As `acd tune` runs it, part by part. Random weights refuse nothing, so their replies are generated and timed, but
+tuning learns from the bundled pairs of the same instructions."""
 
 NO_GPU = """\
 No GPU was at hand, so its target (the 8B shape, the whole recipe under 60 s) is not measured here. The command:

@@ -42,6 +42,10 @@ def tune(
         help="Compute layers twice to need less memory. Default: where it has to be.",
     ),
     reply_tokens: int | None = typer.Option(None, help="Supervised tokens of a reply."),
+    validate_every: int | None = typer.Option(None, help="Steps between points of the validation curve."),
+    margin: float | None = typer.Option(
+        None, help="Over-refusal allowed beyond the model's own on the validation split, as a share. Default: 0.02."
+    ),
     patience: int | None = typer.Option(None, help="Stop after so many validations without improvement; 0: never."),
     seed: int | None = typer.Option(None, help="Order of the anchors and draws of the replies."),
     resume: bool = typer.Option(True, "--resume/--no-resume", help="Continue a killed run of the same command."),
@@ -70,6 +74,8 @@ def tune(
         "micro": micro,
         "checkpointing": checkpointing,
         "reply_tokens": reply_tokens,
+        "validate_every": validate_every,
+        "margin": margin,
         "patience": patience,
         "seed": seed,
     }

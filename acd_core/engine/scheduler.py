@@ -7,6 +7,7 @@ decode step for every running row, 5) hand out tokens, 6) free the rows of what 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import threading
 import weakref
@@ -98,6 +99,19 @@ class Engine:
             self._lock.notify_all()
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout)
+        if self._thread is None:
+            self._release()
+
+    def _release(self) -> None:
+        """Give back what a served engine holds: tuning and others may want the memory while it lies closed."""
+        self._rows.clear()
+        self._cache.drop()
+        self.prefixes.clear()
+        if self._stepper.static is not None:
+            self._stepper.static.forget()
+        if self.backbone.device.type == "cuda":
+            with contextlib.suppress(RuntimeError):  # a device that failed, or one that captures for somebody else
+                torch.cuda.empty_cache()
 
     @property
     def decode_mode(self) -> tuple[str, str]:
@@ -399,6 +413,8 @@ def _serve(engine: Engine) -> None:
         try:
             while engine._round():
                 pass
+            if engine._closed:
+                engine._release()  # nobody may have waited for this thread
         except BaseException as error:
             engine._abandon(error)
             raise

@@ -78,11 +78,14 @@ class StaticDecoder:
         self.failure: str | None = None
         self._shapes: dict[tuple[int, int], _Shape] = {}
         self._made_for: tuple[int, ...] = ()
-        self._pool: Any = None  # memory that all captures share: no two of them ever run at once
+        # Memory that all captures share, and the stream it belongs to: no two of them ever run at once.
+        self._pool: Any = None
+        self._stream: Any = None
 
     def forget(self) -> None:
         """Drop every capture."""
         self._shapes.clear()
+        self._pool = self._stream = None
 
     def decode(self, lengths: Sequence[int], tokens: Sequence[int]) -> torch.Tensor:
         """One token for each of the rows 0..n-1, which hold `lengths` tokens: logits [n, vocab] in the model's dtype.
@@ -134,8 +137,8 @@ class StaticDecoder:
             self.cache.begin(0, rows, write, window, None, slots)
             try:
                 if self._pool is None:
-                    self._pool = torch.cuda.graph_pool_handle()
-                shape.run = _captured(forward, device, self._pool)
+                    self._pool, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)
+                shape.run = _captured(forward, device, self._pool, self._stream)
             except Exception as error:
                 self.mode = "static"
                 self.failure = f"the capture failed: {' '.join(str(error).split())[:160]}"
@@ -143,21 +146,25 @@ class StaticDecoder:
         return shape
 
 
-def _captured(forward: Callable[[], torch.Tensor], device: torch.device, pool: Any) -> Callable[[], torch.Tensor]:
-    """`forward` as a CUDA graph: warmed up on a stream of its own, captured, then replayed at every call."""
-    stream = torch.cuda.Stream(device)
-    stream.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(stream):
-        for _ in range(WARM_UP):
-            forward()
-    torch.cuda.current_stream(device).wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    # thread_local: other threads (the application's own models) may go on using the device meanwhile.
-    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-        logits = forward()
+def _captured(
+    forward: Callable[[], torch.Tensor], device: torch.device, pool: Any, stream: Any
+) -> Callable[[], torch.Tensor]:
+    """`forward` as a CUDA graph: warmed up and captured on `stream`, then replayed at every call."""
+    # torch captures on a stream of the *current* device: on another one than the model's the graph would be empty.
+    with torch.cuda.device(device):
+        stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UP):
+                forward()
+        torch.cuda.current_stream(device).wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        # thread_local: other threads (the application's own models) may go on using the device meanwhile.
+        with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+            logits = forward()
 
     def replay() -> torch.Tensor:
-        graph.replay()
+        with torch.cuda.device(device):
+            graph.replay()
         return logits
 
     return replay

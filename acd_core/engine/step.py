@@ -167,8 +167,7 @@ class Stepper:
         cache.begin(low, low + embeds.shape[0], write, window, column if embeds.shape[1] == 1 else None)
         options = dict(self._options)
         if "logits_to_keep" in options and embeds.shape[1] > 1:
-            # By index: a slice of the hidden states made the output layer copy its whole weight on a CPU.
-            options["logits_to_keep"] = torch.tensor([embeds.shape[1] - 1], device=embeds.device)
+            options["logits_to_keep"] = self.backbone.last_positions(embeds.shape[1], 1)
         if self._positions:
             options["position_ids"] = query
         output = self.backbone.model(

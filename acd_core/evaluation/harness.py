@@ -270,11 +270,11 @@ def identity(lm: Any) -> dict[str, Any]:
     }
 
 
-def _recommended(pair: Any) -> dict[str, Any] | None:
-    """What a pair recommends beside alpha; None where it is nothing."""
-    found = {"plausibility": getattr(pair, "plausibility", 0.0) or None}
+def _recommended(pair: Any) -> dict[str, Any]:
+    """The settings a pair recommends, under their names in `ContrastParams`; nothing where there is no pair."""
+    found = {"alpha": getattr(pair, "alpha", None), "plausibility": getattr(pair, "plausibility", None) or None}
     found["contrast_tokens"] = getattr(pair, "contrast_tokens", None)
-    return {name: value for name, value in found.items() if value is not None} or None
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def arm_settings(base: Mapping[str, Any], arm: Arm) -> GenerationParams:
@@ -298,9 +298,10 @@ def reply_facts(model: Mapping[str, Any], settings: GenerationParams) -> dict[st
         names.append("pair")
     if method is not None and method.expert:
         names.append("expert")
-    if method is not None and method.needs_pair and model.get("recommended"):
-        names.append("recommended")
     facts = {**{name: model.get(name) for name in names}, "settings": settings.model_dump(mode="json")}
+    if method is not None and method.needs_pair and method.contrasts:
+        asked = settings.contrast.model_dump(exclude_none=True)
+        facts["recommended"] = {k: v for k, v in (model.get("recommended") or {}).items() if k not in asked}
     if settings.contrast.alpha is None and model.get("default alpha") is not None:
         facts["default alpha"] = model["default alpha"]
     return facts

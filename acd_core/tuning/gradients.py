@@ -15,8 +15,9 @@ from acd_core.tuning.objectives import Objective, RowScores, term_rows
 from acd_core.tuning.streams import Prefix, pad_targets, prefill, reply_logits
 
 PROMPTS = ("safe", "adversarial")
-CHUNK = 2**23
-"""Logits that the losses look at together: they make several float32 copies of them."""
+CHUNK, CHUNK_GPU = 2**23, 2**26
+"""Logits that the losses look at together: they make several float32 copies of them. On a GPU more at a time, because
+there it is launches that cost."""
 
 
 @dataclass(frozen=True)
@@ -116,34 +117,38 @@ def _part(
     """
     replies = [row.example.reply[: objective.reach(row.data)] for row in rows]
     targets, mask = pad_targets(replies, backbone.device)
-    streams = {name: _stream(backbone, name, objective, prefixes, plain, rows, replies) for name in _STREAMS}
-    moving = {name: stream[0] for name, stream in streams.items() if stream is not None and stream[0].requires_grad}
+    per_stream = ((name, _stream(backbone, name, objective, prefixes, plain, rows, replies)) for name in _STREAMS)
+    streams = {name: stream for name, stream in per_stream if stream is not None}
+    moving = {name: logits for name, (logits, _) in streams.items() if logits.requires_grad}
     if not moving:
         raise _no_gradient(backbone)
     grads = {name: torch.zeros_like(logits) for name, logits in moving.items()}
-    chunk = max(1, CHUNK // (targets.shape[1] * next(iter(moving.values())).shape[-1]))
+    most = CHUNK if backbone.device.type == "cpu" else CHUNK_GPU
+    values: list[tuple[str, Tensor]] = []
+    chunk = max(1, most // (targets.shape[1] * next(iter(moving.values())).shape[-1]))
     for data in dict.fromkeys(row.data for row in rows):
         picked = [index for index, row in enumerate(rows) if row.data == data]
         for start in range(0, len(picked), chunk):
             some = picked[start : start + chunk]
             at = torch.tensor(some, device=backbone.device)
-            places = {name: _places(stream, some) for name, stream in streams.items()}
+            places = {name: _places(stream, some) for name, stream in streams.items() if some[0] in stream[1]}
             cut = {
-                name: streams[name][0].detach()[place].requires_grad_(name in moving)  # type: ignore[index]
-                for name, place in places.items()
-                if place is not None
+                name: streams[name][0].detach()[place].requires_grad_(name in moving) for name, place in places.items()
             }
             scores = RowScores(targets[at], mask[at], cut.get("safe"), cut.get("adversarial"), cut.get("plain"), signal)
             total = torch.zeros((), device=backbone.device)
             for term in objective.terms:
                 if term.data == data:
                     value = term_rows(term, scores, objective.alpha).sum() * rows[some[0]].share
-                    losses[term.name] += float(value.detach())
+                    values.append((term.name, value.detach()))
                     total = total + term.weight * value
             wanted = [name for name in cut if name in moving]
             for name, grad in zip(wanted, torch.autograd.grad(total, [cut[name] for name in wanted])):
                 grads[name][places[name]] = grad
-    return torch.autograd.grad(list(moving.values()), list(leaves), list(grads.values()), allow_unused=True)
+    leaf_grads = torch.autograd.grad(list(moving.values()), list(leaves), list(grads.values()), allow_unused=True)
+    for term_name, value in values:  # read at the end: every read waits for a GPU
+        losses[term_name] += float(value)
+    return leaf_grads
 
 
 _STREAMS = ("safe", "adversarial", "plain")
@@ -176,10 +181,8 @@ def _stream(
         return reply_logits(backbone, plain, after, replies, width=width, fast=True), place
 
 
-def _places(stream: _Stream | None, picked: Sequence[int]) -> Tensor | None:
-    """Where the rows `picked` of the batch, all of one class, stand in `stream`; None where that class needs it not."""
-    if stream is None or picked[0] not in stream[1]:
-        return None
+def _places(stream: _Stream, picked: Sequence[int]) -> Tensor:
+    """Where the rows `picked` of the batch, all of a class that needs `stream`, stand in it."""
     logits, place = stream
     return torch.tensor([place[index] for index in picked], device=logits.device)
 

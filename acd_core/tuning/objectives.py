@@ -219,6 +219,8 @@ OBJECTIVES: Mapping[str, Objective] = {
             Term("joint/refuse", "joint", "refusals", "refuse"),
             Term("joint/comply", "joint", "harmless", "comply"),
             Term("joint/keep", "joint", "harmless_accepted", "kl_to_plain", weight=4.0),
+            # The joined scores alone let the adversarial prompt drift to the plain model, which contrasts little.
+            Term("adversarial/comply", "adversarial", "refusals", "comply"),
         ),
         selection="margin",
         alphas=(0.0, 0.2, 0.4, 0.6),

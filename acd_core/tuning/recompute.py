@@ -20,11 +20,25 @@ from acd_core.backbone import Backbone, text_config
 
 
 def twin_of(backbone: Backbone) -> Backbone | None:
-    """The same weights behind another set of modules, which may be changed; None where modules cannot be copied."""
-    tensors = [*backbone.model.parameters(), *backbone.model.buffers()]
+    """The same weights behind another set of modules, which may be changed; None where modules cannot be copied.
+
+    Every tensor is shared, and the twin's parameters ask for no gradient: behind trainable ones a forward would keep
+    what the weights' own gradients need, which nobody asks for. Offloaded weights are kept in hooks, not in the
+    modules: a copy of those would hold them twice. 8-bit weights that never ran move at their first forward, which
+    would take them from the other modules. So neither gets a twin.
+    """
+    if any(weight.is_meta or getattr(weight, "CB", None) is not None for weight in backbone.model.parameters()):
+        return None
+    shared: dict[int, Any] = {id(buffer): buffer for buffer in backbone.model.buffers()}
+    for weight in backbone.model.parameters():
+        shared[id(weight)] = nn.Parameter(weight.detach(), requires_grad=False) if weight.requires_grad else weight
+    for module in backbone.model.modules():  # where bitsandbytes keeps what belongs to 8-bit and 4-bit weights
+        state = getattr(module, "state", None)
+        kept = (getattr(state, "CB", None), getattr(state, "SCB", None), getattr(module, "quant_state", None))
+        shared.update((id(held), held) for held in kept if held is not None)
     twin = copy.copy(backbone)
     try:
-        twin.model = copy.deepcopy(backbone.model, {id(tensor): tensor for tensor in tensors})
+        twin.model = copy.deepcopy(backbone.model, shared)
     except (AttributeError, TypeError, ValueError, RuntimeError):
         return None
     return twin

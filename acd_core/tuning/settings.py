@@ -55,6 +55,10 @@ class TuneSettings:
                 raise UsageError(f"{name} is {getattr(self, name)!r}; it must be at least {least}.")
         if not (math.isfinite(self.lr) and self.lr > 0.0):
             raise UsageError(f"lr is {self.lr!r}; it must be above 0.", hint="The default is --lr 0.1.")
+        if not 0.0 <= self.margin <= 1.0:
+            raise UsageError(
+                f"margin is {self.margin!r}; it must be a share in [0, 1].", hint="The default is --margin 0.02."
+            )
         if self.micro is not None and self.micro < 1:
             raise UsageError(f"micro is {self.micro!r}; it must be at least 1.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -15,7 +16,7 @@ from acd_core.tuning.memory import Fit, Need, budget_of, crude_bytes, fit, probe
 from acd_core.tuning.objectives import Class, Objective
 from acd_core.tuning.recompute import layer_count, recomputing_view
 from acd_core.tuning.settings import TuneSettings
-from acd_core.tuning.streams import Prefix
+from acd_core.tuning.streams import Prefix, computes_faster
 
 
 class Stepper:
@@ -44,12 +45,12 @@ class Stepper:
             self.fit = self._fit(prompts)
         while True:
             view = self._recomputing() if self.fit.checkpointing else self._view
-            try:
+            with contextlib.suppress(torch.OutOfMemoryError):
                 return self._run(view or self._view, prompts, rows, self.fit.micro)
-            except torch.OutOfMemoryError:
-                self.fit = self._smaller(self.fit)
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
+            # Out here the error is gone, and with it the graph that its frames held.
+            self.fit = self._smaller(self.fit)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
 
     def _run(
         self, view: Backbone, prompts: Mapping[str, Tensor], rows: Sequence[Row], micro: int | None
@@ -74,6 +75,9 @@ class Stepper:
             int(getattr(text_config(self._view.model.config), "hidden_size", 0) or self._view.embedding_width),
             self._view.vocab_size,
         )
+        if computes_faster(self._view):
+            # Autocast keeps a bf16 copy of every weight for each of the two prefixes and two streams.
+            crude += 8 * sum(weight.numel() for weight in self._view.model.parameters())
         if budget is not None and crude <= budget and not asked.checkpointing:
             return Fit(asked.micro or asked.batch)
 
@@ -99,7 +103,7 @@ class Stepper:
         raise TuningError(
             "The device has no room even for one row with its gradients.",
             hint="Load the model in bf16, lower --reply-tokens, or use a larger device.",
-        ) from None
+        )
 
     def _recomputing(self) -> Backbone | None:
         if self._twice is None:

@@ -12,7 +12,6 @@ so that not even `.grad` of a weight appears.
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -20,29 +19,33 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from acd_core.backbone import Backbone, cpu_has_fast_bf16
+from acd_core.backbone import Backbone, cpu_has_fast_bf16, gpu_has_bf16
 from acd_core.decoding import rules
+from acd_core.engine.memory import is_out_of_memory
 from acd_core.errors import TuningError
+from acd_core.tuning.recompute import twin_of
 
 Ids = Sequence[int]
 
 
 def tuning_view(backbone: Backbone) -> Backbone:
-    """The same weights behind another set of modules, whose attention has a quick backward pass.
+    """The same weights behind another set of modules, for tuning; `backbone` itself where that would gain nothing.
 
-    On a CPU the fused attention's bf16 backward is four to five times slower than plain matrix products (measured:
-    35 ms against 7.5 ms for 32 rows, 40 queries, 150 keys). The attention kind is part of a model's config, and the
-    caller's model may not be written, so its module tree is copied with every tensor shared. Elsewhere: `backbone`.
+    - Frozen, where the caller's model is trainable (`twin_of`).
+    - On a CPU the fused attention's bf16 backward is four to five times slower than plain matrix products (measured:
+      35 ms against 7.5 ms for 32 rows, 40 queries, 150 keys). The attention kind is part of a model's config, and the
+      caller's model may not be written, so its module tree is copied with every tensor shared.
     """
-    if backbone.device.type != "cpu" or backbone.dtype != torch.bfloat16:
+    slow = backbone.device.type == "cpu" and backbone.dtype == torch.bfloat16
+    if not slow and not any(weight.requires_grad for weight in backbone.model.parameters()):
         return backbone
-    tensors = [*backbone.model.parameters(), *backbone.model.buffers()]
-    twin = copy.copy(backbone)
-    try:
-        twin.model = copy.deepcopy(backbone.model, {id(tensor): tensor for tensor in tensors})
-        twin.model.set_attn_implementation("eager")
-    except (AttributeError, TypeError, ValueError, RuntimeError):
-        return backbone  # modules that cannot be copied, or one kind of attention only: slower, not wrong
+    twin = twin_of(backbone)
+    if twin is None:
+        return backbone  # modules that cannot be copied: slower, not wrong
+    if slow:
+        # A model that has one kind of attention only keeps it: likewise.
+        with contextlib.suppress(AttributeError, TypeError, ValueError, RuntimeError):
+            twin.model.set_attn_implementation("eager")
     return twin
 
 
@@ -87,7 +90,7 @@ def prefill(backbone: Backbone, before: Ids, soft: Tensor | None = None, *, fast
             attention_mask=torch.ones(1, length, dtype=torch.long, device=device),
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=torch.tensor([length - 1], device=device),  # by index: see `_forward`
+            logits_to_keep=backbone.last_positions(length, 1),
         )
     roots: list[Tensor] = []
     for layer in cache.layers:
@@ -147,20 +150,38 @@ def greedy(
     max_tokens: int,
     plausibility: float = 0.0,
     contrast_tokens: int | None = None,
-    chunk: int = 64,
+    chunk: int | None = None,
 ) -> list[list[int]]:
     """Greedy replies (without the closing token) of the joined scores; alpha 0 or no adversarial prefix is plain.
 
-    The engine's own rules, in a loop that serves tuning: all rows at once, no prefix beyond what is given.
-    plausibility, contrast_tokens: as in `ContrastParams`.
+    The engine's own rules, in a loop that serves tuning: many rows at once, no prefix beyond what is given.
+    plausibility, contrast_tokens: as in `ContrastParams`. chunk: rows in memory at a time, those of similar length
+    together; None takes 256 on CUDA and 64 elsewhere. Where they do not fit, half as many are tried.
     """
-    replies: list[list[int]] = []
-    for start in range(0, len(safe_rows), chunk):
-        part = slice(start, start + chunk)
-        streams = [_Stream(backbone, safe, safe_rows[part])]
-        if alpha > 0.0 and contrast_tokens != 0 and adversarial is not None and adversarial_rows is not None:
-            streams.append(_Stream(backbone, adversarial, adversarial_rows[part]))
-        replies += _greedy_chunk(backbone, streams, alpha, max_tokens, plausibility, contrast_tokens)
+    contrasted = alpha > 0.0 and contrast_tokens != 0 and adversarial is not None and adversarial_rows is not None
+    order = sorted(range(len(safe_rows)), key=lambda row: len(safe_rows[row]))
+    rows = chunk or (256 if backbone.device.type == "cuda" else 64)
+    found: list[list[int]] = []
+    while len(found) < len(order):
+        picked = order[len(found) : len(found) + rows]
+        try:
+            streams = [_Stream(backbone, safe, [safe_rows[row] for row in picked])]
+            if contrasted:
+                assert adversarial is not None
+                assert adversarial_rows is not None
+                streams.append(_Stream(backbone, adversarial, [adversarial_rows[row] for row in picked]))
+            found += _greedy_chunk(backbone, streams, alpha, max_tokens, plausibility, contrast_tokens)
+            continue
+        except Exception as error:
+            if not is_out_of_memory(error) or len(picked) == 1:
+                raise
+        # Out here the error is gone, and with it the caches that its frames held.
+        streams, rows = [], len(picked) // 2
+        if backbone.device.type == "cuda":
+            torch.cuda.empty_cache()
+    replies: list[list[int]] = [[] for _ in order]
+    for row, reply in zip(order, found):
+        replies[row] = reply
     return replies
 
 
@@ -242,9 +263,6 @@ def _forward(
     """Logits [B, keep, V] of right-padded `ids` [B, L] behind `prefix`."""
     rows, length = ids.shape
     positions = prefix.length + torch.arange(length, device=ids.device)
-    # Kept positions by index, not by count: a slice of the hidden states is not contiguous, and the output layer then
-    # takes a batched path that copies its whole weight for every row (40 % of a step when measured).
-    kept = torch.arange(length - keep, length, device=ids.device)
     with autocast(backbone, fast):
         logits: Tensor = backbone.model(
             inputs_embeds=backbone.embed(ids),
@@ -252,18 +270,25 @@ def _forward(
             attention_mask=torch.ones(rows, prefix.length + length, dtype=torch.long, device=ids.device),
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=kept,
+            logits_to_keep=backbone.last_positions(length, keep),
         ).logits
     return logits[:, -keep:]
+
+
+def computes_faster(backbone: Backbone) -> bool:
+    """Whether this is a float32 model on a device that is quicker in bf16."""
+    if backbone.dtype != torch.float32:
+        return False
+    if backbone.device.type == "cuda":
+        return gpu_has_bf16(backbone.device)
+    return backbone.device.type == "cpu" and cpu_has_fast_bf16()
 
 
 @contextlib.contextmanager
 def autocast(backbone: Backbone, fast: bool) -> Iterator[None]:
     """With `fast`, bf16 arithmetic for a float32 model where the device is quick at it. Models in half precision need
     no help, and float64 models (gradient checks) stay exact. Decoding stays as the engine does it: not `fast`."""
-    quick = backbone.device.type == "cuda" and torch.cuda.is_bf16_supported()
-    quick = quick or (backbone.device.type == "cpu" and cpu_has_fast_bf16())
-    if fast and backbone.dtype == torch.float32 and quick:
+    if fast and computes_faster(backbone):
         with torch.autocast(backbone.device.type, dtype=torch.bfloat16):
             yield
     else:

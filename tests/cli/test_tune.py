@@ -38,14 +38,16 @@ def arguments(tiny: Path, anchors: Path, out: Path, steps: int) -> list[str]:
 def test_a_pair_that_loads_and_what_it_does(acd, tiny: Path, anchors: Path, tmp_path: Path):
     out = tmp_path / "pair"
     picture = tmp_path / "run.svg"
-    result = acd(*arguments(tiny, anchors, out, steps=2), "--plot", str(picture))
+    more = ["--margin", "0.25", "--validate-every", "1", "--plot", str(picture)]
+    result = acd(*arguments(tiny, anchors, out, steps=2), *more)
     assert result.exit_code == 0, (result.output, result.exception)
     pair = PromptPair.load(out, backbone=Backbone.load(str(tiny), device="cpu", dtype="float32"))
     assert pair.is_soft
-    assert pair.metrics["steps"] == 2
+    assert (pair.metrics["steps"], pair.metrics["margin"]) == (2, 0.25)
     assert "model alone" in result.stdout
     assert f"acd chat --model {tiny} --pair {out}" in result.stdout
     assert picture.read_text().lstrip().startswith("<?xml")
+    assert "step 1: harmless rate" in result.stderr
     assert "step 2: harmless rate" in result.stderr
 
 

@@ -188,6 +188,52 @@ def test_draining_answers_what_was_submitted() -> None:
     assert isinstance(list(stream)[-1], Done)
 
 
+@pytest.mark.parametrize("running", [False, True], ids=["idle", "in the middle"])
+def test_a_closed_engine_holds_no_memory(running: bool) -> None:
+    """Whoever tunes the model next wants it, and the model may outlive every engine over it."""
+    lm = ContrastiveLM.from_model(*family("llama"), PAIR)
+    stream = lm.stream(PROMPTS[0], max_tokens=400)
+    next(stream)
+    engine = lm.engine
+    if not running:
+        stream.close()
+        lm.generate(PROMPTS[0], max_tokens=3)
+        quiet(lm)
+    held = len(engine._cache.layers), engine.active_rows, engine.prefixes.used_bytes
+    lm.close()
+    assert held[0] > 0
+    assert (held[1] > 0) if running else (held[2] > 0)
+    for _ in range(2):
+        assert (engine._cache.layers, engine.active_rows, engine.prefixes.used_bytes) == ([], 0, 0)
+        engine.close()  # a second time changes nothing
+
+
+@pytest.mark.parametrize("how", ["without waiting", "on the engine's own thread"])
+def test_an_engine_that_nobody_waited_for_gives_its_memory_back_too(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = ContrastiveLM.from_model(*family("llama"), PAIR)
+    engine = lm.engine
+    stream = lm.stream(PROMPTS[0], max_tokens=400)
+    next(stream)
+    thread = engine._thread
+    assert thread is not None
+    if how == "without waiting":
+        engine.close(timeout=0.0)
+    else:
+        decode = engine._decode
+
+        def closing() -> None:
+            decode()
+            engine.close()
+
+        monkeypatch.setattr(engine, "_decode", closing)
+    with pytest.raises(EngineClosedError):
+        list(stream)
+    thread.join(30)
+    assert not thread.is_alive()
+    assert (engine._cache.layers, engine.active_rows, engine.prefixes.used_bytes) == ([], 0, 0)
+    lm.close()
+
+
 def test_lms_over_one_model_share_one_engine_until_the_last_closes() -> None:
     first = ContrastiveLM.from_model(*family("llama"), PAIR)
     second = ContrastiveLM.from_model(*family("llama"))

@@ -46,6 +46,26 @@ def loaded(name: str) -> ContrastiveLM:
     return ContrastiveLM.from_pretrained("reference", "reference", dtype="float32", device="cpu")
 
 
+@pytest.mark.parametrize("name", ["llama", "gemma3", "gpt2"])
+def test_a_model_over_several_devices_is_asked_for_the_same_positions(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Logits are kept by count there, elsewhere by index: one and the same."""
+    found = []
+    for spread in (False, True):
+        with loaded(name) as lm:
+            monkeypatch.setattr(lm.backbone, "_spread", spread)
+            asked = lm.backbone.last_positions(7, 3)
+            assert (asked == 3) if spread else asked.tolist() == [4, 5, 6]  # type: ignore[union-attr]
+            replies = lm.generate(ASKED, max_tokens=8)
+            scores = lm.loglikelihoods([(each, "the fox jumps") for each in ASKED])
+            found.append(([reply.token_ids for reply in replies], [score.logprobs for score in scores]))
+    assert found[0][0] == found[1][0]
+    for one, other in zip(found[0][1], found[1][1]):
+        assert one == pytest.approx(other, abs=1e-5)
+    assert len({token for ids in found[0][0] for token in ids}) > 4
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_engines_own_replies_have_the_engines_own_likelihood(name: str) -> None:
     seen: set[int] = set()

@@ -81,10 +81,12 @@ def test_what_a_pair_recommends_is_part_of_what_decides_a_reply() -> None:
 
     with scripted(careful) as lm:
         advised = PromptPair(SAFE, ADVERSARIAL, contrast_tokens=2)
-        with ContrastiveLM(lm.backbone, advised) as other:
-            for arm, differs in (("acd@0.4", True), ("safe-prompt", False)):
-                found = [reply_facts(identity(each), arm_settings({}, Arm.of(arm))) for each in (lm, other)]
-                assert (found[0] != found[1]) is differs
+        stronger = PromptPair(SAFE, ADVERSARIAL, alpha=0.6)
+        for pair, differ in ((advised, {"acd", "acd@0.4"}), (stronger, {"acd"})):
+            with ContrastiveLM(lm.backbone, pair) as other:
+                for arm in ("acd", "acd@0.4", "safe-prompt"):
+                    found = [reply_facts(identity(each), arm_settings({}, Arm.of(arm))) for each in (lm, other)]
+                    assert (found[0] != found[1]) is (arm in differ)
 
 
 def test_the_contrast_reaches_the_harness() -> None:

@@ -62,7 +62,7 @@ async def test_64_clients_get_what_each_gets_alone(make_chat: MakeChat, serve: S
     reason="the bundled model or pair is not built",
 )
 async def test_64_clients_on_the_bundled_model(serve: Serve) -> None:
-    llm = ChatACD(model="reference", pair="reference")
+    llm = ChatACD(model="reference", pair="reference", dtype="float32")  # where batched equals single
     things = ("a shirt", "a bow", "eggs", "tulips", "a kite", "bread", "a letter", "soup")
     verbs = ("fold", "paint", "clean", "store", "sell", "wrap", "carry", "draw")
     asked = [{"question": f"How do I {verb} {thing}?", "max_tokens": 16} for verb in verbs for thing in things]

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from acd_core.backbone import Backbone
 from acd_core.chat import Chat
-from acd_core.tuning import OBJECTIVES, AnchorPair, split_pairs
+from acd_core.tuning import OBJECTIVES, AnchorPair, split_pairs, streams
 from acd_core.tuning.examples import Batches, Encoder, Row
 from acd_core.tuning.gradients import StepGradients, step_gradients
-from acd_core.tuning.recompute import recomputing_view
+from acd_core.tuning.recompute import recomputing_view, twin_of
 from acd_core.tuning.streams import Prefix, greedy, prefill, reply_logits, tuning_view
 
 Make = Callable[..., Backbone]
@@ -85,6 +87,66 @@ def test_the_model_is_left_alone(tiny: Make, pairs: list[AnchorPair], trainable:
     assert all(parameter.requires_grad is trainable for parameter in backbone.model.parameters())
 
 
+@pytest.mark.parametrize("kind", ["llama", "gpt_neox"])
+def test_trainable_weights_cost_no_memory(tiny: Make, pairs: list[AnchorPair], kind: str) -> None:
+    """Behind the view a forward keeps as little for a trainable model as for a frozen one, and the same comes out."""
+    kept, grads = [], []
+    for trainable in (False, True):
+        backbone = tiny(kind)
+        for parameter in backbone.model.parameters():
+            parameter.requires_grad_(trainable)
+        view = tuning_view(backbone)
+        assert (view is backbone) is not trainable
+        assert not any(parameter.requires_grad for parameter in view.model.parameters())
+        tensors = [backbone.model.state_dict(), view.model.state_dict()]
+        assert all(tensors[1][name].data_ptr() == value.data_ptr() for name, value in tensors[0].items())
+        sizes: list[int] = []
+
+        def keep(tensor: torch.Tensor, sizes: list[int] = sizes) -> torch.Tensor:
+            sizes.append(tensor.nbytes)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            found = gradients(view, pairs, "joint", {"safe": soft(backbone, 1), "adversarial": soft(backbone, 2)})
+        kept.append(sum(sizes))
+        grads.append(found.grads)
+    assert kept[0] == kept[1] > 0
+    assert all(torch.equal(grads[0][name], grads[1][name]) for name in grads[0])
+
+
+def test_tied_weights_stay_tied_and_ask_for_no_gradient(tiny: Make) -> None:
+    backbone = tiny()
+    model = backbone.model
+    model.lm_head.weight = model.get_input_embeddings().weight.requires_grad_(True)
+    twin = twin_of(backbone)
+    assert twin is not None
+    assert twin.model.lm_head.weight is twin.model.get_input_embeddings().weight
+    assert twin.model.lm_head.weight.data_ptr() == model.lm_head.weight.data_ptr()
+    assert (twin.model.lm_head.weight.requires_grad, model.lm_head.weight.requires_grad) == (False, True)
+
+
+def test_weights_that_cannot_be_shared_get_no_twin(tiny: Make) -> None:
+    fresh = tiny()
+    next(fresh.model.parameters()).CB = torch.zeros(1)  # bitsandbytes' 8-bit weights before their first forward
+    assert twin_of(fresh) is None
+    offloaded = tiny()
+    offloaded.model.to("meta")
+    assert twin_of(offloaded) is None
+
+
+def test_what_quantised_modules_hold_beside_their_weights_is_shared(tiny: Make) -> None:
+    backbone = tiny()
+    module = backbone.model.lm_head
+    module.quant_state, module.state = object(), SimpleNamespace(CB=torch.zeros(2), SCB=torch.ones(2), other=[])
+    twin = twin_of(backbone)
+    assert twin is not None
+    copied = twin.model.lm_head
+    assert copied is not module
+    assert copied.quant_state is module.quant_state
+    assert (copied.state.CB is module.state.CB, copied.state.SCB is module.state.SCB) == (True, True)
+    assert copied.state.other is not module.state.other
+
+
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "mistral", "gemma", "gpt_neox"])
 def test_logits_equal_those_of_whole_sequences(tiny: Make, kind: str) -> None:
     """The shared prefix, the right padding and the gathering against one plain forward a row."""
@@ -135,6 +197,42 @@ def test_greedy_equals_recomputing_every_token(tiny: Make, kind: str) -> None:
         assert len({token for reply in found for token in reply}) > 2
 
 
+def test_how_many_rows_go_together_changes_no_reply(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = tiny()
+    rows = [[9, 8, 7, 6], [5, 4], [3], [12, 13, 14, 15, 16, 17], [21, 22, 23]]
+    whole, sizes = streams._greedy_chunk, []
+
+    def small(backbone: Backbone, parts: list[Any], *rest: Any) -> list[list[int]]:
+        sizes.append(len(parts[0]._ids))
+        if sizes[-1] > 2:
+            raise torch.OutOfMemoryError("more than this device holds")
+        return whole(backbone, parts, *rest)
+
+    with torch.no_grad():
+        first, second = (prefill(backbone, [0, 7], soft(backbone, seed)) for seed in (5, 6))
+
+        def said(**more: Any) -> list[list[int]]:
+            return greedy(backbone, first, rows, second, rows, alpha=0.4, max_tokens=6, **more)
+
+        found = said()
+        assert said(chunk=1) == said(chunk=3) == found
+        monkeypatch.setattr(streams, "_greedy_chunk", small)
+        assert said() == found
+        assert sizes == [5, 2, 2, 1]
+    assert len({token for reply in found for token in reply}) > 2
+
+
+def test_one_row_that_does_not_fit_is_an_error(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = tiny()
+
+    def full(*_: Any) -> list[list[int]]:
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(streams, "_greedy_chunk", full)
+    with torch.no_grad(), pytest.raises(torch.OutOfMemoryError):
+        greedy(backbone, prefill(backbone, [0, 7], soft(backbone, 5)), [[9, 8], [7]], max_tokens=2)
+
+
 def test_the_quick_view_shares_every_weight_and_leaves_the_model_as_it_is(tiny: Make, pairs: list[AnchorPair]) -> None:
     backbone = tiny("llama", torch.bfloat16)
     kind = backbone.model.config._attn_implementation
@@ -144,7 +242,7 @@ def test_the_quick_view_shares_every_weight_and_leaves_the_model_as_it_is(tiny: 
         assert view.model.config._attn_implementation == "eager"
     assert backbone.model.config._attn_implementation == kind != "eager"
     ours, theirs = dict(backbone.model.named_parameters()), dict(view.model.named_parameters())
-    assert all(theirs[name] is parameter for name, parameter in ours.items())
+    assert all(theirs[name].data_ptr() == parameter.data_ptr() for name, parameter in ours.items())
     prompts = {"safe": soft(backbone, 1), "adversarial": soft(backbone, 2)}
     losses = [gradients(one, pairs, "paper", prompts).losses["total"] for one in (backbone, view)]
     assert losses[0] == pytest.approx(losses[1], rel=0.02)

@@ -211,6 +211,9 @@ def test_the_rules_that_choose_a_point() -> None:
     [
         ({"steps": 0}, "steps is 0"),
         ({"lr": -1.0}, "lr is -1.0"),
+        ({"margin": -0.1}, "margin is -0.1"),
+        ({"margin": 2.0}, "margin is 2.0"),
+        ({"margin": float("nan")}, "margin is nan"),
         ({"batch": 2}, "batch is 2"),
         ({"stepz": 3}, "stepz"),
         ({"objective": "nice"}, "nice"),
