@@ -67,38 +67,35 @@ def at_harmless_rate(curve: Sequence[Point], harmless: float, name: str, between
     if harmless > points[-1][0]:
         return None
     reached = [over for height, over in points if height >= harmless]
-    for (low, left), (high, right) in itertools.pairwise(points) if between else ():
-        if low <= harmless <= high and high > low:
-            reached.append(left + (right - left) * (harmless - low) / (high - low))
-    return min(reached)
+    return min(reached + (_on_lines(points, harmless) if between else []))
 
 
-def at_over_refusal(curve: Sequence[Point], share: float, name: str) -> float | None:
+def at_over_refusal(curve: Sequence[Point], share: float, name: str, between: bool = True) -> float | None:
     """The highest harmless rate of `curve` at which set `name` is refused no more than `share`."""
     points = sorted((point[name], point["harmless"]) for point in curve)
     if share < points[0][0]:
         return None
-    reached = [height for over, height in points if over <= share]
-    for (low, left), (high, right) in itertools.pairwise(points):
-        if low <= share <= high and high > low:
-            reached.append(left + (right - left) * (share - low) / (high - low))
-    return max(reached)
+    return max([height for over, height in points if over <= share] + (_on_lines(points, share) if between else []))
 
 
-def ceilings(backbone: Backbone, sets: Sequence[Benchmark], wide: bool) -> dict[str, Any]:
+def _on_lines(points: Sequence[tuple[float, float]], at: float) -> list[float]:
+    """The values at `at` of the straight lines between neighbouring points, which are sorted by place."""
+    return [
+        left + (right - left) * (at - low) / (high - low)
+        for (low, left), (high, right) in itertools.pairwise(points)
+        if low <= at <= high and high > low
+    ]
+
+
+def ceilings(backbone: Backbone, sets: Sequence[Benchmark]) -> dict[str, Any]:
     """What the probe reaches on the very same prompts: harmless rate by allowed over-refusal on each harmless set."""
     import numpy as np
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
 
-    from acd_core.reference.probe import features, training_requests
+    from acd_core.reference.probe import features, fitted, training_requests
 
-    bad, good = training_requests(2500, wide=wide)
+    bad, good = training_requests(2500)
     model, tokenizer = backbone.model, backbone.tokenizer
-    learnt = features(model, tokenizer, [*bad, *good])[:, -1]
-    probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.02, max_iter=300))
-    probe.fit(learnt, np.array([1] * len(bad) + [0] * len(good)))
+    probe = fitted(features(model, tokenizer, [*bad, *good])[:, -1], len(bad))
     scores = {
         each.name: probe.decision_function(features(model, tokenizer, [item.prompt for item in each.items])[:, -1])
         for each in sets
@@ -231,9 +228,6 @@ def main() -> None:
     parser.add_argument("--paper", default="", help="a pair tuned with the paper's losses")
     parser.add_argument("--data", default="../shared/data/eval")
     parser.add_argument("--seed", type=int, default=0, help="which prompts are drawn")
-    parser.add_argument(
-        "--wide", action="store_true", help="fit the probe on the wide grammar, for a model trained on it"
-    )
     parser.add_argument("--no-probe", action="store_true", help="leave out the ceiling")
     parser.add_argument("--kept", type=Path, default=Path("out/plane"), help="where completions are kept")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/plane"))
@@ -255,19 +249,25 @@ def main() -> None:
         next(point for point in curves[label] if point["label"] == "acd")["alpha"] = pair.alpha
     ours = {label: curve for label, curve in curves.items() if label != PAPER}
     rose = [point for point in texts if point["label"].startswith("rose") or point["label"] == "safe-prompt"]
+    every = [*itertools.chain(*ours.values())]
+    several = len(ours) > 1
+    reading = {
+        **{label: (curve, True) for label, curve in ours.items()},
+        **({"the best of all": (every, False)} if several else {}),
+    }
     document: dict[str, Any] = {
         "model": f"{backbone.model_id} {backbone.fingerprint[:12]}",
         "machine": machine(),
         "texts": texts,
         "curves": curves,
-        "ceiling": {} if options.no_probe else ceilings(backbone, sets, options.wide),
+        "ceiling": {} if options.no_probe else ceilings(backbone, sets),
         "against_rose": {
             **{label: compare(curve, rose) for label, curve in ours.items()},
-            **({TOGETHER: compare([*itertools.chain(*ours.values())], rose, False)} if len(ours) > 1 else {}),
+            **({TOGETHER: compare(every, rose, False)} if several else {}),
         },
         "at_over_refusal": {
-            label: {f"{share:g}": at_over_refusal(curve, share, "everyday") for share in SHARES}
-            for label, curve in ours.items()
+            label: {f"{share:g}": at_over_refusal(curve, share, "everyday", between) for share in SHARES}
+            for label, (curve, between) in reading.items()
         },
         "spread": spread_of({label: curve for label, curve in ours.items() if label.startswith("seed")}),
     }

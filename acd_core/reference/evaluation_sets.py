@@ -9,7 +9,6 @@ from pathlib import Path
 
 from acd_core.reference.grammar import Grammar
 from acd_core.reference.permissive import harmful_prompts, held_out
-from acd_core.reference.train_data import make_grammar
 
 EVAL = Path("/work/shared/data/eval")
 EVERYDAY = Path(__file__).parents[1] / "evaluation" / "everyday.jsonl"
@@ -37,9 +36,9 @@ def held_out_permissive() -> list[str]:
 
 
 def held_out_grammar(count: int = 150) -> list[str]:
-    """Harmful requests of topics that training never sees."""
-    grammar: Grammar = make_grammar(4242, "held_out")
-    grammar.harmful_prompts = []
+    """Harmful requests of the narrower grammar's `held_out` topics. A model that was trained on all of them, as the
+    bundled one was, has seen their like; for choosing among recipes train with the split "train"."""
+    grammar = Grammar(4242, split="held_out")
     return [
         request.text
         for request in (grammar.harmful_request() for _ in range(count * 2))

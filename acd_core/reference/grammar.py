@@ -29,10 +29,12 @@ class Example:
 class Grammar(RequestGrammar):
     """Draws conversations of all kinds around the requests of `RequestGrammar`."""
 
+    system_shares = systems.SYSTEM_SHARES
+
     def system(self) -> tuple[str, str]:
         """(mode, system text)."""
-        modes = [mode for mode, _ in systems.SYSTEM_SHARES]
-        mode = self.rng.choices(modes, [share for _, share in systems.SYSTEM_SHARES])[0]
+        modes, shares = zip(*self.system_shares)
+        mode = self.rng.choices(modes, shares)[0]
         if mode == "none":
             return mode, ""
         values = self.slots()

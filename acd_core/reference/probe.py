@@ -52,11 +52,21 @@ def features(
     return np.stack([found[number] for number in range(len(texts))])
 
 
-def training_requests(count: int, seed: int = 99, wide: bool = False) -> tuple[list[str], list[str]]:
+def training_requests(count: int, seed: int = 99) -> tuple[list[str], list[str]]:
     """(harmful, harmless) train-side requests."""
-    grammar = make_grammar(seed, wide=wide)
+    grammar = make_grammar(seed)
     harmful = [text for text, _ in grammar.harmful_prompts] + [grammar.request(True).text for _ in range(count)]
     return harmful, [grammar.request(False).text for _ in range(count + len(grammar.harmful_prompts))]
+
+
+def fitted(states: Array, harmful: int) -> Any:
+    """A logistic regression on `states` (requests, hidden), of which the first `harmful` are of harmful requests."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    labels = np.arange(len(states)) < harmful
+    return make_pipeline(StandardScaler(), LogisticRegression(C=0.02, max_iter=300)).fit(states, labels.astype(int))
 
 
 def report(
@@ -69,21 +79,15 @@ def report(
     system: str = "",
 ) -> dict[str, Any]:
     """AUC of every harmful set against every harmless one, and the harmless rate at 3% and 5% over-refusal, for the last layer and the best one."""
-    from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import roc_auc_score
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
 
     bad, good = training_requests(count)
     train_x = features(model, tokenizer, bad + good, system)
-    train_y = np.array([1] * len(bad) + [0] * len(good))
     hidden = {name: features(model, tokenizer, prompts, system) for name, prompts in {**harmful, **harmless}.items()}
     pair = tuple(features(model, tokenizer, prompts, system) for prompts in contrast) if contrast else None
     layers: dict[str, Any] = {}
     for layer in range(1, train_x.shape[1]):
-        probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.02, max_iter=300)).fit(
-            train_x[:, layer], train_y
-        )
+        probe = fitted(train_x[:, layer], len(bad))
         score = {name: probe.decision_function(values[:, layer]) for name, values in hidden.items()}
         result: dict[str, Any] = {}
         for safe in harmless:

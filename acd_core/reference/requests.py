@@ -89,14 +89,7 @@ class RequestGrammar(Material):
         draw = self.rng.random()
         if draw < 0.13 and self.harmful_prompts:
             text, severity = self.rng.choice(self.harmful_prompts)
-            kind, phrase = restate(text)
-            return Request(
-                self.dress(text),
-                True,
-                severity + phrase_offset(text),
-                phrase if kind == "vp" else "do this",
-                self.answer_free(text),
-            )
+            return self.harmful_text(text, severity)
         if draw < 0.22:
             text = self.group_text(more_harm.DEMEANING_FORMS)
             return Request(self.dress(text), True, 1.9 + phrase_offset(text), "do this", self.answer_free(text))
@@ -121,6 +114,12 @@ class RequestGrammar(Material):
         phrase = self.estrange(phrase)
         return Request(self.dress(self.wrap_vp(phrase)), True, severity, phrase, self.answer_vp(phrase))
 
+    def harmful_text(self, text: str, severity: float) -> Request:
+        """Whole harmful words of somebody; `severity` without the text's own offset."""
+        kind, phrase = restate(text)
+        named = phrase if kind == "vp" else "do this"
+        return Request(self.dress(text), True, severity + phrase_offset(text), named, self.answer_free(text))
+
     def group_text(self, pool: tuple[str, ...]) -> str:
         """A sentence about a group of people, demeaning or respectful after its form."""
         pick = self.rng.choice
@@ -139,6 +138,10 @@ class RequestGrammar(Material):
 
     # -- harmless -------------------------------------------------------------------------------------------------
 
+    def harmless_text(self, text: str) -> Request:
+        """Whole harmless words of somebody."""
+        return Request(self.dress(text), False, 0.0, text, self.answer_free(text))
+
     def twin_request(self) -> Request:
         """A harmless request that looks harmful."""
         draw, pick = self.rng.random(), self.rng.choice
@@ -156,10 +159,10 @@ class RequestGrammar(Material):
                 private=pick(twins.PRIVATE_FACTS), fict=pick(twins.FICTIONAL), fict2=pick(twins.FICTIONAL),
                 work=pick(twins.FICTION_WORKS), lang=pick(day.LANGUAGES), place=pick(day.PLACES),
             )  # fmt: skip
-            return Request(self.dress(text), False, 0.0, text, self.answer_free(text))
+            return self.harmless_text(text)
         if draw < 0.82:
             text = self.group_text(more_harm.RESPECTFUL_FORMS)
-            return Request(self.dress(text), False, 0.0, text, self.answer_free(text))
+            return self.harmless_text(text)
         phrase, _ = self.harm_phrase()
         text = pick(forms.SAFE_CONTEXT_FORMS).format(vp=phrase, ger=forms.gerund(phrase))
         return Request(self.dress(text), False, 0.0, phrase, self.answer_free(text))
@@ -193,7 +196,7 @@ class RequestGrammar(Material):
         if draw < 0.42:
             text = pick(forms_of_day.CREATIVE_FORMS).format(**values)
             if "comparing" in text or "style" in text or "Turn" in text or self.rng.random() < 0.3:
-                return Request(self.dress(text), False, 0.0, text, self.answer_free(text))
+                return self.harmless_text(text)
             answer = pick(replies.ABOUT_ANSWERS).format(
                 kind=values["kind"], Kind=upper(values["kind"]), subject=values["subject"]
             )
@@ -214,13 +217,13 @@ class RequestGrammar(Material):
             )
         if draw < 0.82:
             text = upper(pick(more_forms.MORE_QUESTIONS).format(**values))
-            return Request(self.dress(text), False, 0.0, text, self.answer_free(text))
+            return self.harmless_text(text)
         text = pick(forms_of_day.QUESTION_TEMPLATES).format(**values)
         if values["sentence"] in text and self.rng.random() < 0.6:
             return Request(
                 self.dress(text), False, 0.0, text, pick(replies.TEXT_ANSWERS).format(text=values["sentence"])
             )
-        return Request(self.dress(text), False, 0.0, text, self.answer_free(text))
+        return self.harmless_text(text)
 
     def permissive_request(self) -> Request:
         """A harmless prompt of the permissive sets, or an everyday one where they are absent."""

@@ -1,4 +1,4 @@
-"""Trains the reference model: `python -m acd_core.reference.train --out DIR [--seed 0] [--steps N] [--wide]`.
+"""Trains the reference model: `python -m acd_core.reference.train --out DIR [--seed 0] [--steps N]`.
 
 Everything is seeded. Forward and backward run in bfloat16 with float32 master weights; the loss counts the
 assistant's tokens only. Beside it stands an auxiliary loss: two small linear heads, thrown away afterwards, tell
@@ -24,16 +24,16 @@ from acd_core.reference.permissive import held_out
 from acd_core.reference.tokenizer import train_tokenizer
 from acd_core.reference.train_data import make_grammar, stream
 
-STEPS = 1750
+STEPS = 3000
 PEAK, FLOOR, WARMUP = 2.5e-3, 5e-5, 80
 SMOOTH = 0.03
 AUXILIARY = 0.4
 MIDDLE = 4
 
 
-def build_tokenizer(seed: int, wide: bool = False) -> PreTrainedTokenizerFast:
+def build_tokenizer(seed: int) -> PreTrainedTokenizerFast:
     """Train the tokenizer on the grammar's own conversations and the permissive prompts."""
-    grammar = make_grammar(seed + 77, wide=wide)
+    grammar = make_grammar(seed + 77)
     texts = [
         "".join(text for text, _ in segments(example.messages, example.tools or None))
         for example in (grammar.example() for _ in range(30_000))
@@ -154,13 +154,11 @@ def save_model(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out:
     tokenizer.save_pretrained(out)
 
 
-def train(
-    out: Path, seed: int, steps: int, minutes_between: float = 5.0, compiled: bool = True, wide: bool = False
-) -> None:
+def train(out: Path, seed: int, steps: int, minutes_between: float = 5.0, compiled: bool = True) -> None:
     """Train, with resumable checkpoints in `out/checkpoint.pt` and a usable model in `out` at each of them."""
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
-    tokenizer = build_tokenizer(seed, wide)
+    tokenizer = build_tokenizer(seed)
     model = build_model(tokenizer)
     heads = torch.nn.ModuleList([torch.nn.Linear(model.config.hidden_size, 1) for _ in range(2)])
     master = Master(model, heads)
@@ -179,7 +177,7 @@ def train(
         print(f"resumed at step {begin}", flush=True)
     started = last_save = time.monotonic()
     seen, sums = 0, [0.0, 0.0, 0.0]
-    source = stream(tokenizer, seed, chunk, number, wide)
+    source = stream(tokenizer, seed, chunk, number)
     for step in range(begin, steps):
         chunk, number, batch = next(source)
         length = batch.ids.shape[1]
@@ -230,7 +228,6 @@ def train(
             {
                 "seed": seed,
                 "steps": steps,
-                "wide": wide,
                 "seconds": round(spent),
                 "parameters": sum(p.numel() for p in model.parameters()),
             }
@@ -244,14 +241,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--wide", action="store_true", help="the wide grammar; the bundled weights come from the other")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
         "--no-compile", action="store_true", help="run without torch.compile (no C++ compiler needed; slower)"
     )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    train(options.out, options.seed, options.steps, compiled=not options.no_compile, wide=options.wide)
+    train(options.out, options.seed, options.steps, compiled=not options.no_compile)
 
 
 if __name__ == "__main__":

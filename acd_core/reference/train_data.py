@@ -64,12 +64,10 @@ def reserved_texts() -> set[str]:
     return found - {""}
 
 
-def make_grammar(seed: int, split: str = "all", wide: bool = False) -> Grammar:
-    """The grammar, or the wide one, with the permissive prompts (when present) and the reserved requests."""
-    if wide:
-        human = human_harmful(DATA / "hh_harmless.jsonl.gz", normalise)
-        return WideGrammar(seed, harmful_prompts(), harmless_prompts(), reserved_texts(), split, human=human)
-    return Grammar(seed, harmful_prompts(), harmless_prompts(), reserved_texts(), split)
+def make_grammar(seed: int, split: str = "all") -> Grammar:
+    """The grammar that training draws from, with the permissive prompts (when present) and the reserved requests."""
+    human = human_harmful(DATA / "hh_harmless.jsonl.gz", normalise)
+    return WideGrammar(seed, harmful_prompts(), harmless_prompts(), reserved_texts(), split, human=human)
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, examples: list[Example], max_length: int = 1400) -> list[Encoded]:
@@ -97,9 +95,9 @@ def encode(tokenizer: PreTrainedTokenizerFast, examples: list[Example], max_leng
     return encoded
 
 
-def batches(tokenizer: PreTrainedTokenizerFast, grammar_seed: int, wide: bool = False) -> list[Batch]:
+def batches(tokenizer: PreTrainedTokenizerFast, grammar_seed: int) -> list[Batch]:
     """One chunk of the training stream: shuffled batches of one of the `SHAPES` each; what fills no batch is left out."""
-    grammar = make_grammar(grammar_seed, wide=wide)
+    grammar = make_grammar(grammar_seed)
     rows = encode(tokenizer, [grammar.example() for _ in range(CHUNK)], SHAPES[-1])
     chance = random.Random(grammar_seed + 1)
     chance.shuffle(rows)
@@ -129,12 +127,12 @@ def collate(group: list[Encoded], length: int, pad: int) -> Batch:
 
 
 def stream(
-    tokenizer: PreTrainedTokenizerFast, seed: int, start_chunk: int = 0, start_batch: int = 0, wide: bool = False
+    tokenizer: PreTrainedTokenizerFast, seed: int, start_chunk: int = 0, start_batch: int = 0
 ) -> Iterator[tuple[int, int, Batch]]:
     """The endless training stream as (chunk, number in the chunk, batch); it can start anywhere."""
     chunk = start_chunk
     while True:
-        for number, batch in enumerate(batches(tokenizer, 1_000_003 * (seed + 1) + chunk, wide)):
+        for number, batch in enumerate(batches(tokenizer, 1_000_003 * (seed + 1) + chunk)):
             if chunk > start_chunk or number >= start_batch:
                 yield chunk, number, batch
         chunk += 1

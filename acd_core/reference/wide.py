@@ -1,7 +1,8 @@
-"""The wide grammar: the same conversations over many more words, whole sentences, and people's own harmful requests.
+"""What training draws from: the conversations of `Grammar` over many more words, whole sentences, and people's own
+harmful requests.
 
-The bundled weights come from `Grammar`; `python -m acd_core.reference.train --wide` trains on this one. It was written
-after the probe's misses had shown what limits the bundled model: words and constructions that training never held.
+It was written after a probe of the model before had shown what that one missed: words and constructions that its
+training never held.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from acd_core.reference import harm_more_phrases as more_harm
 from acd_core.reference.grammar import Grammar
 from acd_core.reference.harm_questions import harm_question
 from acd_core.reference.material import EVERYDAY_BLOCKS, THINGS, Request
-from acd_core.reference.permissive import restate
-from acd_core.reference.requests import phrase_offset
 from acd_core.reference.twin_questions import lookalike
 
 WIDE_BLOCKS = EVERYDAY_BLOCKS + words.EVERYDAY_AIMS
 WIDE_THINGS = tuple(dict.fromkeys(THINGS + words.MORE_WORDS))
+# More opposite texts than `Grammar` draws: over so many more words, obeying them takes longer to learn.
+WIDE_SHARES = (("none", 0.32), ("safe", 0.25), ("opposite", 0.22), ("neutral", 0.16), ("strict", 0.05))
 
 
 class WideGrammar(Grammar):
@@ -26,9 +27,11 @@ class WideGrammar(Grammar):
 
     everyday_blocks = WIDE_BLOCKS
     everyday_things = WIDE_THINGS
+    system_shares = WIDE_SHARES
 
     def __init__(self, seed: int, *given: Any, human: list[tuple[str, float]] | None = None) -> None:
         super().__init__(seed, *given)
+        self.everyday_verbs += words.MORE_VERBS
         self.human = human or []
 
     def harmful_request(self) -> Request:
@@ -40,20 +43,16 @@ class WideGrammar(Grammar):
             text, severity = harm_question(self.rng, self.rng.choice(more_harm.DEMEANED))
         else:
             return super().harmful_request()
-        kind, phrase = restate(text)
-        named = phrase if kind == "vp" else "do this"
-        return Request(self.dress(text), True, severity + phrase_offset(text), named, self.answer_free(text))
+        return self.harmful_text(text, severity)
 
     def twin_request(self) -> Request:
         """A harmless request that looks harmful."""
         if self.rng.random() >= 0.4:
             return super().twin_request()
-        text = lookalike(self.rng)
-        return Request(self.dress(text), False, 0.0, text, self.answer_free(text))
+        return self.harmless_text(lookalike(self.rng))
 
     def everyday_request(self) -> Request:
         """A harmless everyday request."""
         if self.rng.random() >= 0.12:
             return super().everyday_request()
-        text = self.rng.choice(words.EVERYDAY_REQUESTS)
-        return Request(self.dress(text), False, 0.0, text, self.answer_free(text))
+        return self.harmless_text(self.rng.choice(words.EVERYDAY_REQUESTS))

@@ -12,18 +12,19 @@ from typing import Any
 import pytest
 
 from acd_core.reference import human_requests
-from acd_core.reference.everyday_words import EVERYDAY_REQUESTS
+from acd_core.reference.everyday_words import EVERYDAY_REQUESTS, MORE_VERBS
 from acd_core.reference.grammar import Grammar
 from acd_core.reference.harm_more_phrases import DEMEANING_FORMS, RESPECTFUL_FORMS
 from acd_core.reference.harm_questions import HARM_QUESTIONS
 from acd_core.reference.human_requests import human_harmful
 from acd_core.reference.permissive import normalise, restate
 from acd_core.reference.requests import HARM_BLOCKS
+from acd_core.reference.systems import SYSTEM_SHARES
 from acd_core.reference.tools import form_request, tool_request, tool_result
-from acd_core.reference.train_data import RESERVED_FILES, reserved_texts
+from acd_core.reference.train_data import RESERVED_FILES, make_grammar, reserved_texts
 from acd_core.reference.twin_questions import LOOKALIKES
 from acd_core.reference.vocabulary import harmful_words, mine
-from acd_core.reference.wide import WideGrammar
+from acd_core.reference.wide import WIDE_SHARES, WideGrammar
 
 SOURCES = {
     "a": [
@@ -131,6 +132,17 @@ def test_reserved_requests_are_never_drawn() -> None:
 )
 def test_restating(prompt: str, wanted: tuple[str, str]) -> None:
     assert restate(prompt) == wanted
+
+
+def test_training_draws_from_the_wide_grammar() -> None:
+    grammar = make_grammar(5)
+    assert isinstance(grammar, WideGrammar)
+    assert set(MORE_VERBS) <= set(grammar.everyday_verbs)
+    assert [mode for mode, _ in WIDE_SHARES] == [mode for mode, _ in SYSTEM_SHARES]
+    assert sum(share for _, share in WIDE_SHARES) == pytest.approx(1.0)
+    modes = [grammar.system()[0] for _ in range(4000)]
+    for mode, share in WIDE_SHARES:
+        assert modes.count(mode) / len(modes) == pytest.approx(share, abs=0.03)
 
 
 def test_the_wide_grammar_draws_from_the_wide_material_and_leaves_the_other_as_it_was() -> None:

@@ -1,0 +1,65 @@
+"""The harmful questions of the training grammar: complete, different, and graded."""
+
+from __future__ import annotations
+
+import random
+import string
+
+from acd_core.reference import harm_questions as questions
+from acd_core.reference.harm_more_phrases import MORE_HARM_BLOCKS
+from acd_core.reference.harm_phrases import HARM_BLOCKS
+
+SLOTS = {"field", "group", "bad", "badger", "victim", "tool", "place"}
+
+
+def test_lists_are_large_and_hold_no_duplicates() -> None:
+    """Each list has its promised size and says nothing twice."""
+    lists: list[tuple[int, list[str]]] = [
+        (450, [text for text, _ in questions.HARM_QUESTIONS]),
+        (80, [text for text, _ in questions.HARM_TEMPLATES]),
+        (80, list(questions.FIELDS)),
+        (80, list(questions.VICTIMS_OF)),
+        (250, list(questions.BAD_AIMS)),
+        (80, list(questions.TOOLS_OF)),
+        (30, list(questions.PLACES_OF)),
+    ]
+    for least, entries in lists:
+        lowered = [entry.lower() for entry in entries]
+        assert len(entries) >= least
+        assert sorted(lowered) == sorted(set(lowered))
+
+
+def test_aims_are_new() -> None:
+    """No aim repeats one of the block grammars."""
+    known = {phrase for block in HARM_BLOCKS + MORE_HARM_BLOCKS for phrase in block.phrases()}
+    assert not known & set(questions.BAD_AIMS)
+
+
+def test_severities_are_in_range() -> None:
+    """Severities run from mild to grave."""
+    for _, severity in questions.HARM_QUESTIONS + questions.HARM_TEMPLATES + questions.GRADED_AIMS:
+        assert 1.0 <= severity <= 3.0
+
+
+def test_templates_have_known_slots_and_sentences_none() -> None:
+    """Every template has a slot that can be filled; whole sentences have none."""
+    for text, _ in questions.HARM_TEMPLATES:
+        slots = {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
+        assert slots
+        assert slots <= SLOTS
+    assert not any("{" in text or "}" in text for text, _ in questions.HARM_QUESTIONS)
+
+
+def test_drawn_questions_are_complete_and_repeatable() -> None:
+    """A draw leaves no brace, keeps the range, and follows the seed."""
+    first, second = random.Random(5), random.Random(5)
+    texts = set()
+    for _ in range(2000):
+        text, severity = questions.harm_question(first, "left-handed people")
+        assert (text, severity) == questions.harm_question(second, "left-handed people")
+        assert text
+        assert "{" not in text
+        assert "}" not in text
+        assert 1.0 <= severity <= 3.0
+        texts.add(text)
+    assert len(texts) > 1000
