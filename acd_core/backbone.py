@@ -52,7 +52,7 @@ class Backbone:
         self.context_length: int = context_length_of(self.config, tokenizer)
         self.eos_ids: frozenset[int] = _eos_ids(model, tokenizer)
         self._fingerprint: str | None = None
-        self._spread = len({weight.device for weight in model.parameters()}) > 1
+        self._spread = len(devices_of(model)) > 1
         self.attached: dict[str, object] = {}  # what lives exactly as long as this backbone: its engine and chat
 
     @classmethod
@@ -233,6 +233,11 @@ def choose_dtype(dtype: str = "auto", device: torch.device | None = None) -> tup
     if cpu_has_fast_bf16():
         return torch.bfloat16, "the CPU has AMX or AVX512 bf16 instructions"
     return torch.float32, "the CPU has no fast bf16"
+
+
+def devices_of(model: Any) -> set[str]:
+    """The devices that hold the weights of `model`."""
+    return {str(weight.device) for weight in model.parameters()}
 
 
 def gpu_has_bf16(device: torch.device) -> bool:

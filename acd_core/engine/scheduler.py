@@ -102,17 +102,6 @@ class Engine:
         if self._thread is None:
             self._release()
 
-    def _release(self) -> None:
-        """Give back what a served engine holds: tuning and others may want the memory while it lies closed."""
-        self._rows.clear()
-        self._cache.drop()
-        self.prefixes.clear()
-        if self._stepper.static is not None:
-            self._stepper.static.forget()
-        if self.backbone.device.type == "cuda":
-            with contextlib.suppress(RuntimeError):  # a device that failed, or one that captures for somebody else
-                torch.cuda.empty_cache()
-
     @property
     def decode_mode(self) -> tuple[str, str]:
         """How decode steps run, and why: see engine/static.py."""
@@ -360,21 +349,29 @@ class Engine:
             if id(row.request) in finished and not self.prefixes.covers(row.ids[: row.length]):
                 self.prefixes.add(row.ids[: row.length], self._cache.save(row.slot, row.length))
 
+    def _release(self) -> None:
+        """Forget every row, prefix and capture, and give their memory back: to others once the engine is closed, or to
+        fewer rows where it ran out."""
+        self._rows.clear()
+        self._cache.drop()
+        self.prefixes.clear()
+        if self._stepper.static is not None:
+            self._stepper.static.forget()
+        if self.backbone.device.type == "cuda":
+            with contextlib.suppress(RuntimeError):  # a device that failed, or one that captures for somebody else
+                torch.cuda.empty_cache()
+
     def _shrink(self, error: BaseException) -> None:
         """Out of memory: forget prefixes, free the buffers, halve the row limit, and start what was running again.
 
         Nothing is lost: a request goes back to the queue with its reply so far, which is prefilled with its prompt.
         """
         self.counters.out_of_memory += 1
-        self.prefixes.clear()
         back = [request for request in [*self._running, *self._filling] if not request.done]
         self._row_limit = max(2, len(self._rows) // 2)
-        self._rows.clear()
         self._running, self._filling = [], []
-        self._cache.drop()
         self._byte_limit = self.options.max_cache_bytes
-        if self.backbone.device.type == "cuda":
-            torch.cuda.empty_cache()
+        self._release()
         if len(back) == 1:
             self._fail(back, no_room(error))
             return

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 
-from acd_core.backbone import Backbone
+from acd_core.backbone import Backbone, devices_of
 from acd_core.engine.cache import MaskBuilder, SlotCache
 
 Decode = Literal["auto", "eager", "static", "graphs"]
@@ -32,7 +32,7 @@ def chosen(asked: Decode, backbone: Backbone) -> tuple[Decode, str]:
         return asked, "asked for"
     if backbone.device.type != "cuda":
         return "eager", f"on {backbone.device.type} a step is bound by its arithmetic, not by launches"
-    devices = {str(parameter.device) for parameter in backbone.model.parameters()}
+    devices = devices_of(backbone.model)
     if len(devices) > 1:
         return "eager", f"the model is spread over {len(devices)} devices, and a CUDA graph holds one"
     if getattr(backbone.model, "is_quantized", False) or getattr(backbone.model, "quantization_method", None):

@@ -36,8 +36,8 @@ def held_out_permissive() -> list[str]:
 
 
 def held_out_grammar(count: int = 150) -> list[str]:
-    """Harmful requests of the narrower grammar's `held_out` topics. A model that was trained on all of them, as the
-    bundled one was, has seen their like; for choosing among recipes train with the split "train"."""
+    """Harmful requests of the narrower grammar's `held_out` topics. A model that was trained on all topics, as the
+    bundled one was, has seen their like."""
     grammar = Grammar(4242, split="held_out")
     return [
         request.text

@@ -64,10 +64,10 @@ def reserved_texts() -> set[str]:
     return found - {""}
 
 
-def make_grammar(seed: int, split: str = "all") -> Grammar:
+def make_grammar(seed: int) -> Grammar:
     """The grammar that training draws from, with the permissive prompts (when present) and the reserved requests."""
     human = human_harmful(DATA / "hh_harmless.jsonl.gz", normalise)
-    return WideGrammar(seed, harmful_prompts(), harmless_prompts(), reserved_texts(), split, human=human)
+    return WideGrammar(seed, harmful_prompts(), harmless_prompts(), reserved_texts(), human=human)
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, examples: list[Example], max_length: int = 1400) -> list[Encoded]:

@@ -158,18 +158,16 @@ def greedy(
     plausibility, contrast_tokens: as in `ContrastParams`. chunk: rows in memory at a time, those of similar length
     together; None takes 256 on CUDA and 64 elsewhere. Where they do not fit, half as many are tried.
     """
-    contrasted = alpha > 0.0 and contrast_tokens != 0 and adversarial is not None and adversarial_rows is not None
+    sides = [(safe, safe_rows)]
+    if alpha > 0.0 and contrast_tokens != 0 and adversarial is not None and adversarial_rows is not None:
+        sides.append((adversarial, adversarial_rows))
     order = sorted(range(len(safe_rows)), key=lambda row: len(safe_rows[row]))
     rows = chunk or (256 if backbone.device.type == "cuda" else 64)
     found: list[list[int]] = []
     while len(found) < len(order):
         picked = order[len(found) : len(found) + rows]
         try:
-            streams = [_Stream(backbone, safe, [safe_rows[row] for row in picked])]
-            if contrasted:
-                assert adversarial is not None
-                assert adversarial_rows is not None
-                streams.append(_Stream(backbone, adversarial, [adversarial_rows[row] for row in picked]))
+            streams = [_Stream(backbone, prefix, [given[row] for row in picked]) for prefix, given in sides]
             found += _greedy_chunk(backbone, streams, alpha, max_tokens, plausibility, contrast_tokens)
             continue
         except Exception as error:
