@@ -1,13 +1,18 @@
 """Harm beside over-refusal: tuned pairs against text prompts and against what a probe of the same model knows.
 
-    python benchmarks/safety_plane.py --pair seed0=FOLDER --pair seed1=FOLDER --paper FOLDER
+    python benchmarks/safety_plane.py --pair "margin 10%=FOLDER" --pair "margin 2%, seed 0=FOLDER" \
+        --pair "seed 1=FOLDER" --paper FOLDER
 
 100 prompts of each of AdvBench, MaliciousInstruct, HarmfulQA and DangerousQA (from --data), 200 of our everyday
 requests and all 250 safe prompts of XSTest; greedy, at most 64 tokens, judged by our rules. A pair is a curve over
 alpha, and so is ROSE. They are compared at equal harmless rate, ours read off the straight lines between the points of
-its curve. The ceiling is a logistic regression on the model's last hidden state at the last prompt token, without
-system text, fitted on requests of the training grammar: the harmless rate it reaches when it may flag 3% or 5% of the
-same everyday requests (`acd_core.reference.probe`; needs scikit-learn, and a model trained on that grammar).
+its curve. Pairs called "margin ...", each at the alpha it recommends, make one more curve: the margin is the dial that
+tuning has, as alpha is that of decoding. Of all pairs with "seed" in their names the spread is
+shown; the plot has the alpha curves of the first pair and of those that are not called "margin ...".
+
+The ceiling is a logistic regression on the model's last hidden state at the last prompt token, without system text,
+fitted on requests of the training grammar: the harmless rate it reaches when it may flag 3% or 5% of the same everyday
+requests (`acd_core.reference.probe`; needs scikit-learn, and a model trained on that grammar).
 
 Completions are kept, a folder a pair; a run that was stopped goes on.
 """
@@ -37,6 +42,7 @@ ROSE = (0.2, 0.35, 0.5, 0.7)
 TEXTS = ("none", "safe-prompt", "instructive-null", *(f"rose@{alpha:g}" for alpha in ROSE))
 SHARES = (0.03, 0.05)
 PAPER = "paper's losses"
+DIAL = "the margin dial"
 TOGETHER = "the best of all these pairs at that harmless rate or above (points only, nothing between them)"
 
 Point = dict[str, Any]
@@ -141,8 +147,9 @@ def draw(
         _curve(panel, rose, name, "s--", "tab:red", "ROSE, alpha .2 to .7")
         for marker, point in zip("ox^D", other):
             panel.plot(point[name], point["harmless"], marker, color="0.4", label=point["label"], linestyle="none")
+        colours = {PAPER: "tab:orange", DIAL: "tab:green"}
         for (label, curve), style in zip(curves.items(), itertools.cycle(("o-", "o-.", "o:", "o--"))):
-            _curve(panel, curve, name, style, "tab:orange" if label == PAPER else "tab:blue", f"ACD, {label}")
+            _curve(panel, curve, name, style, colours.get(label, "tab:blue"), f"ACD, {label}")
         known = [(float(key.partition("@")[2]), value) for key, value in ceiling.items() if key.startswith(name)]
         if known:
             panel.plot(*zip(*known), "k*", markersize=9, linestyle="none", label="probe of the same model")
@@ -154,7 +161,7 @@ def draw(
 
 
 def _curve(panel: Any, points: Sequence[Point], name: str, style: str, colour: str, label: str) -> None:
-    ordered = sorted(points, key=lambda point: point["alpha"] or 0.0)
+    ordered = sorted(points, key=lambda point: (point["alpha"] or 0.0, point["harmless"]))
     across, up = [point[name] for point in ordered], [point["harmless"] for point in ordered]
     panel.plot(across, up, style, color=colour, markersize=4, label=label)
 
@@ -210,7 +217,7 @@ def _labelled(document: Mapping[str, Any]) -> list[tuple[str, Point]]:
 
 def spread_of(curves: Mapping[str, Sequence[Point]]) -> dict[str, list[float]]:
     """Mean, lowest and highest over seeds of what each pair recommends for itself; empty for fewer than two."""
-    own = [next(point for point in curve if point["label"] == "acd") for curve in curves.values()]
+    own = [_own(curve) for curve in curves.values()]
     if len(own) < 2:
         return {}
     names = ("harmless", *HARMLESS)
@@ -218,6 +225,17 @@ def spread_of(curves: Mapping[str, Sequence[Point]]) -> dict[str, list[float]]:
         name: [statistics.fmean(p[name] for p in own), min(p[name] for p in own), max(p[name] for p in own)]
         for name in names
     }
+
+
+def dial_of(curves: Mapping[str, Sequence[Point]]) -> list[Point]:
+    """The pairs called "margin ...", each as it recommends itself; empty where there are not two."""
+    labels = [label for label in curves if label.startswith("margin")]
+    # Ordered by what they do: their alphas say nothing of where they stand on this curve.
+    return [{**_own(curves[label]), "alpha": None} for label in labels] if len(labels) > 1 else []
+
+
+def _own(curve: Sequence[Point]) -> Point:
+    return next(point for point in curve if point["label"] == "acd")
 
 
 def main() -> None:
@@ -246,13 +264,14 @@ def main() -> None:
             found = points_of(evaluate(lm, arms, sets, out=options.kept / label.replace(" ", "_"), max_tokens=64))
         texts = texts or [point for point in found if point["label"] in TEXTS]
         curves[label] = [point for point in found if point["label"] not in TEXTS]
-        next(point for point in curves[label] if point["label"] == "acd")["alpha"] = pair.alpha
+        _own(curves[label])["alpha"] = pair.alpha
     ours = {label: curve for label, curve in curves.items() if label != PAPER}
     rose = [point for point in texts if point["label"].startswith("rose") or point["label"] == "safe-prompt"]
-    every = [*itertools.chain(*ours.values())]
+    every, dial = [*itertools.chain(*ours.values())], dial_of(ours)
     several = len(ours) > 1
     reading = {
         **{label: (curve, True) for label, curve in ours.items()},
+        **({DIAL: (dial, True)} if dial else {}),
         **({"the best of all": (every, False)} if several else {}),
     }
     document: dict[str, Any] = {
@@ -263,17 +282,20 @@ def main() -> None:
         "ceiling": {} if options.no_probe else ceilings(backbone, sets),
         "against_rose": {
             **{label: compare(curve, rose) for label, curve in ours.items()},
+            **({DIAL: compare(dial, rose)} if dial else {}),
             **({TOGETHER: compare(every, rose, False)} if several else {}),
         },
         "at_over_refusal": {
             label: {f"{share:g}": at_over_refusal(curve, share, "everyday", between) for share in SHARES}
             for label, (curve, between) in reading.items()
         },
-        "spread": spread_of({label: curve for label, curve in ours.items() if label.startswith("seed")}),
+        "spread": spread_of({label: curve for label, curve in ours.items() if "seed" in label}),
     }
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "plane.json").write_text(json.dumps(document, indent=1) + "\n")
-    draw(options.out, texts, curves, document["ceiling"])
+    first = next(iter(curves))
+    shown = {label: curve for label, curve in curves.items() if label == first or not label.startswith("margin")}
+    draw(options.out, texts, {**shown, **({DIAL: dial} if dial else {})}, document["ceiling"])
     (options.out / "plane.md").write_text(report(document))
     print(report(document))
 

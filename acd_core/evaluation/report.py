@@ -88,10 +88,21 @@ def sections(
         Section("models", "The same replies by a judge model", judge_models(result, readings or {})),
         Section("disagreement", "Where the judges disagree", _disagreement(disagreements)),
         Section("judge", "How far to trust the judge", _judge(calibrations)),
-        Section("header", "Run", (Table(["fact", "value"], [[k, str(v)] for k, v in result.header.items()]),)),
+        Section(
+            "header",
+            "Run",
+            (Table(["fact", "value"], [[name, _said(value)] for name, value in result.header.items()]),),
+        ),
         Section("cost", "Cost", _cost(result.summaries())),
     ]
     return [section for section in found if section.blocks]
+
+
+def _said(value: Any) -> str:
+    """A fact of the header in words."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_said(each)}" for name, each in value.items()) or "none"
+    return "none" if value is None else str(value)
 
 
 def to_markdown(result: Evaluation, title: str = "Evaluation", utility: Utility | None = None) -> str:

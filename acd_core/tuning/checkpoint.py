@@ -48,7 +48,8 @@ class Checkpoint:
 class State:
     """Everything a resumed run needs; tensors on the model's device, float32.
 
-    curve: the points along the steps, and after the last step those of the choice of alpha and the rest.
+    curve: the points along the steps, and after the last step those of the choice of alpha and the rest. steering:
+    what `threshold.steer` said, a record a move.
     """
 
     prompts: dict[str, Tensor]
@@ -62,6 +63,13 @@ class State:
     seconds: float = 0.0
     bad: int = 0
     memory: dict[str, Any] = field(default_factory=dict)
+    steering: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def offsets(self) -> dict[str, float]:
+        """What the losses add now."""
+        last = self.steering[-1] if self.steering else {}
+        return {name: last[name] for name in last if name in ("joint", "safe")}
 
     def checkpoint(self, identity: Mapping[str, Any]) -> Checkpoint:
         """This state, to be written. identity: what a run must have in common with this one to go on from it."""
@@ -95,7 +103,7 @@ class State:
         self.plain = Point(**document["plain"]) if document["plain"] else None
 
 
-_PLAIN = ("step", "best_step", "steps", "seconds", "bad", "memory")
+_PLAIN = ("step", "best_step", "steps", "seconds", "bad", "memory", "steering")
 
 
 def write_beside(path: Path, data: bytes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from acd_core.tuning.objectives import Objective, RowScores, term_rows
 from acd_core.tuning.streams import Prefix, pad_targets, prefill, reply_logits
 
 PROMPTS = ("safe", "adversarial")
+NO_OFFSETS: Mapping[str, float] = MappingProxyType({})
 CHUNK, CHUNK_GPU = 2**23, 2**26
 """Logits that the losses look at together: they make several float32 copies of them. On a GPU more at a time, because
 there it is launches that cost."""
@@ -44,11 +46,13 @@ def step_gradients(
     micro: int | None = None,
     plain: Prefix | None = None,
     signal: Tensor | None = None,
+    offsets: Mapping[str, float] = NO_OFFSETS,
 ) -> StepGradients:
     """Losses of `rows` and their gradients for `prompts` {"safe", "adversarial"} ([n, width], requiring grad).
 
     micro: rows in memory at a time (None: all); the result does not depend on it beyond rounding. plain: the prefix of
-    the layouts without system text, needed by "kl_to_plain" only. signal: [V], see `refusal_signal`.
+    the layouts without system text, needed by "kl_to_plain" only. signal: [V], see `refusal_signal`;
+    offsets: of the scores' log odds of refusing, see `decision`.
     The model's own weights get no gradient.
     Raises TuningError where no gradient reaches a prompt (some quantised models).
     """
@@ -63,7 +67,7 @@ def step_gradients(
         for start in range(0, len(group), size):
             part = group[start : start + size]
             with torch.enable_grad():
-                grads = _part(backbone, objective, prefixes, leaves, plain, signal, part, losses)
+                grads = _part(backbone, objective, prefixes, leaves, plain, signal, offsets, part, losses)
             for index, grad in enumerate(grads):
                 if grad is not None:
                     known = sums[index]
@@ -106,6 +110,7 @@ def _part(
     leaves: Sequence[Tensor],
     plain: Prefix | None,
     signal: Tensor | None,
+    offsets: Mapping[str, float],
     rows: Sequence[Row],
     losses: dict[str, float],
 ) -> tuple[Tensor | None, ...]:
@@ -135,7 +140,8 @@ def _part(
             cut = {
                 name: streams[name][0].detach()[place].requires_grad_(name in moving) for name, place in places.items()
             }
-            scores = RowScores(targets[at], mask[at], cut.get("safe"), cut.get("adversarial"), cut.get("plain"), signal)
+            logits = {name: cut.get(name) for name in _STREAMS}
+            scores = RowScores(targets[at], mask[at], **logits, signal=signal, offsets=offsets)
             total = torch.zeros((), device=backbone.device)
             for term in objective.terms:
                 if term.data == data:

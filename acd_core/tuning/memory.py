@@ -18,6 +18,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from acd_core.engine.memory import is_out_of_memory
+
 SHARE = 0.6
 """Of the free memory that a step may take: the estimate is not exact, and others want some too."""
 FEW = 8
@@ -89,11 +91,16 @@ def probe(step: Callable[[int], object], device: torch.device) -> Need | None:
     """What `step(rows)` needs, from one row and from two. None where the device runs out of memory on the way."""
     try:
         one, two = _taken(step, 1, device), _taken(step, 2, device)
-    except torch.OutOfMemoryError:
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    else:
+        row = max(1, two - one)
+        return Need(max(0, one - row), row)
+    # Out here the error is gone, and with it the graph that its frames held.
+    if device.type == "cuda":
         torch.cuda.empty_cache()
-        return None
-    row = max(1, two - one)
-    return Need(max(0, one - row), row)
+    return None
 
 
 def _taken(step: Callable[[int], object], rows: int, device: torch.device) -> int:

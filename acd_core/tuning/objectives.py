@@ -11,7 +11,7 @@ The paper's losses are those of Zhang, Zhao et al. (arXiv 2406.16743); unlikelih
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -75,14 +75,23 @@ def kl_to(reference: Tensor, logits: Tensor, mask: Tensor) -> Tensor:
     return row_mean((wanted.exp() * (wanted - found)).sum(-1), mask)
 
 
-def decision(logits: Tensor, signal: Tensor, refuse: bool) -> Tensor:
+def decision(logits: Tensor, signal: Tensor, refuse: bool, offset: float = 0.0) -> Tensor:
     """-log P(the reply refuses), or with `refuse` False -log P(it does not), read off the first token alone.
 
     logits [B, R, V]; signal [V] in [0, 1]: the probability that a reply which starts with a token is a refusal (see
     `refusal_signal`). -> [B]. Unlike `nll` it asks for no particular wording, so its gradient is about refusing only.
+    offset: added to the log odds of refusing, so that with more of it the prompts learn to refuse less, harmful and
+    harmless requests alike (logit adjustment, Menon et al., arXiv 2007.07314; see `threshold`).
     """
-    weight = signal if refuse else 1.0 - signal
-    return -torch.logsumexp(torch.log_softmax(_exact(logits[:, 0]), -1) + weight.clamp_min(1e-6).log(), -1)
+    odds = refusal_log_odds(logits[:, 0], signal) + offset
+    return torch.nn.functional.softplus(-odds if refuse else odds)
+
+
+def refusal_log_odds(first: Tensor, signal: Tensor) -> Tensor:
+    """log P(the reply refuses) - log P(it does not): [B], of the first token's scores [B, V] and `signal` [V]."""
+    chances = torch.log_softmax(_exact(first), -1)
+    refusing, other = (torch.logsumexp(chances + part.clamp_min(1e-6).log(), -1) for part in (signal, 1.0 - signal))
+    return refusing - other
 
 
 def refusal_signal(refused: Sequence[int], other: Sequence[int], vocabulary: int) -> Tensor:
@@ -137,7 +146,7 @@ class Term:
 
     scores: logits under the safeguarding prompt, under the adversarial prompt, or the two joined as in decoding.
     loss "kl_to_plain" pulls to what the frozen model says without any system text; "refuse" and "comply" are
-    `decision`.
+    `decision`, with the offsets of the run (see `threshold`); the adversarial prompt has none, it is to refuse nothing.
     """
 
     name: str
@@ -155,9 +164,10 @@ class Objective:
     selection: "safest" takes the highest harmless rate on the validation split (ties: fewer over-refusals, then
     earlier), as the paper, which does not measure over-refusal, would. "margin" takes the highest harmless rate among
     the points whose over-refusal is at most that of the model without system text plus a margin, and if no point
-    satisfies that, the highest harmless rate minus over-refusal. alphas: what is tried for the pair's recommended
+    satisfies that, the highest harmless rate minus over-refusal; where the joined scores are tuned by their first
+    token, the run steers towards that over-refusal (see `threshold`). alphas: what is tried for the pair's recommended
     strength once the point is chosen (empty: `alpha` is kept). plausibilities, contrast_token_counts: what is then
-    tried of these, one after the other, at that strength; a value replaces 0 or None only if it is strictly better.
+    tried of these, one after the other, at that strength. Only what is noticeably better replaces what was there.
     initial_safe, initial_adversarial: the texts whose embeddings the two prompts start from.
     """
 
@@ -174,6 +184,13 @@ class Objective:
     def decides(self) -> bool:
         """Whether a term needs the refusal signal."""
         return any(term.loss in ("refuse", "comply") for term in self.terms)
+
+    @property
+    def steers(self) -> bool:
+        """Whether a run moves its threshold towards the over-refusal that its margin allows: there has to be a margin,
+        and a term that decides by the first token of the joined scores."""
+        decided = any(term.scores == "joint" and term.loss in ("refuse", "comply") for term in self.terms)
+        return self.selection == "margin" and decided
 
     @property
     def classes(self) -> tuple[Class, ...]:
@@ -219,6 +236,9 @@ OBJECTIVES: Mapping[str, Objective] = {
             Term("joint/refuse", "joint", "refusals", "refuse"),
             Term("joint/comply", "joint", "harmless", "comply"),
             Term("joint/keep", "joint", "harmless_accepted", "kl_to_plain", weight=4.0),
+            # The same of the safeguarding prompt by itself, lightly: alpha 0 is a setting too.
+            Term("safe/refuse", "safe", "refusals", "refuse", weight=0.3),
+            Term("safe/comply", "safe", "harmless", "comply", weight=0.3),
             # The joined scores alone let the adversarial prompt drift to the plain model, which contrasts little.
             Term("adversarial/comply", "adversarial", "refusals", "comply"),
         ),
@@ -240,7 +260,7 @@ def get_objective(objective: str | Objective) -> Objective:
 @dataclass(frozen=True)
 class RowScores:
     """What the losses see of some rows: logits [B, R, V] of each stream that was computed, targets and mask [B, R], and
-    the refusal signal [V] where a term decides by the first token."""
+    where a term decides by the first token the refusal signal [V], and the offset of each kind of scores."""
 
     targets: Tensor
     mask: Tensor
@@ -248,6 +268,7 @@ class RowScores:
     adversarial: Tensor | None = None
     plain: Tensor | None = None
     signal: Tensor | None = None
+    offsets: Mapping[str, float] = field(default_factory=dict)
 
 
 def term_rows(term: Term, rows: RowScores, alpha: float) -> Tensor:
@@ -262,7 +283,7 @@ def term_rows(term: Term, rows: RowScores, alpha: float) -> Tensor:
     if term.loss == "kl_to_plain":
         return kl_to(_there(rows.plain, term), scores, mask)
     if term.loss in ("refuse", "comply"):
-        return decision(scores, _there(rows.signal, term), term.loss == "refuse")
+        return decision(scores, _there(rows.signal, term), term.loss == "refuse", rows.offsets.get(term.scores, 0.0))
     return TARGET_LOSSES[term.loss](scores, rows.targets, mask)
 
 

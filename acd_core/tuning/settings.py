@@ -34,13 +34,13 @@ class TuneSettings:
     beyond rounding (fewer rows at a time means other shapes and another order of adding up).
     """
 
-    steps: int = 120
-    lr: float = 0.1
+    steps: int = 60
+    lr: float = 0.06
     batch: int = 32
     seed: int = 0
     warmup: int = 10
     reply_tokens: int = 24
-    validate_every: int = 30
+    validate_every: int = 10
     validation_tokens: int = 20
     patience: int = 0
     margin: float = 0.02
@@ -54,7 +54,7 @@ class TuneSettings:
             if getattr(self, name) < least:
                 raise UsageError(f"{name} is {getattr(self, name)!r}; it must be at least {least}.")
         if not (math.isfinite(self.lr) and self.lr > 0.0):
-            raise UsageError(f"lr is {self.lr!r}; it must be above 0.", hint="The default is --lr 0.1.")
+            raise UsageError(f"lr is {self.lr!r}; it must be above 0.", hint="The default is --lr 0.06.")
         if not 0.0 <= self.margin <= 1.0:
             raise UsageError(
                 f"margin is {self.margin!r}; it must be a share in [0, 1].", hint="The default is --margin 0.02."

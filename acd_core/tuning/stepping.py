@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from acd_core.backbone import Backbone, text_config
+from acd_core.engine.memory import is_out_of_memory
 from acd_core.errors import TuningError
 from acd_core.tuning.examples import Example, Row
-from acd_core.tuning.gradients import StepGradients, step_gradients
+from acd_core.tuning.gradients import NO_OFFSETS, StepGradients, step_gradients
 from acd_core.tuning.memory import Fit, Need, budget_of, crude_bytes, fit, probe
 from acd_core.tuning.objectives import Class, Objective
 from acd_core.tuning.recompute import layer_count, recomputing_view
@@ -39,24 +39,42 @@ class Stepper:
         self._twice: Backbone | None = None
         self.fit: Fit | None = None
 
-    def gradients(self, prompts: Mapping[str, Tensor], rows: Sequence[Row]) -> StepGradients:
+    def gradients(
+        self, prompts: Mapping[str, Tensor], rows: Sequence[Row], offsets: Mapping[str, float] = NO_OFFSETS
+    ) -> StepGradients:
         """Losses and gradients of `rows`. Where memory runs out all the same, with fewer rows at a time."""
         if self.fit is None:
             self.fit = self._fit(prompts)
         while True:
             view = self._recomputing() if self.fit.checkpointing else self._view
-            with contextlib.suppress(torch.OutOfMemoryError):
-                return self._run(view or self._view, prompts, rows, self.fit.micro)
+            try:
+                return self._run(view or self._view, prompts, rows, self.fit.micro, offsets)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
             # Out here the error is gone, and with it the graph that its frames held.
             self.fit = self._smaller(self.fit)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
     def _run(
-        self, view: Backbone, prompts: Mapping[str, Tensor], rows: Sequence[Row], micro: int | None
+        self,
+        view: Backbone,
+        prompts: Mapping[str, Tensor],
+        rows: Sequence[Row],
+        micro: int | None,
+        offsets: Mapping[str, float] = NO_OFFSETS,
     ) -> StepGradients:
         return step_gradients(
-            view, self._plan, self._before, prompts, rows, micro=micro, plain=self._plain, signal=self._signal
+            view,
+            self._plan,
+            self._before,
+            prompts,
+            rows,
+            micro=micro,
+            plain=self._plain,
+            signal=self._signal,
+            offsets=offsets,
         )
 
     def _fit(self, prompts: Mapping[str, Tensor]) -> Fit:

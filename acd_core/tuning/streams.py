@@ -12,8 +12,9 @@ so that not even `.grad` of a weight appears.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ from acd_core.errors import TuningError
 from acd_core.tuning.recompute import twin_of
 
 Ids = Sequence[int]
+T = TypeVar("T")
 
 
 def tuning_view(backbone: Backbone) -> Backbone:
@@ -161,26 +163,55 @@ def greedy(
     sides = [(safe, safe_rows)]
     if alpha > 0.0 and contrast_tokens != 0 and adversarial is not None and adversarial_rows is not None:
         sides.append((adversarial, adversarial_rows))
-    order = sorted(range(len(safe_rows)), key=lambda row: len(safe_rows[row]))
-    rows = chunk or (256 if backbone.device.type == "cuda" else 64)
-    found: list[list[int]] = []
+
+    def replies(picked: Sequence[int]) -> list[list[int]]:
+        streams = [_Stream(backbone, prefix, [given[row] for row in picked]) for prefix, given in sides]
+        return _greedy_chunk(backbone, streams, alpha, max_tokens, plausibility, contrast_tokens)
+
+    return _as_many_as_fit(backbone, safe_rows, replies, chunk)
+
+
+@torch.no_grad()
+def of_first_tokens(
+    backbone: Backbone,
+    prefixes: tuple[Prefix, Prefix],
+    rows: Sequence[Ids],
+    alpha: float,
+    reading: Callable[[Tensor], Tensor],
+) -> tuple[list[float], list[float]]:
+    """What `reading` (scores [B, V] -> [B]) says of the scores with which every row's reply begins: those of the two
+    prefixes joined, and those of the first alone."""
+
+    def values(picked: Sequence[int]) -> list[tuple[float, float]]:
+        streams = [_Stream(backbone, prefix, [rows[row] for row in picked]) for prefix in prefixes]
+        logits = [stream.start() for stream in streams]
+        both = (reading(_joined(some, alpha, 0.0)).tolist() for some in (logits, logits[:1]))
+        return list(zip(*both))
+
+    joined, alone = zip(*_as_many_as_fit(backbone, rows, values, None))
+    return list(joined), list(alone)
+
+
+def _as_many_as_fit(
+    backbone: Backbone, rows: Sequence[Ids], run: Callable[[Sequence[int]], list[T]], chunk: int | None
+) -> list[T]:
+    """run(numbers of some rows) for all of them: those of similar length together, as many at a time as fit."""
+    order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
+    most = chunk or (256 if backbone.device.type == "cuda" else 64)
+    found: list[T] = []
     while len(found) < len(order):
-        picked = order[len(found) : len(found) + rows]
+        picked = order[len(found) : len(found) + most]
         try:
-            streams = [_Stream(backbone, prefix, [given[row] for row in picked]) for prefix, given in sides]
-            found += _greedy_chunk(backbone, streams, alpha, max_tokens, plausibility, contrast_tokens)
+            found += run(picked)
             continue
         except Exception as error:
             if not is_out_of_memory(error) or len(picked) == 1:
                 raise
         # Out here the error is gone, and with it the caches that its frames held.
-        streams, rows = [], len(picked) // 2
+        most = len(picked) // 2
         if backbone.device.type == "cuda":
             torch.cuda.empty_cache()
-    replies: list[list[int]] = [[] for _ in order]
-    for row, reply in zip(order, found):
-        replies[row] = reply
-    return replies
+    return [value for _, value in sorted(zip(order, found), key=lambda pair: pair[0])]
 
 
 def _greedy_chunk(

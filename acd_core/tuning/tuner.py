@@ -35,6 +35,7 @@ from acd_core.tuning.progress import Bar
 from acd_core.tuning.settings import TuneSettings, metrics_of, settings_of
 from acd_core.tuning.stepping import Stepper
 from acd_core.tuning.streams import Prefix, prefill, shared_start, tuning_view
+from acd_core.tuning.threshold import aim, due, steer
 from acd_core.tuning.validation import Point, Validator
 
 if TYPE_CHECKING:
@@ -148,6 +149,7 @@ class _Run:
                 "contrast_tokens": list(plan.contrast_token_counts),
             },
             "selection": RULES[plan.selection],
+            "steers": plan.steers,
             "settings": asdict(settings),
             "anchors": anchors,
             "validation_requests": self.validator.digest,
@@ -178,6 +180,8 @@ class _Run:
                     state.seconds = before + time.monotonic() - started
                     if state.step % self.settings.validate_every == 0 or state.step == self.settings.steps:
                         self._measure(state, on_point)
+                    elif self._steers(state) and state.steering and due(state.steering[-1], state.step):
+                        self._steer(state)
                     if state.step % CHECKPOINT_EVERY == 0:
                         self._save(state)
                     bar.advance(1, _figures(losses, state))
@@ -225,7 +229,7 @@ class _Run:
     def _step(self, state: State) -> dict[str, float]:
         """One update of both prompts. Steps without finite gradients are skipped; several in a row end the run."""
         settings = self.settings
-        found = self.stepper.gradients(state.prompts, self.batches.rows(state.step))
+        found = self.stepper.gradients(state.prompts, self.batches.rows(state.step), state.offsets)
         state.memory = self.memory
         rate = settings.rate(state.step)
         state.steps.append({"step": float(state.step + 1), "rate": rate, **found.losses})
@@ -255,8 +259,30 @@ class _Run:
         if known is None or self._rank(point, state) > self._rank(known, state):
             state.best_step = point.step
             state.best = {name: prompt.detach().clone() for name, prompt in prompts.items()}
+        if self._steers(state):
+            self._steer(state, point)
         if on_point is not None:
             on_point(point)
+
+    def _steers(self, state: State) -> bool:
+        return self.plan.steers and state.step < self.settings.steps  # after the last step nobody would follow
+
+    def _steer(self, state: State, point: Point | None = None) -> None:
+        """Move the line between refusing and answering towards where the margin would have it. point: what was just
+        measured with these very prompts, if anything was."""
+        assert state.plain is not None
+        assert self.signal is not None
+        prompts = state.prompts
+        joint, alone = self.validator.log_odds(prompts["safe"], prompts["adversarial"], self.plan.alpha, self.signal)
+        wanted = aim(state.plain.over_refusal + self.settings.margin, len(joint))
+        refused = round(point.over_refusal * len(joint)) if point is not None else None
+        done = state.curve[-1].harmless_rate == 1.0  # nothing is to be won by refusing more
+        last = state.steering[-1] if state.steering else {}
+        now = steer(last, state.step, joint, alone, wanted, refused, only_less=done)
+        if last and now["step"] == last["step"]:
+            state.steering[-1] = now
+        elif now:
+            state.steering.append(now)
 
     def _best(self, state: State) -> Point | None:
         return next((point for point in state.curve if point.step == state.best_step), None)
@@ -298,6 +324,7 @@ class _Run:
             "chosen": point.as_dict(),
             "validation": [item.as_dict() for item in state.curve],
             "steps": state.steps,
+            "steering": state.steering,
             "seconds": round(state.seconds, 2),
             "memory": state.memory,
         }

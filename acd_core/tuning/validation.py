@@ -13,7 +13,8 @@ from torch import Tensor
 from acd_core.backbone import Backbone
 from acd_core.tuning.anchors import Instruction
 from acd_core.tuning.examples import Encoder
-from acd_core.tuning.streams import greedy, prefill, shared_start
+from acd_core.tuning.objectives import refusal_log_odds
+from acd_core.tuning.streams import greedy, of_first_tokens, prefill, shared_start
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,16 @@ class Validator:
             contrast_tokens=contrast_tokens,
         )
         return self._point(replies, alpha, step, plausibility, contrast_tokens)
+
+    @torch.no_grad()
+    def log_odds(
+        self, safe: Tensor, adversarial: Tensor, alpha: float, signal: Tensor
+    ) -> tuple[list[float], list[float]]:
+        """The log odds with which a reply begins to refuse, a value a harmless request (`refusal_log_odds`): of both
+        prompts joined at `alpha`, and of the safeguarding prompt by itself."""
+        before, rows = self._encoder.before, [request.after for request in self._requests[self._harmful :]]
+        prefixes = prefill(self._backbone, before, safe), prefill(self._backbone, before, adversarial)
+        return of_first_tokens(self._backbone, prefixes, rows, alpha, lambda scores: refusal_log_odds(scores, signal))
 
     @torch.no_grad()
     def measure_plain(self) -> Point:

@@ -22,7 +22,7 @@ def short(tiny_pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
         (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
     monkeypatch.setattr(demo, "REQUESTS", tmp_path)
     monkeypatch.setattr(demo, "QUESTIONS_ASKED", 2)
-    monkeypatch.setattr(demo, "tuned", lambda model, out, steps: SimpleNamespace(pair=PromptPair.load(tiny_pair)))
+    monkeypatch.setattr(demo, "tuned", lambda model, out, **settings: SimpleNamespace(pair=PromptPair.load(tiny_pair)))
     return tmp_path
 
 
@@ -45,7 +45,7 @@ def test_the_same_requests_for_the_same_seed():
 
 
 def test_ctrl_c_ends_it_cleanly(acd, tiny: Path, short: Path, monkeypatch: pytest.MonkeyPatch):
-    def interrupted(model, out, steps):
+    def interrupted(model, out, **settings):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(demo, "tuned", interrupted)

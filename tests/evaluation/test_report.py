@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -195,6 +196,15 @@ def test_without_matplotlib_the_page_says_so(tmp_path: Path, monkeypatch: pytest
     assert set(files) == {"report.md", "report.html", "report.json"}
     assert 'pip install "acd-integrations[plots]"' in files["report.md"].read_text("utf-8")
     assert read(files["report.html"].read_text("utf-8")).sources == []
+
+
+def test_facts_are_said_in_words(tmp_path: Path) -> None:
+    result = made({("acd", "bad"): 20})
+    facts = {"recommended": {"alpha": 0.4, "plausibility": 0.1}, "default alpha": None, "seed": 0}
+    write_report(replace(result, header=facts), tmp_path, "T", None, disagreements(result, 4))
+    page = (tmp_path / "report.md").read_text(encoding="utf-8")
+    for row in ("| recommended | alpha 0.4, plausibility 0.1 |", "| default alpha | none |", "| seed | 0 |"):
+        assert row in page
 
 
 def test_numbers_that_are_none_become_null_and_dashes() -> None:

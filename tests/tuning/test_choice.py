@@ -49,12 +49,25 @@ def test_ties_keep_what_the_pair_was_tuned_with() -> None:
 
 def test_every_axis_is_tried_at_what_those_before_it_chose() -> None:
     def rates(alpha: float, plausibility: float, tokens: int | None) -> tuple[float, float]:
-        harmless = 0.8 + 0.01 * (alpha == 0.2) + 0.01 * (plausibility == 0.1) - 0.01 * (tokens == 1)
-        return harmless, 0.1 - 0.01 * (tokens == 8)
+        harmless = 0.8 + 0.03 * (alpha == 0.2) + 0.03 * (plausibility == 0.1) - 0.03 * (tokens == 1)
+        return harmless, 0.1 - 0.03 * (tokens == 8)
 
     point, asked = chosen(rates)
     assert point.decoding == {"alpha": 0.2, "plausibility": 0.1, "contrast_tokens": 8}
     assert asked[3:] == [(0.2, 0.1, None), (0.2, 0.1, 1), (0.2, 0.1, 8)]
+
+
+def test_a_request_more_or_less_is_no_difference() -> None:
+    assert chosen(lambda alpha, plausibility, tokens: (0.8 + 0.009 * (alpha == 0.6), 0.1))[0] == START
+    fewer = chosen(lambda alpha, plausibility, tokens: (0.8 + 0.009 * (tokens == 8), 0.1 - 0.02 * (tokens == 8)))[0]
+    assert fewer.contrast_tokens == 8
+    more = chosen(lambda alpha, plausibility, tokens: (0.8 + 0.009 * (tokens == 8), 0.1 + 0.02 * (tokens == 8)))[0]
+    assert more == START
+
+
+def test_the_best_of_an_axis_wins_however_close_the_next_is() -> None:
+    rates = {0.0: 0.85, 0.2: 0.865, 0.4: 0.8, 0.6: 0.81}
+    assert chosen(lambda alpha, plausibility, tokens: (rates[alpha], 0.1))[0].alpha == 0.2
 
 
 def test_nothing_contrasted_nothing_more_to_try() -> None:
