@@ -44,7 +44,9 @@ def tune(
     reply_tokens: int | None = typer.Option(None, help="Supervised tokens of a reply."),
     validate_every: int | None = typer.Option(None, help="Steps between points of the validation curve."),
     margin: float | None = typer.Option(
-        None, help="Over-refusal allowed beyond the model's own on the validation split, as a share. Default: 0.02."
+        None,
+        help="Over-refusal allowed beyond the model's own on the validation split, as a share; the run steers "
+        "towards it. Default: 0.02.",
     ),
     patience: int | None = typer.Option(None, help="Stop after so many validations without improvement; 0: never."),
     seed: int | None = typer.Option(None, help="Order of the anchors and draws of the replies."),

@@ -52,7 +52,10 @@ MAX_BAD_STEPS = 5
 
 @dataclass(frozen=True)
 class TuneResult:
-    """The tuned pair, what happened on the way (see `history.json`), and the folder it was saved to, if any."""
+    """The tuned pair, what happened on the way (see `history.json`), and the folder it was saved to, if any.
+
+    Where a run steers, its losses are not comparable from step to step: the offsets in them move ("steering").
+    """
 
     pair: PromptPair
     history: dict[str, Any]
