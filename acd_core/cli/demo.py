@@ -30,9 +30,8 @@ QUESTIONS = Path(__file__).parent / "demo_questions.jsonl"
 REQUESTS = Path(__file__).parents[1] / "evaluation"
 PLAIN = "safe-prompt"
 QUESTIONS_ASKED = 8
-STEPS, MARGIN = 40, 0.1
-"""Two thirds of the steps of `acd tune`: enough to see the effect, and quick on two cores. The margin is the bundled
-pair's: beside a safe prompt that refuses harmless requests too, the default of two points shows less of it."""
+MARGIN = 0.1
+"""The bundled pair's: beside a safe prompt that refuses harmless requests too, the default of two points shows less."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ def demo(
     started = time.perf_counter()
     with _folder(out) as folder:
         note(f"1. tuning a pair for {model} (its weights stay as they are) ...", style="bold")
-        pair = tuned(model, folder, steps=STEPS, margin=MARGIN).pair
+        pair = tuned(model, folder, margin=MARGIN).pair
         tuning_s = time.perf_counter() - started
 
         note("2. plain beside ACD, through LangChain and LlamaIndex ...", style="bold")
