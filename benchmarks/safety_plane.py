@@ -43,7 +43,8 @@ TEXTS = ("none", "safe-prompt", "instructive-null", *(f"rose@{alpha:g}" for alph
 SHARES = (0.03, 0.05)
 PAPER = "paper's losses"
 DIAL = "the margin dial"
-TOGETHER = "the best of all these pairs at that harmless rate or above (points only, nothing between them)"
+BEST = "the best of all"
+TOGETHER = f"{BEST} these pairs at that harmless rate or above (points only, nothing between them)"
 
 Point = dict[str, Any]
 """label, alpha (None for methods without), harmless (mean over the four sets), and a rate for every set."""
@@ -267,13 +268,10 @@ def main() -> None:
         _own(curves[label])["alpha"] = pair.alpha
     ours = {label: curve for label, curve in curves.items() if label != PAPER}
     rose = [point for point in texts if point["label"].startswith("rose") or point["label"] == "safe-prompt"]
-    every, dial = [*itertools.chain(*ours.values())], dial_of(ours)
-    several = len(ours) > 1
-    reading = {
-        **{label: (curve, True) for label, curve in ours.items()},
-        **({DIAL: (dial, True)} if dial else {}),
-        **({"the best of all": (every, False)} if several else {}),
-    }
+    dial = {DIAL: found} if (found := dial_of(ours)) else {}
+    every = {BEST: [*itertools.chain(*ours.values())]} if len(ours) > 1 else {}
+    # Nothing lies between points of different pairs.
+    reading = {label: (curve, label != BEST) for label, curve in {**ours, **dial, **every}.items()}
     document: dict[str, Any] = {
         "model": f"{backbone.model_id} {backbone.fingerprint[:12]}",
         "machine": machine(),
@@ -281,9 +279,8 @@ def main() -> None:
         "curves": curves,
         "ceiling": {} if options.no_probe else ceilings(backbone, sets),
         "against_rose": {
-            **{label: compare(curve, rose) for label, curve in ours.items()},
-            **({DIAL: compare(dial, rose)} if dial else {}),
-            **({TOGETHER: compare(every, rose, False)} if several else {}),
+            TOGETHER if label == BEST else label: compare(curve, rose, between)
+            for label, (curve, between) in reading.items()
         },
         "at_over_refusal": {
             label: {f"{share:g}": at_over_refusal(curve, share, "everyday", between) for share in SHARES}
@@ -295,7 +292,7 @@ def main() -> None:
     (options.out / "plane.json").write_text(json.dumps(document, indent=1) + "\n")
     first = next(iter(curves))
     shown = {label: curve for label, curve in curves.items() if label == first or not label.startswith("margin")}
-    draw(options.out, texts, {**shown, **({DIAL: dial} if dial else {})}, document["ceiling"])
+    draw(options.out, texts, {**shown, **dial}, document["ceiling"])
     (options.out / "plane.md").write_text(report(document))
     print(report(document))
 

@@ -34,6 +34,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
 
 
+def give_back(device: torch.device) -> None:
+    """Let others have what the allocator keeps of memory that nothing uses any more. Call it where the error that said
+    so is gone: while it is handled, its frames still hold what they held."""
+    if device.type == "cuda":
+        with contextlib.suppress(RuntimeError):  # a device that failed, or one that captures for somebody else
+            torch.cuda.empty_cache()
+
+
 def free_bytes(device: torch.device) -> int:
     """Bytes free on `device` right now."""
     if device.type == "cuda":

@@ -7,7 +7,6 @@ decode step for every running row, 5) hand out tokens, 6) free the rows of what 
 from __future__ import annotations
 
 import atexit
-import contextlib
 import os
 import threading
 import weakref
@@ -18,7 +17,7 @@ import torch
 
 from acd_core.backbone import Backbone
 from acd_core.engine.cache import SlotCache
-from acd_core.engine.memory import doubled, free_bytes, is_out_of_memory, no_room
+from acd_core.engine.memory import doubled, free_bytes, give_back, is_out_of_memory, no_room
 from acd_core.engine.options import Counters, EngineOptions
 from acd_core.engine.prefix import PrefixStore
 from acd_core.engine.request import Request
@@ -357,9 +356,7 @@ class Engine:
         self.prefixes.clear()
         if self._stepper.static is not None:
             self._stepper.static.forget()
-        if self.backbone.device.type == "cuda":
-            with contextlib.suppress(RuntimeError):  # a device that failed, or one that captures for somebody else
-                torch.cuda.empty_cache()
+        give_back(self.backbone.device)
 
     def _shrink(self, error: BaseException) -> None:
         """Out of memory: forget prefixes, free the buffers, halve the row limit, and start what was running again.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -16,7 +15,6 @@ from acd_core.tuning.objectives import Objective, RowScores, term_rows
 from acd_core.tuning.streams import Prefix, pad_targets, prefill, reply_logits
 
 PROMPTS = ("safe", "adversarial")
-NO_OFFSETS: Mapping[str, float] = MappingProxyType({})
 CHUNK, CHUNK_GPU = 2**23, 2**26
 """Logits that the losses look at together: they make several float32 copies of them. On a GPU more at a time, because
 there it is launches that cost."""
@@ -46,7 +44,7 @@ def step_gradients(
     micro: int | None = None,
     plain: Prefix | None = None,
     signal: Tensor | None = None,
-    offsets: Mapping[str, float] = NO_OFFSETS,
+    offsets: Mapping[str, float] | None = None,
 ) -> StepGradients:
     """Losses of `rows` and their gradients for `prompts` {"safe", "adversarial"} ([n, width], requiring grad).
 
@@ -67,7 +65,7 @@ def step_gradients(
         for start in range(0, len(group), size):
             part = group[start : start + size]
             with torch.enable_grad():
-                grads = _part(backbone, objective, prefixes, leaves, plain, signal, offsets, part, losses)
+                grads = _part(backbone, objective, prefixes, leaves, plain, signal, offsets or {}, part, losses)
             for index, grad in enumerate(grads):
                 if grad is not None:
                     known = sums[index]

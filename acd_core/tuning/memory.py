@@ -18,7 +18,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from acd_core.engine.memory import is_out_of_memory
+from acd_core.engine.memory import give_back, is_out_of_memory
 
 SHARE = 0.6
 """Of the free memory that a step may take: the estimate is not exact, and others want some too."""
@@ -97,9 +97,7 @@ def probe(step: Callable[[int], object], device: torch.device) -> Need | None:
     else:
         row = max(1, two - one)
         return Need(max(0, one - row), row)
-    # Out here the error is gone, and with it the graph that its frames held.
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+    give_back(device)
     return None
 
 

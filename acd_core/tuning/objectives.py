@@ -156,6 +156,11 @@ class Term:
     weight: float = 1.0
     first: int | None = None
 
+    @property
+    def decides(self) -> bool:
+        """Whether it reads off the first token whether the reply refuses."""
+        return self.loss in ("refuse", "comply")
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -183,14 +188,13 @@ class Objective:
     @property
     def decides(self) -> bool:
         """Whether a term needs the refusal signal."""
-        return any(term.loss in ("refuse", "comply") for term in self.terms)
+        return any(term.decides for term in self.terms)
 
     @property
     def steers(self) -> bool:
         """Whether a run moves its threshold towards the over-refusal that its margin allows: there has to be a margin,
         and a term that decides by the first token of the joined scores."""
-        decided = any(term.scores == "joint" and term.loss in ("refuse", "comply") for term in self.terms)
-        return self.selection == "margin" and decided
+        return self.selection == "margin" and any(term.decides and term.scores == "joint" for term in self.terms)
 
     @property
     def classes(self) -> tuple[Class, ...]:
@@ -210,7 +214,7 @@ class Objective:
 
     def reach(self, data: Class) -> int | None:
         """How many reply tokens of a row of class `data` the terms read, from the first; None: all of them."""
-        reads = [1 if term.loss in ("refuse", "comply") else term.first for term in self.terms if term.data == data]
+        reads = [1 if term.decides else term.first for term in self.terms if term.data == data]
         return None if None in reads else max((read for read in reads if read is not None), default=None)
 
 
@@ -282,7 +286,7 @@ def term_rows(term: Term, rows: RowScores, alpha: float) -> Tensor:
         mask = mask * (torch.arange(mask.shape[1], device=mask.device) < term.first).to(mask.dtype)
     if term.loss == "kl_to_plain":
         return kl_to(_there(rows.plain, term), scores, mask)
-    if term.loss in ("refuse", "comply"):
+    if term.decides:
         return decision(scores, _there(rows.signal, term), term.loss == "refuse", rows.offsets.get(term.scores, 0.0))
     return TARGET_LOSSES[term.loss](scores, rows.targets, mask)
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor
 
 from acd_core.backbone import Backbone, text_config
-from acd_core.engine.memory import is_out_of_memory
+from acd_core.engine.memory import give_back, is_out_of_memory
 from acd_core.errors import TuningError
 from acd_core.tuning.examples import Example, Row
-from acd_core.tuning.gradients import NO_OFFSETS, StepGradients, step_gradients
+from acd_core.tuning.gradients import StepGradients, step_gradients
 from acd_core.tuning.memory import Fit, Need, budget_of, crude_bytes, fit, probe
 from acd_core.tuning.objectives import Class, Objective
 from acd_core.tuning.recompute import layer_count, recomputing_view
@@ -40,7 +39,7 @@ class Stepper:
         self.fit: Fit | None = None
 
     def gradients(
-        self, prompts: Mapping[str, Tensor], rows: Sequence[Row], offsets: Mapping[str, float] = NO_OFFSETS
+        self, prompts: Mapping[str, Tensor], rows: Sequence[Row], offsets: Mapping[str, float]
     ) -> StepGradients:
         """Losses and gradients of `rows`. Where memory runs out all the same, with fewer rows at a time."""
         if self.fit is None:
@@ -52,10 +51,8 @@ class Stepper:
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-            # Out here the error is gone, and with it the graph that its frames held.
             self.fit = self._smaller(self.fit)
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            give_back(self._view.device)
 
     def _run(
         self,
@@ -63,7 +60,7 @@ class Stepper:
         prompts: Mapping[str, Tensor],
         rows: Sequence[Row],
         micro: int | None,
-        offsets: Mapping[str, float] = NO_OFFSETS,
+        offsets: Mapping[str, float] | None = None,
     ) -> StepGradients:
         return step_gradients(
             view,

@@ -22,7 +22,7 @@ from transformers import DynamicCache
 
 from acd_core.backbone import Backbone, cpu_has_fast_bf16, gpu_has_bf16
 from acd_core.decoding import rules
-from acd_core.engine.memory import is_out_of_memory
+from acd_core.engine.memory import give_back, is_out_of_memory
 from acd_core.errors import TuningError
 from acd_core.tuning.recompute import twin_of
 
@@ -207,10 +207,8 @@ def _as_many_as_fit(
         except Exception as error:
             if not is_out_of_memory(error) or len(picked) == 1:
                 raise
-        # Out here the error is gone, and with it the caches that its frames held.
         most = len(picked) // 2
-        if backbone.device.type == "cuda":
-            torch.cuda.empty_cache()
+        give_back(backbone.device)
     return [value for _, value in sorted(zip(order, found), key=lambda pair: pair[0])]
 
 

@@ -222,6 +222,15 @@ def test_how_many_rows_go_together_changes_no_reply(tiny: Make, monkeypatch: pyt
     assert len({token for reply in found for token in reply}) > 2
 
 
+def test_greedy_gives_back_the_order_it_was_given(tiny: Make) -> None:
+    backbone = tiny()
+    rows = [[5, 9, 30, 7], [8], [12, 40, 3], [6, 11]]
+    prefix = prefill(backbone, [1, 2])
+    together = greedy(backbone, prefix, rows, max_tokens=5, chunk=3)
+    assert together == [greedy(backbone, prefix, [row], max_tokens=5)[0] for row in rows]
+    assert len({tuple(reply) for reply in together}) > 2
+
+
 def test_one_row_that_does_not_fit_is_an_error(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = tiny()
 
