@@ -16,17 +16,19 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
-from transformers import AutoTokenizer, DynamicCache, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, LlamaConfig
 
 from acd_core import ContrastiveLM, PromptPair
 from acd_core.backbone import REFERENCE_MODEL_DIR
 from acd_core.chat import SOFT
 from acd_core.engine import EngineOptions
+from acd_core.engine.static import Decode
 from acd_core.evaluation.page import table
 from acd_core.evaluation.report import machine
 
@@ -40,6 +42,12 @@ SIZES: dict[str, dict[str, int]] = {
     "8b": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
            "num_key_value_heads": 8, "vocab_size": 128256},
 }  # fmt: skip
+ARMS: dict[str, dict[str, Any]] = {
+    "engine_plain": {"method": "sp"},  # the safeguarding prompt alone
+    "engine_acd": {},  # both branches
+}
+"""What our engine is measured with: a name -> settings of `generate`. benchmarks/gpu_checks.py checks the same ones."""
+
 SOFT_VECTORS = 20
 ALPHA = 0.4
 
@@ -47,8 +55,9 @@ ALPHA = 0.4
 class Bench:
     """One model of a shape, with everything that is compared on it."""
 
-    def __init__(self, size: str, dtype: str, device: str) -> None:
+    def __init__(self, size: str, dtype: str, device: str, decode: Decode = "auto") -> None:
         self.device = device
+        self.options = EngineOptions(decode=decode)
         self.tokenizer = AutoTokenizer.from_pretrained(REFERENCE_MODEL_DIR)
         torch.manual_seed(0)
         config = LlamaConfig(
@@ -56,7 +65,8 @@ class Bench:
             eos_token_id=None, bos_token_id=None, pad_token_id=0,
         )  # fmt: skip
         with torch.device(device):
-            self.model = LlamaForCausalLM(config).to(getattr(torch, dtype)).eval()
+            # In its dtype from the start: an 8B shape in float32 would not fit every card.
+            self.model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).eval()
         self.model.generation_config.eos_token_id = None
         self.tokenizer.eos_token = None  # replies have the asked length
         self.lm = self._lm(None)
@@ -66,7 +76,7 @@ class Bench:
         self.acd = self._lm(self.pair)
 
     def _lm(self, pair: PromptPair | None) -> ContrastiveLM:
-        return ContrastiveLM.from_model(self.model, self.tokenizer, pair)
+        return ContrastiveLM.from_model(self.model, self.tokenizer, pair, options=self.options)
 
     def prompt(self, tokens: int, number: int = 0) -> str:
         """A text whose layout has about `tokens` tokens, different for every number."""
@@ -129,13 +139,14 @@ class Bench:
             said = self.acd.backbone.embed((safe - ALPHA * opposite).argmax(-1)[:, None])
             kept, other = torch.cat([kept, said], 1), torch.cat([other, said], 1)
 
-    def engine_plain(self, prompts: list[str], new: int) -> None:
-        """Our engine, the safeguarding prompt alone."""
-        self.acd.generate(prompts, max_tokens=new, method="sp")
+    def arm(self, name: str, prompts: list[str], new: int) -> None:
+        """Our engine with the settings of an arm."""
+        self.acd.generate(prompts, max_tokens=new, **ARMS[name])
 
-    def engine_acd(self, prompts: list[str], new: int) -> None:
-        """Our engine, both branches."""
-        self.acd.generate(prompts, max_tokens=new)
+    def ways(self) -> dict[str, Callable[[list[str], int], None]]:
+        """Every way by its name: work on (prompts, new tokens)."""
+        others = (self.plain_generate, self.cfg_processor, self.two_cached_passes, self.two_passes_without_cache)
+        return {**{way.__name__: way for way in others}, **{name: partial(self.arm, name) for name in ARMS}}
 
 
 def seconds(work: Callable[[], Any], device: str) -> float:
@@ -166,9 +177,13 @@ def ratios(taken: dict[str, list[float]], base: str) -> dict[str, float]:
     return {name: statistics.median(a / b for a, b in zip(times, taken[base])) for name, times in taken.items()}
 
 
-def single_stream(bench: Bench, asked: argparse.Namespace) -> list[dict[str, Any]]:
+def single_stream(bench: Bench, asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """batch x prompt: every way, as a multiple of plain generate."""
-    rows = []
+    ways = bench.ways()
+    if asked.skip_slow:
+        del ways["two_passes_without_cache"]
+    if asked.arms_only:
+        ways = {name: way for name, way in ways.items() if name in ("plain_generate", *ARMS)}
     for length in asked.prompts:
         for batch in asked.batches:
             counter = iter(range(10**9))
@@ -176,20 +191,19 @@ def single_stream(bench: Bench, asked: argparse.Namespace) -> list[dict[str, Any
             def prompts(batch: int = batch, length: int = length, counter: Any = counter) -> list[str]:
                 return [bench.prompt(length, next(counter)) for _ in range(batch)]  # new ones: no prefix is reused
 
-            slow = [] if asked.skip_slow else [bench.two_passes_without_cache]
-            ways = [bench.plain_generate, bench.cfg_processor, bench.two_cached_passes, *slow]
-            ways += [bench.engine_plain, bench.engine_acd]
             taken = interleaved(
-                {way.__name__: (lambda way=way: way(prompts(), asked.new)) for way in ways}, asked.rounds, asked.device
+                {name: (lambda way=way: way(prompts(), asked.new)) for name, way in ways.items()},
+                asked.rounds,
+                asked.device,
             )
             speed = statistics.median(batch * asked.new / t for t in taken["plain_generate"])
-            rows.append({"prompt": length, "batch": batch, **ratios(taken, "plain_generate"), "plain tok/s": speed})
-    return rows
+            mode = bench.acd.engine.decode_mode[0]
+            yield {"prompt": length, "batch": batch, **ratios(taken, "plain_generate"), "plain tok/s": speed,
+                   "engine's steps": mode}  # fmt: skip
 
 
-def concurrency(bench: Bench, asked: argparse.Namespace) -> list[dict[str, Any]]:
+def concurrency(bench: Bench, asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """n callers with ragged prompts at once: throughput against plain generate one by one, and ACD one by one."""
-    rows = []
     for callers in asked.callers:
         counter = iter(range(10**6, 10**9))
         lengths = [32 + 96 * index // max(callers - 1, 1) for index in range(callers)]
@@ -210,13 +224,12 @@ def concurrency(bench: Bench, asked: argparse.Namespace) -> list[dict[str, Any]]
 
         ways = {
             "plain one by one": lambda: [bench.plain_generate([one], asked.new) for one in prompts()],
-            "acd one by one": lambda: [bench.engine_acd([one], asked.new) for one in prompts()],
+            "acd one by one": lambda: [bench.arm("engine_acd", [one], asked.new) for one in prompts()],
             "acd together": together,
         }
         taken = interleaved(ways, max(1, asked.rounds // 2), asked.device)
         found = ratios(taken, "acd together")
-        rows.append({"callers": callers, **{f"speed-up over {n}": found[n] for n in found if n != "acd together"}})
-    return rows
+        yield {"callers": callers, **{f"speed-up over {n}": found[n] for n in found if n != "acd together"}}
 
 
 def settle(lm: ContrastiveLM) -> None:
@@ -305,31 +318,52 @@ def main() -> None:
     parser.add_argument("--new", type=int, default=128, help="new tokens of a reply")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--skip-slow", action="store_true", help="leave out the passes without cache")
+    parser.add_argument("--arms-only", action="store_true", help="plain_generate and our engine, nothing else")
+    parser.add_argument("--decode", choices=get_args(Decode), default="auto", help="how the engine's steps run")
     parser.add_argument("--only", nargs="*", default=["single", "concurrency", "conversation", "stored", "adapter"])
     parser.add_argument("--out", type=Path, default=Path("out/decoding_cost"))
     asked = parser.parse_args()
-    bench = Bench(asked.size, asked.dtype, asked.device)
+    bench = Bench(asked.size, asked.dtype, asked.device, asked.decode)
     header = {**machine(), "size": asked.size, "dtype": asked.dtype, "device": asked.device, "new tokens": asked.new,
               "rounds": asked.rounds, "threads": torch.get_num_threads()}  # fmt: skip
-    parts: dict[str, Callable[[Bench, argparse.Namespace], Any]] = {
-        "single": single_stream, "concurrency": concurrency, "conversation": conversation, "stored": stored_prompt,
-        "adapter": adapter,
-    }  # fmt: skip
+    asked.out.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {}
-    lines = ["# Cost of decoding", "", *(f"- {name}: {value}" for name, value in header.items()), ""]
-    for name, part in parts.items():
+    for name, part in PARTS.items():
         if name not in asked.only:
             continue
-        found[name] = part(bench, asked)
-        rows = found[name] if isinstance(found[name], list) else [found[name]]
-        heads = list(rows[0])
-        cells = [[f"{row[h]:.3g}" if isinstance(row[h], float) else str(row[h]) for h in heads] for row in rows]
-        lines += [f"## {name}", "", (parts[name].__doc__ or "").strip(), "", table(heads, cells), ""]
-        print("\n".join(lines[-3:]), flush=True)
-    asked.out.mkdir(parents=True, exist_ok=True)
-    (asked.out / "decoding_cost.md").write_text("\n".join(lines))
-    (asked.out / "decoding_cost.json").write_text(json.dumps({"machine": header, **found}, indent=1, default=str))
+        made = part(bench, asked)
+        if isinstance(made, dict):
+            found[name] = made
+        else:
+            rows = found[name] = []
+            for row in made:
+                rows.append(row)
+                write(header, found, asked.out)
+        header["decode"] = ": ".join(bench.acd.engine.decode_mode)
+        write(header, found, asked.out)
+        print(section(name, found[name]), flush=True)
     print(asked.out / "decoding_cost.md")
+
+
+PARTS: dict[str, Callable[[Bench, argparse.Namespace], Any]] = {
+    "single": single_stream, "concurrency": concurrency, "conversation": conversation, "stored": stored_prompt,
+    "adapter": adapter,
+}  # fmt: skip
+
+
+def section(name: str, found: Any) -> str:
+    """One part as Markdown."""
+    rows = found if isinstance(found, list) else [found]
+    heads = list(rows[0])
+    cells = [[f"{row[h]:.3g}" if isinstance(row[h], float) else str(row[h]) for h in heads] for row in rows]
+    return "\n".join([f"## {name}", "", (PARTS[name].__doc__ or "").strip(), "", table(heads, cells), ""])
+
+
+def write(header: dict[str, Any], found: dict[str, Any], out: Path) -> None:
+    """What is measured so far, as decoding_cost.md and .json."""
+    lines = ["# Cost of decoding", "", *(f"- {name}: {value}" for name, value in header.items()), ""]
+    (out / "decoding_cost.md").write_text("\n".join([*lines, *(section(name, part) for name, part in found.items())]))
+    (out / "decoding_cost.json").write_text(json.dumps({"machine": header, **found}, indent=1, default=str))
 
 
 if __name__ == "__main__":

@@ -304,14 +304,19 @@ def recipe(shape: str, asked: argparse.Namespace) -> list[dict[str, Any]]:
     safe, unsafe = (anchors.bundled_instructions(kind)[: asked.instructions] for kind in ("safe", "unsafe"))
     wanted = {each.text for each in (*safe, *unsafe)}
     pairs = [pair for pair in anchors.load_pairs(PAIRS) if pair.text in wanted]
+    validation = tuple(anchors.bundled_instructions(f"validation_{kind}")[: asked.validation]
+                       for kind in ("safe", "unsafe"))  # fmt: skip
     with ContrastiveLM.from_model(backbone.model, backbone.tokenizer) as lm:
         made = seconds(lambda: anchors.generate_anchors(lm, safe, unsafe), asked.device)
+    print(f"  recipe: replies {made:.1f} s", file=sys.stderr, flush=True)
     rows = []
     for objective in asked.objective:
         with decoding_timed(asked.device) as spent:
-            tuning = seconds(lambda name=objective: tune(backbone, pairs, objective=name, steps=settings.steps),  # type: ignore[misc]
-                             asked.device)  # fmt: skip
+            tuning = seconds(lambda name=objective: tune(  # type: ignore[misc]
+                backbone, pairs, objective=name, steps=settings.steps, validation=validation,
+            ), asked.device)  # fmt: skip
         decoding = sum(spent)
+        print(f"  recipe: {objective} {tuning:.1f} s, {decoding:.1f} of them decoding", file=sys.stderr, flush=True)
         rows.append({
             "shape": shape, "layers": layers_text(shape, asked.layers),
             "objective": objective, "steps": settings.steps, "batch": settings.batch, "replies": len(pairs),
@@ -368,6 +373,8 @@ def main() -> None:
     parser.add_argument("--recipe", choices=[REFERENCE, *SHAPES], help="the whole recipe for this shape as well")
     parser.add_argument("--recipe-steps", type=int, help="fewer steps than the default; the report says so")
     parser.add_argument("--instructions", type=int, default=100, help="of each kind, for the recipe")
+    parser.add_argument("--validation", type=int, help="so many validation requests of each kind in the recipe; "
+                        "all by default")  # fmt: skip
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: the process's own seconds, where "
                         "others use the machine (with --threads 1, no GPU)")  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
