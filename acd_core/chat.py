@@ -9,6 +9,7 @@ it is marked before rendering and encoded as plain text (transformers' `mark_con
 from __future__ import annotations
 
 import copy
+import functools
 import re
 import threading
 from collections.abc import Mapping, Sequence
@@ -115,6 +116,17 @@ class Chat:
         messages = self._prepare(conversation, tools)
         plain = messages[-1]["role"] == "text"
         return _strip_marks(str(messages[-1]["content"]) if plain else self._render(messages, tools))
+
+    @functools.cached_property
+    def appended_header(self) -> tuple[int, ...]:
+        """Ids that close an assistant turn under way and open a new one; empty where the template cannot do that."""
+        mark = "zqxj"
+        turns: list[dict[str, Any]] = [_user("a"), {"role": "assistant", "content": mark, "prefix": False}]
+        try:
+            _, found, tail = self._render(turns, ()).rpartition(mark)
+        except TemplateError:
+            return ()
+        return self._encode_tail(tail) if found else ()
 
     def encode_text(self, text: str) -> tuple[int, ...]:
         """Ids of plain text: no template, no special tokens added, none recognised in it."""

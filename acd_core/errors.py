@@ -39,6 +39,10 @@ class PairMismatchError(PairError):
     """The prompt pair was made for another model."""
 
 
+class GateError(PairError):
+    """A gate cannot be read or trusted (damaged, not finite), or none is there where one was asked for."""
+
+
 class ExpertError(ACDError):
     """A LoRA expert cannot be found, read or trusted, or it does not fit the model."""
 

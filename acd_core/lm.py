@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import functools
 import os
 import queue
-import threading
-import weakref
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any, cast, overload
 
 from acd_core.backbone import Backbone
-from acd_core.chat import Chat, Conversation, Message
+from acd_core.chat import Conversation, Message
 from acd_core.decoding.methods import method_named
-from acd_core.engine import Engine, EngineOptions
+from acd_core.engine import EngineOptions
 from acd_core.engine.request import Item
-from acd_core.errors import EngineClosedError, UsageError
+from acd_core.errors import EngineClosedError
 from acd_core.experts import Expert
 from acd_core.facts import ModelFacts, facts_of
-from acd_core.formats import Formats
+from acd_core.gate import EVERY, GateRules
 from acd_core.pair import PromptPair
 from acd_core.params import Done, Event, Generation, GenerationParams
 from acd_core.planning import Planner, runnable
 from acd_core.scoring import Continuation, LogLikelihood, Scorer
 from acd_core.session import Plan, Session
+from acd_core.sharing import backbone_of, registry, shared_by
 
 DEFAULT_MAX_TOKENS = 1024
 
@@ -35,6 +33,8 @@ class ContrastiveLM:
 
     Build one with `from_pretrained` or `from_model`. `method` is a name of `acd_core.decoding.methods.METHODS`; None is
     "acd" with a pair, "safedecoding" with an expert alone, else "none". alpha None takes the pair's recommendation.
+    `gate`, `recheck`: as in `ContrastParams`, for calls that say nothing; a pair's gate is used unless `gate` is False.
+    `gate_floor`: the operator's; no call may have the gate open for a smaller share of harmless requests.
     `expert` is a LoRA expert or its folder. `deterministic=True` serves each request alone, so that low-precision
     rounding cannot depend on neighbours. `allow_adversarial=True` unlocks decoding under the adversarial prompt alone,
     for the ablation only.
@@ -48,6 +48,9 @@ class ContrastiveLM:
         *,
         expert: str | os.PathLike[str] | Expert | None = None,
         alpha: float | None = None,
+        gate: bool | float | None = None,
+        gate_floor: float | None = None,
+        recheck: int = EVERY,
         options: EngineOptions | None = None,
         deterministic: bool = False,
         allow_adversarial: bool = False,
@@ -62,8 +65,9 @@ class ContrastiveLM:
         self.deterministic = deterministic
         if pair is not None:
             pair.check(backbone)
+        self.gate_rules = GateRules(pair.gate if pair is not None else None, gate, gate_floor, recheck)
         runnable(self.method, pair, self.expert, backbone, allow_adversarial=allow_adversarial)
-        shared = _shared(backbone, options)
+        shared = shared_by(backbone, options)
         self.engine, self.chat, self.formats = shared.engine, shared.chat, shared.formats
         self._planner = Planner(
             backbone,
@@ -73,6 +77,7 @@ class ContrastiveLM:
             pair,
             self.expert,
             alpha=self.alpha,
+            gate=self.gate_rules,
             deterministic=deterministic,
             allow_adversarial=allow_adversarial,
         )
@@ -90,6 +95,9 @@ class ContrastiveLM:
         *,
         expert: str | os.PathLike[str] | Expert | None = None,
         alpha: float | None = None,
+        gate: bool | float | None = None,
+        gate_floor: float | None = None,
+        recheck: int = EVERY,
         dtype: str = "auto",
         device: str = "auto",
         revision: str | None = None,
@@ -111,6 +119,9 @@ class ContrastiveLM:
             method,
             expert=expert,
             alpha=alpha,
+            gate=gate,
+            gate_floor=gate_floor,
+            recheck=recheck,
             options=options,
             deterministic=deterministic,
             allow_adversarial=allow_adversarial,
@@ -127,12 +138,15 @@ class ContrastiveLM:
         model_id: str | None = None,
         expert: str | os.PathLike[str] | Expert | None = None,
         alpha: float | None = None,
+        gate: bool | float | None = None,
+        gate_floor: float | None = None,
+        recheck: int = EVERY,
         options: EngineOptions | None = None,
         deterministic: bool = False,
         allow_adversarial: bool = False,
     ) -> ContrastiveLM:
         """Use a model and tokenizer the caller loaded (any dtype, quantised, device-mapped); neither is changed."""
-        backbone = _backbone_of(model, tokenizer, model_id)
+        backbone = backbone_of(model, tokenizer, model_id)
         loaded = pair if isinstance(pair, PromptPair) or pair is None else PromptPair.load(pair, backbone=backbone)
         return cls(
             backbone,
@@ -140,6 +154,9 @@ class ContrastiveLM:
             method,
             expert=expert,
             alpha=alpha,
+            gate=gate,
+            gate_floor=gate_floor,
+            recheck=recheck,
             options=options,
             deterministic=deterministic,
             allow_adversarial=allow_adversarial,
@@ -275,7 +292,7 @@ class ContrastiveLM:
         if self._closed:
             return
         self._closed = True
-        with _registry:
+        with registry:
             self._shared.holders.discard(self)
             last = not self._shared.holders
         if last:
@@ -391,44 +408,3 @@ def is_batch(messages: Any) -> bool:
         and bool(messages)
         and all(isinstance(item, (str, list, tuple)) for item in messages)
     )
-
-
-class _Shared:
-    """What all LMs over one backbone share: the engine, the chat, the formats, and a tokenizer to decode with."""
-
-    def __init__(self, backbone: Backbone, options: EngineOptions | None) -> None:
-        self.engine = Engine(backbone, options)
-        self.chat = Chat(backbone.tokenizer)
-        self.formats = Formats(backbone, self.chat)
-        # The engine thread decodes on a copy of its own: encoding elsewhere borrows the tokenizer mutably.
-        self.decoder = copy.deepcopy(backbone.tokenizer)
-        self.holders: weakref.WeakSet[ContrastiveLM] = weakref.WeakSet()
-
-
-_registry = threading.RLock()
-_wrapped: weakref.WeakValueDictionary[tuple[int, int], Backbone] = weakref.WeakValueDictionary()
-
-
-def _shared(backbone: Backbone, options: EngineOptions | None) -> _Shared:
-    """The one engine of a backbone. Options given later must agree: one engine has one set of limits."""
-    with _registry:
-        known = backbone.attached.get("lm")
-        if isinstance(known, _Shared) and not known.engine.closed:
-            if options is not None and options != known.engine.options:
-                raise UsageError(
-                    f"An engine for {backbone.model_id!r} runs already with other options: {known.engine.options}.",
-                    hint="Close the ContrastiveLMs that use it, or pass the same options.",
-                )
-            return known
-        fresh = backbone.attached["lm"] = _Shared(backbone, options)
-        return fresh
-
-
-def _backbone_of(model: Any, tokenizer: Any, model_id: str | None) -> Backbone:
-    """One backbone for one model object, so that every LM over it shares one engine."""
-    key = (id(model), id(tokenizer))
-    with _registry:
-        backbone = _wrapped.get(key)
-        if backbone is None or backbone.model is not model or backbone.tokenizer is not tokenizer:
-            backbone = _wrapped[key] = Backbone.wrap(model, tokenizer, model_id)
-        return backbone

@@ -1,9 +1,9 @@
 """The two opposite prompts and their file.
 
 On disk a pair is a folder: `pair.json` (format version, library version, base model with revision and fingerprint,
-slot, recommended alpha, plausibility and contrast_tokens, tuning metrics, licence), `safe/` and `adversarial/` in
-PEFT's prompt-tuning layout, and a model card. Only safetensors and JSON are read: no pickle, no code. Older formats are
-read and brought up to date.
+slot, recommended alpha, plausibility and contrast_tokens, tuning metrics, licence, the gate's description), `safe/` and
+`adversarial/` in PEFT's prompt-tuning layout, `gate/` with the gate's weights where there is one, and a model card.
+Only safetensors and JSON are read: no pickle, no code. Older formats are read and brought up to date.
 """
 
 from __future__ import annotations
@@ -27,14 +27,16 @@ from safetensors.torch import load_file
 from safetensors.torch import save as as_safetensors
 
 from acd_core.errors import PairError, PairMismatchError, UsageError
+from acd_core.gate import Gate
 from acd_core.on_disk import REFERENCE_PAIR_DIR
 from acd_core.pair_card import model_card
 
 if TYPE_CHECKING:
     from acd_core.backbone import Backbone
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 SIDES = ("safe", "adversarial")
+GATE_FILE = Path("gate") / "reading.safetensors"
 Prompt = Union[str, torch.Tensor]
 
 
@@ -45,7 +47,7 @@ class PromptPair:
     alpha: the recommended strength, in [0, 1). metrics: what tuning measured. base_model, base_revision and
     fingerprint: the model the vectors belong to (None for texts, which fit every model). license: an SPDX id.
     plausibility, contrast_tokens: recommended values of the settings of those names (`ContrastParams`); 0 and None
-    where the pair recommends neither.
+    where the pair recommends neither. gate: the reading that says where the contrast is to act; None: everywhere.
     """
 
     safeguarding: Prompt
@@ -58,6 +60,7 @@ class PromptPair:
     license: str | None = None
     plausibility: float = 0.0
     contrast_tokens: int | None = None
+    gate: Gate | None = None
 
     def __post_init__(self) -> None:
         if not (isinstance(self.alpha, (int, float)) and math.isfinite(self.alpha) and 0.0 <= self.alpha < 1.0):
@@ -98,6 +101,7 @@ class PromptPair:
         metrics: Mapping[str, Any] | None = None,
         plausibility: float = 0.0,
         contrast_tokens: int | None = None,
+        gate: Gate | None = None,
     ) -> PromptPair:
         """A soft pair tuned for `backbone`. Tensors are copied to float32 on the CPU."""
         return cls(
@@ -110,6 +114,7 @@ class PromptPair:
             backbone.revision,
             plausibility=plausibility,
             contrast_tokens=contrast_tokens,
+            gate=gate,
         )
 
     @property
@@ -125,17 +130,22 @@ class PromptPair:
 
     @property
     def id(self) -> str:
-        """A hash of the two prompts: what a cache key must hold."""
+        """A hash of the two prompts and the gate: what a cache key must hold."""
         digest = hashlib.sha256()
         for prompt in (self.safeguarding, self.adversarial):
             if isinstance(prompt, str):
                 digest.update(b"text\0" + prompt.encode())
             else:
                 digest.update(b"soft\0" + str(tuple(prompt.shape)).encode() + prompt.contiguous().numpy().tobytes())
+        if self.gate is not None:
+            digest.update(json.dumps(self.gate.document(), sort_keys=True, default=str).encode())
+            digest.update(self.gate.weights.contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def check(self, backbone: Backbone) -> None:
-        """Raise PairMismatchError unless this pair was made for `backbone`. Textual pairs fit every model."""
+        """Raise PairMismatchError unless this pair and its gate were made for `backbone`; texts fit every model."""
+        if self.gate is not None:
+            self.gate.check(backbone)
         if isinstance(self.safeguarding, str):
             return
         width = int(self.safeguarding.shape[1])
@@ -179,8 +189,13 @@ class PromptPair:
             "plausibility": self.plausibility,
             "contrast_tokens": self.contrast_tokens,
             "license": self.license,
+            "gate": None if self.gate is None else self.gate.document(),
             "metrics": dict(self.metrics),
         }
+        if self.gate is not None:
+            (folder / "gate").mkdir()
+            reading = as_safetensors({"weights": self.gate.weights.contiguous()}, metadata={"format": "pt"})
+            (folder / GATE_FILE).write_bytes(reading)
         for side, prompt in zip(SIDES, (self.safeguarding, self.adversarial)):
             if isinstance(prompt, str):
                 document[side] = prompt
@@ -224,6 +239,7 @@ class PromptPair:
             document.get("license"),
             document.get("plausibility", 0.0),
             document.get("contrast_tokens"),
+            _read_gate(folder, document.get("gate"), str(source)),
         )
         if backbone is not None:
             pair.check(backbone)
@@ -366,29 +382,45 @@ def _with_head_and_window(document: dict[str, Any]) -> dict[str, Any]:
     return {**document, "plausibility": 0.0, "contrast_tokens": None}
 
 
+def _with_gate(document: dict[str, Any]) -> dict[str, Any]:
+    """3 -> 4: a pair may hold a gate; older pairs have none."""
+    return {**document, "gate": None}
+
+
 _MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
     1: _with_revision_and_license,
     2: _with_head_and_window,
+    3: _with_gate,
 }
 
 
 def _read_vectors(folder: Path, source: str) -> torch.Tensor:
-    path = folder / "adapter_model.safetensors"
+    vectors = _read_tensor(folder / "adapter_model.safetensors", "prompt_embeddings", source)
+    _check_vectors(vectors, folder.name)
+    return vectors.float()
+
+
+def _read_gate(folder: Path, described: Any, source: str) -> Gate | None:
+    if described is None:
+        return None
+    if not isinstance(described, Mapping):
+        raise PairError(f"pair.json of {source!r} describes its gate as a {type(described).__name__}.", hint=_RETUNE)
+    return Gate.of(described, _read_tensor(folder / GATE_FILE, "weights", source))
+
+
+def _read_tensor(path: Path, name: str, source: str) -> torch.Tensor:
+    """The one tensor `name` that the file holds."""
+    where = f"{path.parent.name}/{path.name}"
     try:
         tensors = load_file(str(path))
     except FileNotFoundError:
-        raise PairError(f"The pair {source!r} lacks {folder.name}/{path.name}.", hint=_RETUNE) from None
+        raise PairError(f"The pair {source!r} lacks {where}.", hint=_RETUNE) from None
     except (SafetensorError, OSError, ValueError) as error:
         raise PairError(
-            f"{folder.name}/{path.name} of the pair {source!r} is damaged: {' '.join(str(error).split())[:160]}",
-            hint=_RETUNE,
+            f"{where} of the pair {source!r} is damaged: {' '.join(str(error).split())[:160]}", hint=_RETUNE
         ) from error
-    if set(tensors) != {"prompt_embeddings"}:
+    if set(tensors) != {name}:
         raise PairError(
-            f"{folder.name}/{path.name} of the pair {source!r} holds {sorted(tensors)[:4]}, "
-            "not the one tensor 'prompt_embeddings'.",
-            hint=_RETUNE,
+            f"{where} of the pair {source!r} holds {sorted(tensors)[:4]}, not the one tensor {name!r}.", hint=_RETUNE
         )
-    vectors = tensors["prompt_embeddings"]
-    _check_vectors(vectors, folder.name)
-    return vectors.float()
+    return tensors[name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from acd_core.gate import Levels
 from acd_core.on_disk import is_hub_id
 
 _RECOMMENDED = ("alpha", "plausibility", "contrast_tokens")
@@ -42,6 +43,7 @@ def model_card(document: Mapping[str, Any], length: int, name: str = "this-folde
             "",
             "`safe/` and `adversarial/` are also PEFT prompt-tuning adapters of the base model.",
             "",
+            *_gate(document.get("gate")),
             "## Figures",
             "",
             f"On prompts that the tuning run held out{f', judged by `{judge}`' if judge else ''}; names with `plain` "
@@ -78,6 +80,18 @@ def _head_and_window(document: Mapping[str, Any]) -> str:
     if document.get("contrast_tokens") is not None:
         said.append(f"contrast_tokens **{document['contrast_tokens']}**")
     return f"and {', '.join(said)} " if said else ""
+
+
+def _gate(described: Mapping[str, Any] | None) -> Iterator[str]:
+    if described is None:
+        return
+    found = described["prompt"]
+    levels = Levels(tuple(found["harmless"]), tuple(found["harmful"]), found["threshold"])
+    yield "**The pair has a gate.** The prompts act only on requests that the model itself reads as harmful (in layers"
+    yield f"{', '.join(map(str, described['layers']))}); to every other one it replies as if there were no pair. At the"
+    yield f"recommended threshold the gate opens for {levels.share():.1%} of the harmless requests and "
+    yield f"{levels.caught():.1%} of the harmful ones it was validated on; `gate=False` has the prompts always act."
+    yield ""
 
 
 def _front_matter(document: Mapping[str, Any]) -> Iterator[str]:

@@ -25,6 +25,11 @@ class ContrastParams(BaseModel):
         means every token whatever the pair recommends.
     rescale: divide the contrast by (1 - alpha), so that temperature means what was asked for when the branches agree.
         False gives the formula of ACD's paper. Greedy is the same either way.
+    gate: None or True takes the pair's gate where it has one: the method acts only on requests that the model itself
+        reads as harmful, every other reply is the model's alone. A number in (0, 1] opens it for about that share of
+        harmless requests (more is safer). False: no gate, the method acts on every request.
+    recheck: reply tokens between two further readings while the gate is closed; 0 switches them off, None is 32.
+    graded: alpha grows with the reading, from 0 at the threshold to its full value at a typical harmful request.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -33,6 +38,16 @@ class ContrastParams(BaseModel):
     plausibility: float | None = Field(default=None, ge=0.0, lt=1.0, allow_inf_nan=False)
     contrast_tokens: int | None = Field(default=None, ge=0)
     rescale: bool = True
+    gate: bool | float | None = None
+    recheck: int | None = Field(default=None, ge=0)
+    graded: bool = False
+
+    @field_validator("gate")
+    @classmethod
+    def _a_share(cls, value: bool | float | None) -> bool | float | None:
+        if value is not None and not isinstance(value, bool) and not 0.0 < value <= 1.0:
+            raise ValueError("a number is a share of harmless requests in (0, 1]; True or False switch the gate")
+        return value
 
 
 class GenerationParams(BaseModel):
@@ -169,14 +184,33 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True)
+class GateReport:
+    """What the gate did. opened_at: how many reply tokens the model alone had said when it opened (0: none, at the
+    prompt), None where it stayed closed. reading: the last reading, a log odds of harm; NaN where the hidden states
+    were not finite, which opens the gate; None where the template left nothing to read, which opens it too.
+    threshold: what opens it at the prompt. readings: how often it was read."""
+
+    opened_at: int | None
+    reading: float | None
+    threshold: float
+    readings: int
+
+    @property
+    def opened(self) -> bool:
+        """Whether the method acted at all."""
+        return self.opened_at is not None
+
+
+@dataclass(frozen=True)
 class ContrastReport:
     """What the contrast did: method, alpha, how many tokens were contrasted, and the mean total-variation distance
-    in [0, 1] between the two branches over those tokens."""
+    in [0, 1] between the two branches over those tokens. gate: None where the request had none."""
 
     method: str = "none"
     alpha: float = 0.0
     contrasted_tokens: int = 0
     mean_divergence: float = 0.0
+    gate: GateReport | None = None
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,11 @@ from acd_core.chat import SOFT, Chat, Conversation, Layout, check_conversation, 
 from acd_core.decoding.methods import Method, Slot, Source, method_named
 from acd_core.decoding.sampling import Sampler
 from acd_core.engine import Branch, Matcher, Request, TextStream, soft_branch
-from acd_core.engine.request import Item, expert_branch
+from acd_core.engine.request import Gating, Item, expert_branch
 from acd_core.errors import ContextLengthError, UsageError
 from acd_core.experts import Expert
 from acd_core.formats import Formats
+from acd_core.gate import GateRules
 from acd_core.pair import PromptPair
 from acd_core.params import GenerationParams
 from acd_core.session import Plan, demonstrated
@@ -56,9 +57,11 @@ class Planner:
         expert: Expert | None,
         *,
         alpha: float | None,
+        gate: GateRules,
         deterministic: bool,
         allow_adversarial: bool,
     ) -> None:
+        self._gate = gate
         self._backbone = backbone
         self._chat = chat
         self._formats = formats
@@ -119,19 +122,37 @@ class Planner:
         other = None
         if method.other is not None and contrasts:
             other = branch(method.other, self._expert if method.expert else None)
+        opening = self._gate.of(asked) if method.name != "none" else None  # nothing would take over from "none"
+        alone = Branch(self._chat.layout(conversation, None, form.tools).ids) if opening is not None else kept
+        continued = is_continued(messages)
         max_tokens = self._room(settings, kept, other, lambda: len(self._chat.layout(conversation, None, form.tools)))
         prefix = self._chat.text(messages, form.tools) if form.needs_prefix else ""
-        begun = [each for each in kept.ids[-_CONTEXT_IDS:] if each >= 0] if is_continued(messages) else []
+        begun = [each for each in kept.ids[-_CONTEXT_IDS:] if each >= 0] if continued else []
 
         # One deadline for the whole reply, which takes two requests under a forced format.
         deadline = None if settings.deadline_s is None else time.monotonic() + settings.deadline_s
+
+        def gating() -> Gating | None:
+            if opening is None:
+                return None
+            return Gating(
+                opening.gate,
+                kept,
+                other,
+                threshold=opening.gate.threshold(opening.share),
+                again=opening.gate.threshold(opening.share, reply=True),
+                header=self._chat.appended_header if opening.gate.reply is not None else (),
+                every=opening.every,
+                appended=continued,
+                graded=asked.graded,
+            )
 
         def make(matcher: Matcher | None, sink: Callable[[Item], None]) -> Request:
             # A stop string inside a document would leave it broken: a forced format ends where the grammar says.
             stops = () if form.forced and matcher is not None else settings.stop
             return Request(
-                kept=kept,
-                other=other,
+                kept=alone,
+                other=other if opening is None else None,
                 sampler=Sampler(settings, self._backbone.device),
                 sink=sink,
                 text=TextStream(self._decoder, stops, form.hidden_ids, begun),
@@ -146,6 +167,7 @@ class Planner:
                 matcher=matcher,
                 deadline=deadline,
                 alone=self._deterministic,
+                gating=gating(),
             )
 
         return Plan(
@@ -153,7 +175,7 @@ class Planner:
             reader=lambda: form.reader(prefix),
             method=method.name,
             alpha=alpha,
-            prompt_tokens=len(kept.visible),
+            prompt_tokens=len(alone.visible),
             matcher=form.matcher,
             probes_refusal=form.forced,
             refuses=form.refuses,

@@ -20,6 +20,7 @@ from acd_core.engine import Branch, Request
 from acd_core.engine.step import constrain, join
 from acd_core.errors import UsageError
 from acd_core.experts import applied
+from acd_core.hidden_states import reading_layers
 from acd_core.params import GenerationParams
 from acd_core.planning import Planner
 
@@ -47,6 +48,7 @@ class _Case:
 
     request: Request
     ids: tuple[int, ...]
+    joins: bool = False  # to the case before it: the reply went on here after its gate had opened
 
     @property
     def branches(self) -> list[Branch]:
@@ -92,25 +94,33 @@ class Scorer:
                 "A log-likelihood under a forced format is not defined here.",
                 hint="Leave response_format out, and tool_choice at 'auto' or 'none'.",
             )
-        cases = (self._case(*pair, settings, default_method) for pair in pairs)
+        cases = (case for pair in pairs for case in self._cases(*pair, settings, default_method))
+        yield from _joined(self._scored(cases))
+
+    def _scored(self, cases: Iterator[_Case]) -> Iterator[tuple[_Case, LogLikelihood]]:
         group: list[_Case] = []
+
+        def run(group: list[_Case]) -> Iterator[tuple[_Case, LogLikelihood]]:
+            return zip(group, self._run(group))
+
         for _, neighbours in groupby(cases, key=lambda case: [branch.ids for branch in case.branches]):
             same = list(neighbours)
             if len(same) > 1 and self._fits(same, shared=True):
-                yield from self._run(group)
+                yield from run(group)
                 group = []
-                yield from self._run_shared(same)
+                yield from zip(same, self._run_shared(same))
                 continue
             for case in same:
                 if group and not self._fits([*group, case]):
-                    yield from self._run(group)
+                    yield from run(group)
                     group = []
                 group.append(case)
-        yield from self._run(group)
+        yield from run(group)
 
-    def _case(
+    def _cases(
         self, conversation: Conversation, continuation: Continuation, settings: GenerationParams, default_method: str
-    ) -> _Case:
+    ) -> Iterator[_Case]:
+        """The continuation as one case, or as two where the gate opens in the middle of it."""
         ids = self._chat.encode_text(continuation) if isinstance(continuation, str) else tuple(continuation)
         if not ids:
             raise UsageError("The continuation is empty.", hint="Give at least one token to score.")
@@ -119,7 +129,47 @@ class Scorer:
             raise UsageError(f"There is no token {wrong} (the model has {self._backbone.vocab_size}).")
         chosen = {"max_tokens": len(ids), "repetition_penalty": 1.0, "stop": (), "deadline_s": None}
         plan = self._planner.plan(conversation, settings.model_copy(update=chosen), default_method)
-        return _Case(plan.make(None, _silent), ids)
+        request = plan.make(None, _silent)
+        at = self._opens_at(request, ids)
+        if at != 0:
+            yield _Case(replace(request, gating=None), ids[:at])
+        if at is not None:
+            request.open_gate()
+            said = ids[:at]
+            branches = (
+                None if each is None else replace(each, ids=(*each.ids, *said))
+                for each in (request.kept, request.other)
+            )
+            kept, other = branches
+            assert kept is not None
+            yield _Case(replace(request, kept=kept, other=other, gating=None), ids[at:], joins=at != 0)
+
+    @torch.inference_mode()
+    def _opens_at(self, request: Request, ids: Sequence[int]) -> int | None:
+        """After how many tokens of the reply `ids` the request's gate opens, as it would in the engine; None: never."""
+        gating = request.gating
+        if gating is None:
+            return None
+        room = self._backbone.context_length - len(request.kept.ids) - len(gating.header)
+        for said in range(len(ids)):
+            if not gating.due(said):
+                continue
+            appended = gating.header if said or gating.appended else ()
+            readable = bool(appended or not gating.appended) and said <= room
+            if not readable and said:
+                break
+            found: dict[int, torch.Tensor] = {}
+
+            def take(layer: int, states: torch.Tensor, found: dict[int, torch.Tensor] = found) -> None:
+                found[layer] = states[:, -1]
+
+            row = torch.tensor([[*request.kept.ids, *ids[:said], *appended]], device=self._backbone.device)
+            if readable:
+                embeds = self._backbone.embed(row).to(self._backbone.dtype)
+                with reading_layers(self._backbone.model, gating.gate.layers, take, stop=True):
+                    self._backbone.model(inputs_embeds=embeds, use_cache=False)
+            gating.note(float(gating.gate.reading(found)) if readable else None, said)
+        return gating.opened_at
 
     def _fits(self, cases: Sequence[_Case], *, shared: bool = False) -> bool:
         rows = sum(len(case.branches) for case in cases)
@@ -200,6 +250,24 @@ class Scorer:
             stop = branch.soft_at + branch.soft.shape[0]
             embeds[branch.soft_at : stop] = branch.soft.to(embeds.device, embeds.dtype)
         return embeds
+
+
+def _joined(scored: Iterator[tuple[_Case, LogLikelihood]]) -> Iterator[LogLikelihood]:
+    """One result a continuation: the two halves of one whose gate opened in the middle are put together."""
+    last: LogLikelihood | None = None
+    for case, found in scored:
+        if case.joins and last is not None:
+            found = LogLikelihood(
+                last.logprob + found.logprob,
+                last.is_greedy and found.is_greedy,
+                last.logprobs + found.logprobs,
+                last.token_ids + found.token_ids,
+            )
+        elif last is not None:
+            yield last
+        last = found
+    if last is not None:
+        yield last
 
 
 def _two(spans: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:

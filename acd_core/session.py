@@ -163,7 +163,9 @@ class Session:
             reasoning=parsed.reasoning,
             refusal=parsed.text if self._refused else None,
             logprobs=reply.logprobs,
-            report=ContrastReport(self._plan.method, self._plan.alpha, reply.contrasted_tokens, reply.mean_divergence),
+            report=ContrastReport(
+                self._plan.method, reply.alpha, reply.contrasted_tokens, reply.mean_divergence, reply.gate
+            ),
         )
 
 

@@ -39,17 +39,28 @@ class Holder:
         """The model of the last call, None before the first."""
         return self._last
 
-    def get(self, model: str, pair: Any, expert: Any, revision: str | None, dtype: str, device: str) -> ContrastiveLM:
-        """The ContrastiveLM of these settings, loaded at the first call."""
+    def get(
+        self,
+        model: str,
+        pair: Any,
+        expert: Any,
+        revision: str | None,
+        dtype: str,
+        device: str,
+        rules: tuple[tuple[str, Any], ...] = (),
+    ) -> ContrastiveLM:
+        """The ContrastiveLM of these settings, loaded at the first call. rules: the operator's, of the gate."""
         if self.given is not None:
             own = (self.given.model_id, _pair_key(self.given.pair), _expert_key(self.given.expert))
-            if (model, _pair_key(pair), _expert_key(expert)) != own:
+            floor = dict(rules).get("gate_floor")
+            if (model, _pair_key(pair), _expert_key(expert)) != own or floor != self.given.gate_rules.floor:
                 raise UsageError(
-                    "This ChatACD was made from a ContrastiveLM, so its model, pair and expert cannot be changed.",
+                    "This ChatACD was made from a ContrastiveLM, so its model, pair, expert and gate_floor cannot be "
+                    "changed.",
                     hint="ChatACD.from_lm(other_lm), or ChatACD(model=..., pair=...).",
                 )
             return self.given
-        key = (model, _pair_key(pair), _expert_key(expert), revision, dtype, device)
+        key = (model, _pair_key(pair), _expert_key(expert), revision, dtype, device, rules)
         known = self._known.get(key)  # without the lock: somebody else may be loading another model behind it
         if known is None:
             with self._lock:
@@ -57,7 +68,7 @@ class Holder:
                     from acd_core.lm import ContrastiveLM  # torch and transformers, not before they are needed
 
                     self._known[key] = ContrastiveLM.from_pretrained(
-                        model, pair, expert=expert, dtype=dtype, device=device, revision=revision
+                        model, pair, expert=expert, dtype=dtype, device=device, revision=revision, **dict(rules)
                     )
                 known = self._known[key]
         self._last = known
@@ -98,6 +109,7 @@ def identity(model: str, pair: Any, expert: Any, given: ContrastiveLM | None) ->
     if given is not None:
         known["fingerprint"] = given.backbone.fingerprint
         known["defaults"] = (given.method, given.alpha, str(given.backbone.dtype), str(given.backbone.device))
+        known["gate_defaults"] = (given.gate_rules.setting, given.gate_rules.recheck)
     else:
         known["model_files"] = _state(model, on_disk.model_folder(model), _signature)
     if pair is None or isinstance(pair, (str, os.PathLike)):
@@ -189,7 +201,7 @@ def _state(name: Any, folder: Path | None, digest: Callable[[Path], str]) -> str
     """What the files behind `name` are: a digest of a folder's; of a hub download the commit it is named by."""
     if folder is None:
         return None
-    local = str(name) == on_disk.REFERENCE or Path(name).is_dir()
+    local = str(name) == on_disk.REFERENCE or Path(name).is_dir() or folder.is_file()
     return digest(folder) if local else folder.name
 
 
@@ -204,7 +216,8 @@ def _digest(folder: Path) -> str:
 
 
 def _stats(folder: Path) -> tuple[list[Path], str]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".md")
+    inside = [folder] if folder.is_file() else folder.rglob("*")  # a GGUF file is all there is of its model
+    files = sorted(path for path in inside if path.is_file() and path.suffix != ".md")
     digest = hashlib.sha256()
     for path in files:
         stat = path.stat()

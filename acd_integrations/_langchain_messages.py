@@ -24,6 +24,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk
 
 from acd_core.errors import UsageError
 from acd_core.params import Event, Generation, ReasoningDelta, TextDelta, ToolCallDelta
+from acd_integrations._gate import reported
 
 _ROLES = {"developer": "system", "human": "user", "ai": "assistant", "model": "assistant"}
 # Blocks of an assistant's own turn that are no text: calls are read from message.tool_calls, thoughts apart.
@@ -229,17 +230,11 @@ def _usage(generation: Generation, facts: Mapping[str, Any]) -> UsageMetadata:
 
 
 def _metadata(generation: Generation, facts: Mapping[str, Any]) -> dict[str, Any]:
-    report = generation.report
     metadata: dict[str, Any] = {
         "finish_reason": generation.finish_reason,
         "model_name": facts["model_name"],
         "model_provider": "acd",
-        "acd": {
-            "method": report.method,
-            "alpha": report.alpha,
-            "contrasted_tokens": report.contrasted_tokens,
-            "mean_divergence": report.mean_divergence,
-        },
+        "acd": reported(generation.report),
     }
     if generation.logprobs is not None:
         metadata["logprobs"] = {"content": _logprobs(generation, facts)}

@@ -24,6 +24,7 @@ from llama_index.core.llms.llm import ToolSelection
 
 from acd_core.errors import RefusalError, UsageError
 from acd_core.params import Done, Event, Generation, ReasoningDelta, TextDelta, ToolCall, ToolCallDelta
+from acd_integrations._gate import reported
 
 _ROLES = {
     MessageRole.SYSTEM: "system",
@@ -220,17 +221,11 @@ class Reply:
             "completion_tokens": usage.completion_tokens,
             "total_tokens": usage.total_tokens,
         }
-        report = generation.report
         raw = {
             "model": self._model_name,
             "finish_reason": generation.finish_reason,
             "usage": {**counts, "cached_tokens": usage.cached_tokens},
-            "contrast": {
-                "method": report.method,
-                "alpha": report.alpha,
-                "contrasted_tokens": report.contrasted_tokens,
-                "mean_divergence": report.mean_divergence,
-            },
+            "contrast": reported(generation.report),
         }
         return ChatResponse(
             message=message, delta=delta, raw=raw, additional_kwargs=counts, logprobs=self._logprobs(generation)

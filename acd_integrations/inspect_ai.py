@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from acd_core.errors import ContextLengthError, UsageError, missing_extra
 from acd_core.params import Generation, GenerationParams
+from acd_integrations._gate import reported
 
 try:
     from inspect_ai import model as host
@@ -39,7 +40,7 @@ class ContrastiveAPI(host.ModelAPI):
     and every field of GenerationParams (method, ...) and ContrastParams as a default; from Python also lm, for a
     ContrastiveLM that is there already. Raises UsageError for an unknown setting, and for a GenerateConfig field that
     would change the replies and does not exist here (logit_bias, ...). `extra_body={"acd": {"alpha": 0.2}}` changes the
-    contrast of one call.
+    contrast of one call. What the contrast and the gate did is in the output's metadata, under "acd".
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class ContrastiveAPI(host.ModelAPI):
             choices=[self._choice(lm, reply, config) for reply in replies],
             usage=sum(map(_usage, replies), host.ModelUsage()),
             time=time.monotonic() - began,
-            metadata={"acd": vars(replies[0].report)},
+            metadata={"acd": reported(replies[0].report)},
         )
 
     async def count_text_tokens(self, text: str) -> int:

@@ -30,6 +30,7 @@ from pydantic import ConfigDict, Field, SecretStr, ValidationError
 from acd_core.errors import ContextLengthError, TemplateError, UsageError
 from acd_core.params import ContrastParams, Event, GenerationParams, usage_error
 from acd_integrations import _langchain_facts as facts
+from acd_integrations._gate import operator_rules
 from acd_integrations._langchain_messages import chunk, conversation, result
 from acd_integrations._langchain_structured import binding, tool_choice_of, tools_of, with_raw
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from acd_core.lm import ContrastiveLM
 
 _SAMPLING = ("max_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed")
-_CONTRAST = ("method", "alpha", "plausibility", "contrast_tokens", "rescale")
+_CONTRAST = ("method", "alpha", "plausibility", "contrast_tokens", "rescale", "gate", "recheck", "graded")
 _PER_CALL = frozenset(GenerationParams.model_fields) | frozenset(ContrastParams.model_fields) | {"timeout"}
 _IN_FLIGHT = 64  # calls of one batch: as many as the engine has rows for, if none is contrasted
 
@@ -75,7 +76,8 @@ class ChatACD(BaseChatModel):
 
     Usage and metadata: ``message.usage_metadata`` counts what the user sent and got (soft prompts are not counted);
     ``message.response_metadata`` has finish_reason ("stop", "length", "tool_calls", "refusal"), model_name, and
-    ``acd``: method, alpha, tokens contrasted, mean divergence of the branches in [0, 1].
+    ``acd``: method, alpha, tokens contrasted, mean divergence of the branches in [0, 1], and ``gate``: whether and
+    where it opened, its last reading, its threshold (None where the call had no gate).
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", protected_namespaces=())
@@ -104,6 +106,15 @@ class ChatACD(BaseChatModel):
     """Contrast the first k tokens only; None takes the method's own, else the pair's recommendation (mostly all)."""
     rescale: bool = True
     """Divide the contrast by 1 - alpha, so that temperature means what was asked for; False is the paper's formula."""
+    gate: bool | float | None = None
+    """None or True is the pair's gate: the contrast acts only where the model itself reads harm. A number in (0, 1]
+    opens it for about that share of harmless requests; False: the contrast acts on every request."""
+    gate_floor: float | None = Field(default=None, gt=0.0, le=1.0)
+    """The operator's: no call may ask for a smaller share, or read replies less often. Not to be changed per call."""
+    recheck: int | None = None
+    """Reply tokens between two readings while the gate is closed; 0 is none, None 32."""
+    graded: bool = False
+    """Whether alpha grows with the reading."""
 
     temperature: float = 0.0
     """0 is greedy."""
@@ -141,8 +152,9 @@ class ChatACD(BaseChatModel):
 
     @classmethod
     def from_lm(cls, lm: ContrastiveLM, **settings: Any) -> ChatACD:
-        """Over a ContrastiveLM the caller made; its pair, expert, method and alpha are the defaults."""
-        return cls(model=lm.model_id, pair=lm.pair, expert=lm.expert, lm_holder=facts.Holder(lm), **settings)
+        """Over a ContrastiveLM the caller made; its pair, expert, method, alpha and gate settings are the defaults."""
+        own = {"model": lm.model_id, "pair": lm.pair, "expert": lm.expert, "lm_holder": facts.Holder(lm)}
+        return cls(**own, **{"gate_floor": lm.gate_rules.floor, **settings})
 
     # -- asking -----------------------------------------------------------------------------------------------------
 
@@ -245,10 +257,15 @@ class ChatACD(BaseChatModel):
     # -- the model below --------------------------------------------------------------------------------------------
 
     def _lm(self) -> ContrastiveLM:
-        return self.lm_holder.get(self.model, self.pair, self.expert, self.revision, self.dtype, self.device)
+        return self.lm_holder.get(*self._source())
 
     async def _alm(self) -> ContrastiveLM:
-        return await self.lm_holder.aget(self.model, self.pair, self.expert, self.revision, self.dtype, self.device)
+        return await self.lm_holder.aget(*self._source())
+
+    def _source(self) -> tuple[Any, ...]:
+        """What the ContrastiveLM below depends on. Every other setting goes with each call."""
+        rules = operator_rules(self.gate_floor, self.recheck)
+        return (self.model, self.pair, self.expert, self.revision, self.dtype, self.device, rules)
 
     @property
     def lm(self) -> ContrastiveLM:
@@ -263,7 +280,9 @@ class ChatACD(BaseChatModel):
     def _identifying_params(self) -> dict[str, Any]:
         """Everything that changes the text. It is LangChain's cache key: what is missing here could bring back an
         answer from before a setting was changed."""
-        chosen = {name: getattr(self, name) for name in (*_SAMPLING, *_CONTRAST, "revision", "dtype", "device")}
+        chosen = {
+            name: getattr(self, name) for name in (*_SAMPLING, *_CONTRAST, "gate_floor", "revision", "dtype", "device")
+        }
         # Not as "stop": under that name LangChain puts the stop of the call, and None where there is none. The output
         # version shapes the message that is kept.
         shape = {"stop_field": self.stop, "output_version": self.output_version}

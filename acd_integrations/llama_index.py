@@ -42,6 +42,7 @@ try:
 except ImportError as error:  # pragma: no cover - depends on the installation
     raise missing_extra("llama-index-core", "llama-index") from error
 
+from acd_integrations._gate import operator_rules
 from acd_integrations._llama_index_messages import (
     Reply,
     to_completion,
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
     from acd_core.lm import ContrastiveLM
 
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_tokens", "stop", "seed")
-_CONTRAST = ("alpha", "plausibility", "contrast_tokens")
+_CONTRAST = ("alpha", "plausibility", "contrast_tokens", "gate", "recheck", "graded")
 
 
 class ACDLLM(OwnPrompts):
@@ -76,8 +77,8 @@ class ACDLLM(OwnPrompts):
 
     Settings can be changed per call: `llm.chat(messages, temperature=0.7, max_tokens=64, alpha=0.2)`. Unknown ones
     raise UsageError. Replies carry token counts in `additional_kwargs` and `raw["usage"]`, the end in
-    `raw["finish_reason"]`; a refusal where a tool call was forced stands in `message.additional_kwargs["refusal"]`, and
-    `structured_predict` raises RefusalError with it.
+    `raw["finish_reason"]`, and what the contrast and the gate did in `raw["contrast"]`; a refusal where a tool call was
+    forced stands in `message.additional_kwargs["refusal"]`, and `structured_predict` raises RefusalError with it.
 
     For exact packing of retrieved text, let LlamaIndex count as the model does: `Settings.tokenizer = llm.token_ids`.
     """
@@ -95,6 +96,18 @@ class ACDLLM(OwnPrompts):
         default=None, description="Drop tokens below this share of the best one's probability. None: as recommended."
     )
     contrast_tokens: int | None = Field(default=None, description="Contrast so many tokens. None: as recommended.")
+    gate: bool | float | None = Field(
+        default=None,
+        description="None or True: the pair's gate, so that the contrast acts only where the model reads harm. "
+        "A number in (0, 1]: open it for that share of harmless requests. False: act on every request.",
+    )
+    gate_floor: float | None = Field(
+        default=None, gt=0.0, le=1.0, description="The operator's: the least share that a call may ask for as gate."
+    )
+    recheck: int | None = Field(
+        default=None, description="Reply tokens between two readings while the gate is closed. 0: none. None: 32."
+    )
+    graded: bool = Field(default=False, description="Whether alpha grows with the gate's reading.")
     temperature: float = Field(default=0.0, description="0 is greedy.")
     top_p: float = Field(default=1.0, description="In (0, 1]; 1 is off.")
     top_k: int = Field(default=0, description="0 is off.")
@@ -125,8 +138,14 @@ class ACDLLM(OwnPrompts):
 
     @classmethod
     def from_lm(cls, lm: ContrastiveLM, **settings: Any) -> ACDLLM:
-        """Over a ContrastiveLM that exists already: same engine, same weights. `settings` are fields of this class."""
-        llm = cls(model=lm.model_id, pair=lm.pair, expert=lm.expert, method=lm.method, **settings)
+        """Over a ContrastiveLM that exists already: same engine, same weights. `settings` are fields of this class.
+        Raises UsageError for another gate_floor than the ContrastiveLM's own."""
+        floor = lm.gate_rules.floor
+        if settings.pop("gate_floor", floor) != floor:
+            raise UsageError(
+                f"gate_floor belongs to the ContrastiveLM, which has {floor}.", hint="Give it to ContrastiveLM."
+            )
+        llm = cls(model=lm.model_id, pair=lm.pair, expert=lm.expert, method=lm.method, gate_floor=floor, **settings)
         llm._lm, llm._lm_key = lm, llm._source()
         return llm
 
@@ -154,6 +173,7 @@ class ACDLLM(OwnPrompts):
                     dtype=self.dtype,
                     device=self.device,
                     revision=self.revision,
+                    **dict(operator_rules(self.gate_floor, self.recheck)),
                 )
                 self._lm_key = key
             return self._lm
@@ -180,7 +200,8 @@ class ACDLLM(OwnPrompts):
     def _source(self) -> tuple[Any, ...]:
         """What the loaded model depends on; a changed field means another model."""
         pair, expert = (each if isinstance(each, str) else id(each) for each in (self.pair, self.expert))
-        return (self.model, pair, expert, self.method, self.dtype, self.device, self.revision)
+        rules = operator_rules(self.gate_floor, self.recheck)
+        return (self.model, pair, expert, self.method, self.dtype, self.device, self.revision, rules)
 
     @property
     def metadata(self) -> LLMMetadata:
@@ -222,7 +243,7 @@ class ACDLLM(OwnPrompts):
             "model_name": _display_name(self.model),
             "pair": _display_name(pair) if pair else None,
             "method": self.method,
-            **{name: getattr(self, name) for name in (*_CONTRAST, *_SAMPLING)},
+            **{name: getattr(self, name) for name in (*_CONTRAST, "gate_floor", *_SAMPLING)},
         }
         return {**payload, **self.metadata.model_dump(mode="json")} if self._lm is not None else payload
 

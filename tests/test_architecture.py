@@ -17,7 +17,10 @@ CORE = [p for p in SOURCES if p.is_relative_to(ROOT / "acd_core")]
 
 # From the ground up; a room imports only from rooms below it or from itself. ARCHITECTURE.md shows the same list.
 ROOMS = (
-    ("acd_core.errors", "acd_core.on_disk"),
+    ("acd_core.errors",),
+    ("acd_core.hidden_states",),
+    ("acd_core.gguf_header",),
+    ("acd_core.on_disk",),
     (
         "acd_core.params",
         "acd_core.prompts",
@@ -30,7 +33,9 @@ ROOMS = (
     (
         "acd_core.evaluation.judges",
     ),  # rules over text, without a model: tuning labels with it, evaluation counts with it
+    ("acd_core.gguf_files",),
     ("acd_core.backbone",),
+    ("acd_core.gate",),
     ("acd_core.chat", "acd_core.pair_card"),
     ("acd_core.pair",),
     ("acd_core.experts",),
@@ -44,6 +49,7 @@ ROOMS = (
     ("acd_core.planning",),
     ("acd_core.scoring",),
     ("acd_core.lm",),
+    ("acd_core.sharing",),
     ("acd_core.reference",),
     ("acd_core.tuning",),
     ("acd_core.evaluation",),

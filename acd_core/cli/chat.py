@@ -8,8 +8,9 @@ from typing import Any
 import typer
 
 from acd_core.cli.console import facts, note, say, stdout
+from acd_core.cli.gating import GATE_HELP, gate_said, gate_setting
 from acd_core.errors import ACDError, UsageError
-from acd_core.params import Done, GenerationParams, TextDelta, Usage
+from acd_core.params import Done, Generation, GenerationParams, TextDelta
 
 HELP = """/alpha X    strength of the contrast from now on, in [0, 1); 0 is exactly the model with the kept prompt
 /method M   another method (see acd chat --help)
@@ -19,7 +20,7 @@ HELP = """/alpha X    strength of the contrast from now on, in [0, 1); 0 is exac
 
 
 def chat(
-    model: str = typer.Option("reference", "--model", "-m", help="Folder, hub id, or 'reference' for the bundled one."),
+    model: str = typer.Option("reference", "--model", "-m", help="Folder, hub id, GGUF file or 'reference' (bundled)."),
     pair: str = typer.Option(
         "",
         "--pair",
@@ -29,6 +30,7 @@ def chat(
     expert: str = typer.Option("", help="Folder of a LoRA expert (acd expert), for the method safedecoding."),
     method: str = typer.Option("", help="acd (default with a pair), none, safe-prompt, rose, ... "),
     alpha: float | None = typer.Option(None, help="Strength in [0, 1). Default: what the pair recommends."),
+    gate: str = typer.Option("", help=GATE_HELP),
     system: str = typer.Option("", help="A system prompt of your own."),
     max_tokens: int | None = typer.Option(None, help="Longest reply, in tokens."),
     temperature: float = typer.Option(0.0, help="0 is greedy."),
@@ -42,6 +44,7 @@ def chat(
     params = GenerationParams.of(
         alpha=alpha, max_tokens=max_tokens, temperature=temperature, seed=seed, method=check_method(method)
     )
+    opening = gate_setting(gate)
     if not pair and model == "reference" and (method == "acd" or not (method or expert)):
         pair = "reference"
 
@@ -49,7 +52,7 @@ def chat(
     from acd_core.lm import ContrastiveLM
 
     with ContrastiveLM.from_pretrained(
-        model, pair or None, method or None, expert=expert or None, device=device, dtype=dtype
+        model, pair or None, method or None, expert=expert or None, gate=opening, device=device, dtype=dtype
     ) as lm:
         conversation = Conversation(lm, params, system, stream)
         if sys.stdin.isatty():
@@ -99,7 +102,7 @@ class Conversation:
     def _streamed(self) -> str:
         """The reply as it comes. Ctrl-C ends it where it stands; closing the iterator frees its rows in the engine."""
         events = self._lm.stream(self._messages, self._params)
-        text, usage = "", None
+        text, reply = "", None
         try:
             for event in events:
                 if isinstance(event, TextDelta):
@@ -107,19 +110,19 @@ class Conversation:
                     stdout().print(event.text, end="", soft_wrap=True)
                     sys.stdout.flush()
                 elif isinstance(event, Done):
-                    text, usage = event.generation.text, event.generation.usage
+                    text, reply = event.generation.text, event.generation
         except KeyboardInterrupt:
             note(" [stopped]")
         finally:
             events.close()
             say("")
-        _report(usage)
+        _report(reply)
         return text
 
     def _whole(self) -> str:
         reply = self._lm.generate(self._messages, self._params)
         say(reply.text)
-        _report(reply.usage)
+        _report(reply)
         return str(reply.text)
 
     def command(self, line: str) -> None:
@@ -143,9 +146,12 @@ class Conversation:
         self._messages = [{"role": "system", "content": self._system}] if self._system else []
 
 
-def _report(usage: Usage | None) -> None:
-    if usage is not None and sys.stdin.isatty():
-        note(f"[{usage.prompt_tokens} tokens in ({usage.cached_tokens} cached), {usage.completion_tokens} out]")
+def _report(reply: Generation | None) -> None:
+    if reply is None or not sys.stdin.isatty():
+        return
+    usage, gate = reply.usage, reply.report.gate
+    counts = f"[{usage.prompt_tokens} tokens in ({usage.cached_tokens} cached), {usage.completion_tokens} out]"
+    note(counts if gate is None else f"{counts} {gate_said(gate)}")
 
 
 def _shielded(act: Any, line: str) -> None:

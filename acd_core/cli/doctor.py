@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from acd_core.cli.console import facts, note, say
+from acd_core.cli.gating import gate_facts
 
 TRIAL_TOKENS = 8
 
@@ -29,12 +30,15 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "lm-eval": (("lm-eval",), "tasks of lm-evaluation-harness on the joined distribution"),
     "inspect": (("inspect-ai",), "inspect-ai's evaluations"),
     "garak": (("garak",), "garak's probes"),
+    "gguf": (("gguf", "accelerate"), "models in GGUF files"),
     "peft": (("peft", "accelerate"), "adapters as contrast, several devices"),
 }
 
 
 def doctor(
-    model: str = typer.Option("", "--model", "-m", help="Also check this model: folder, hub id or 'reference'."),
+    model: str = typer.Option(
+        "", "--model", "-m", help="Also check this model: folder, hub id, GGUF file or 'reference'."
+    ),
     pair: str = typer.Option("", "--pair", "-p", help="Also check this pair against the model."),
     device: str = typer.Option("auto", help="auto, cpu, cuda, cuda:N, mps or map."),
     dtype: str = typer.Option("auto", help="auto, float32, bfloat16 or float16."),
@@ -135,11 +139,12 @@ def _pair(name: str, backbone: Backbone) -> dict[str, str]:
     pair = PromptPair.load(name, backbone=backbone)
     measured = {key: value for key, value in pair.metrics.items() if isinstance(value, (int, float))}
     with ContrastiveLM(backbone, pair, "acd") as lm:
-        reply = lm.generate("Hello", max_tokens=TRIAL_TOKENS)
+        reply = lm.generate("Hello", max_tokens=TRIAL_TOKENS, gate=False)
     return {
         "pair": f"{name} ({pair.id})",
         "fits": f"yes, made for {pair.base_model}" if pair.base_model else "yes: texts fit every model",
         "alpha": f"{pair.alpha:g} (recommended)",
+        "gate": gate_facts(pair.gate),
         "measured": ", ".join(f"{key} {value:g}" for key, value in measured.items()) or "nothing",
         "trial": f"{reply.usage.completion_tokens} tokens, both branches; they differ by "
         f"{reply.report.mean_divergence:.2f} on average (0: the pair does nothing, 1: nothing in common)",

@@ -12,6 +12,7 @@ import typer
 from rich.table import Table
 
 from acd_core.cli.console import note, say, stderr, stdout
+from acd_core.cli.gating import GATE_HELP, gate_setting
 from acd_core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    model: str = typer.Option("reference", "--model", "-m", help="Folder, hub id, or 'reference' for the bundled one."),
+    model: str = typer.Option("reference", "--model", "-m", help="Folder, hub id, GGUF file or 'reference' (bundled)."),
     pair: str = typer.Option(
         "",
         "--pair",
@@ -43,6 +44,7 @@ def evaluate(
     choices: str = typer.Option(
         "", help="Multiple-choice files with commas: JSONL of question, choices, answer; or TruthfulQA's CSV."
     ),
+    gate: str = typer.Option("", help=f"For every method: {GATE_HELP}"),
     out: str = typer.Option("acd-evaluation", "--out", "-o", help="Folder of the page and of everything kept."),
     max_tokens: int = typer.Option(64, min=1, help="Longest reply, in tokens."),
     allow_adversarial: bool = typer.Option(
@@ -67,7 +69,7 @@ def evaluate(
     dtype: str = typer.Option("auto", help="auto, float32, bfloat16 or float16."),
 ) -> None:
     """Measure harm and over-refusal of every method on one page. Needs no network."""
-    strengths = _numbers(alphas)
+    strengths, opening = _numbers(alphas), gate_setting(gate)
     if not pair and model == "reference":
         pair = "reference"
     # Files are read before the model is loaded: a typing mistake should not cost a minute.
@@ -87,7 +89,7 @@ def evaluate(
 
     options: dict[str, Any] = {"expert": expert} if expert else {}
     with ContrastiveLM.from_pretrained(
-        model, pair or None, device=device, dtype=dtype, allow_adversarial=allow_adversarial, **options
+        model, pair or None, gate=opening, device=device, dtype=dtype, allow_adversarial=allow_adversarial, **options
     ) as lm:
         arms = chosen_arms(
             _names(methods),

@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from acd_core.cli.console import facts, note, say, stdout
+from acd_core.cli.gating import gate_facts
 
 if TYPE_CHECKING:
     from acd_core.pair import PromptPair
@@ -82,6 +83,7 @@ def _what(pair: PromptPair) -> dict[str, str]:
         "alpha": f"{pair.alpha:g} (recommended)",
         "plausibility": f"{pair.plausibility:g} (recommended)" if pair.plausibility else "off",
         "contrast tokens": "all" if pair.contrast_tokens is None else f"the first {pair.contrast_tokens} (recommended)",
+        "gate": gate_facts(pair.gate),
         "licence": pair.license or "not stated",
         "id": pair.id,
     }

@@ -22,7 +22,7 @@ REFERENCE_ANCHORS = Path(__file__).parents[1] / "reference" / "anchors.jsonl"
 
 
 def tune(
-    model: str = typer.Option(..., "--model", "-m", help="Folder, hub id, or 'reference' for the bundled one."),
+    model: str = typer.Option(..., "--model", "-m", help="Folder, hub id, GGUF file or 'reference' (bundled)."),
     out: str = typer.Option(
         ..., "--out", "-o", help="Folder of the pair; a pair that is there is replaced at the end."
     ),

@@ -13,7 +13,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from acd_core.decoding.sampling import Sampler
 from acd_core.experts import Expert
-from acd_core.params import TokenLogprob
+from acd_core.gate import Gate
+from acd_core.params import GateReport, TokenLogprob
 
 
 class Matcher(Protocol):
@@ -73,6 +74,56 @@ def _marks(vectors: torch.Tensor) -> tuple[int, ...]:
     return marks
 
 
+@dataclass
+class Gating:
+    """A request's gate: what it reads and where, what takes over when it opens, and how it went.
+
+    While it is closed the request is one row of the model alone. kept, other: the method's own branches, in force once
+    it is open. threshold, again: least readings that open it, at the end of the prompt and in a reply. header: ids that
+    are appended to a reply under way to read it there; empty where the template has none. every: reply tokens between
+    two readings, 0 for none. appended: the prompt ends inside a begun reply or a bare text, so that the first reading
+    too needs the header. graded: alpha grows with the reading.
+    """
+
+    gate: Gate
+    kept: Branch
+    other: Branch | None
+    threshold: float
+    again: float
+    header: tuple[int, ...]
+    every: int
+    appended: bool = False
+    graded: bool = False
+    opened_at: int | None = None
+    reading: float | None = None
+    readings: int = 0
+    read_at: int = 0
+
+    @property
+    def first_due(self) -> bool:
+        """Whether the prompt has not been read yet."""
+        return self.readings == 0 and self.opened_at is None
+
+    def due(self, said: int) -> bool:
+        """Whether a reply of `said` tokens is to be read, for the first time or again."""
+        if self.opened_at is not None:
+            return False
+        return self.first_due or (bool(self.header) and 0 < self.every <= said - self.read_at)
+
+    def note(self, reading: float | None, said: int) -> None:
+        """Take a reading after `said` reply tokens. What is not below the threshold opens the gate: also what is not a
+        number, and None, which stands for a row that cannot be read."""
+        limit = self.again if self.appended or said else self.threshold
+        self.reading, self.read_at = reading, said
+        self.readings += reading is not None
+        if reading is None or not reading < limit:
+            self.opened_at = said
+
+    @property
+    def report(self) -> GateReport:
+        return GateReport(self.opened_at, self.reading, self.threshold, self.readings)
+
+
 @dataclass(frozen=True)
 class Reply:
     """The engine's last word on a request: ids without the end token, why it ended, and its counts."""
@@ -84,6 +135,8 @@ class Reply:
     mean_divergence: float
     logprobs: tuple[TokenLogprob, ...] | None
     stopped_by: str | None = None
+    alpha: float = 0.0
+    gate: GateReport | None = None
 
 
 Item = Union[str, Reply, BaseException]
@@ -111,6 +164,7 @@ class Request:
     matcher: Matcher | None = None
     deadline: float | None = None
     alone: bool = False
+    gating: Gating | None = None
 
     generated: list[int] = field(default_factory=list)
     token_logprobs: list[TokenLogprob] = field(default_factory=list)
@@ -125,7 +179,8 @@ class Request:
         """Whether the next token is contrasted, so that a second row is needed."""
         if self.other is None or self.alpha == 0.0:
             return False
-        return self.contrast_tokens is None or len(self.generated) < self.contrast_tokens
+        opened_at = self.gating.opened_at if self.gating is not None else None
+        return self.contrast_tokens is None or len(self.generated) - (opened_at or 0) < self.contrast_tokens
 
     @property
     def rows_needed(self) -> int:
@@ -133,9 +188,31 @@ class Request:
 
     @property
     def longest(self) -> int:
-        """Slots the longer row can come to need."""
+        """Slots the longer row can come to need, also once the gate opens."""
         prompt = max(len(self.kept.ids), len(self.other.ids) if self.contrasting and self.other else 0)
+        gating = self.gating
+        if gating is not None:
+            prompt = max(prompt, len(gating.kept.ids), len(gating.other.ids) if gating.other is not None else 0)
         return prompt + self.max_tokens
+
+    @property
+    def slots(self) -> int:
+        """Slots of the cache to reserve: `longest`, and room to read the row at an appended header."""
+        appended = self.gating is not None and (self.gating.every > 0 or self.gating.appended)
+        return self.longest + (1 + len(self.gating.header) if appended and self.gating is not None else 0)
+
+    @property
+    def opening(self) -> bool:
+        """Whether the gate has opened and the rows are still those of the model alone."""
+        return self.gating is not None and self.gating.opened_at is not None and self.kept is not self.gating.kept
+
+    def open_gate(self) -> None:
+        """From now on the method's own branches are in force. The rows of the model alone must be gone."""
+        gating = self.gating
+        assert gating is not None
+        self.kept, self.other = gating.kept, gating.other
+        if gating.graded and gating.reading is not None:
+            self.alpha *= gating.gate.grade(gating.reading, gating.threshold)
 
     def expired(self) -> bool:
         return self.deadline is not None and time.monotonic() > self.deadline
@@ -170,6 +247,8 @@ class Request:
                 float(torch.stack(self.divergences).mean()) if self.divergences else 0.0,
                 tuple(self.token_logprobs[: len(self.generated)]) if self.logprobs is not None else None,
                 self.text.stopped_by,
+                self.alpha,
+                self.gating.report if self.gating is not None else None,
             )
         )
         return True

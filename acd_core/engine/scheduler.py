@@ -230,7 +230,7 @@ class Engine:
         """Make room for `request`: None when there is, _WAIT until others end, or the error it must fail with."""
         cache, others = self._cache, [*self._running, *self._filling]
         rows = len(self._rows) + request.rows_needed
-        slots = max([request.longest, *(other.longest for other in others)])
+        slots = max([request.slots, *(other.slots for other in others)])
         if rows <= cache.rows and slots <= cache.capacity:
             return None
         new_rows = max(cache.rows, doubled(rows, self._row_limit))
@@ -298,7 +298,8 @@ class Engine:
         logits = [row.logits for row in group]
         for row in group:
             row.logits = None
-        self._advance(requests, group, logits)
+        self._read_gates(group)
+        self._advance([request for request in requests if not request.opening], group, logits)
 
     def _decode(self) -> None:
         rows = list(self._rows.decoding)
@@ -310,10 +311,10 @@ class Engine:
     def _advance(self, requests: Sequence[Request], rows: Sequence[Row], logits: Sequence[torch.Tensor | None]) -> None:
         """Choose and hand out one token for each of `requests`, then free what ended."""
         found = {(id(row.request), row.side): scores for row, scores in zip(rows, logits) if scores is not None}
-        kept = torch.stack([found[id(request), "kept"] for request in requests])
+        kept = torch.stack([found[id(request), "kept"] for request in requests]) if requests else torch.empty(0)
         other = [found.get((id(request), "other")) if request.contrasting else None for request in requests]
         ended: list[Request] = []
-        for request, token in zip(requests, choose(requests, kept, other)):
+        for request, token in zip(requests, choose(requests, kept, other) if requests else ()):
             try:
                 if isinstance(token, Exception):
                     raise token
@@ -325,6 +326,40 @@ class Engine:
         self._remember(ended)
         self._forget(ended)
         self._rows.release_uncontrasted()
+        self._read_gates([row for row in self._rows.decoding if row.side == "kept"])
+        self._open_gates()
+
+    def _read_gates(self, rows: Sequence[Row]) -> None:
+        """Take the readings that are due of `rows`: at the end of a prompt, and every so many tokens of a reply."""
+        due = [
+            row for row in rows if row.request.gating is not None and row.request.gating.due(len(row.request.generated))
+        ]
+        self._stepper.check([row for row in due if row.reading is None and self._has_room_for_header(row)])
+        for row in due:
+            gating, said = row.request.gating, len(row.request.generated)
+            assert gating is not None
+            if row.reading is not None or not said:
+                gating.note(row.reading, said)
+                self.counters.gate_readings += 1
+            row.reading = None
+
+    def _has_room_for_header(self, row: Row) -> bool:
+        """Whether a row can be read at an appended header: the template has one, and the context goes that far."""
+        header = row.request.gating.header if row.request.gating is not None else ()
+        return bool(header) and len(row.ids) + len(header) <= self.backbone.context_length
+
+    def _open_gates(self) -> None:
+        """Requests whose gates have just opened start again under their method, with the reply so far, first."""
+        opening = [request for request in self._running if request.opening]
+        if not opening:
+            return
+        self._remember(opening)
+        self._forget(opening)
+        for request in opening:
+            request.open_gate()
+            self.counters.gates_opened += 1
+        with self._lock:
+            self._waiting.extendleft(reversed(opening))
 
     # -- prefixes and memory ----------------------------------------------------------------------------------------
 

@@ -267,6 +267,7 @@ def identity(lm: Any) -> dict[str, Any]:
         "expert": getattr(getattr(lm, "expert", None), "id", None),
         "default alpha": getattr(lm, "alpha", None),
         "recommended": _recommended(getattr(lm, "pair", None)),
+        "gate": _gate(lm),
     }
 
 
@@ -275,6 +276,14 @@ def _recommended(pair: Any) -> dict[str, Any]:
     found = {"alpha": getattr(pair, "alpha", None), "plausibility": getattr(pair, "plausibility", None) or None}
     found["contrast_tokens"] = getattr(pair, "contrast_tokens", None)
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _gate(lm: Any) -> dict[str, Any] | None:
+    """How the model's gate works where a call says nothing; None without one. Which gate it is, the pair's id says."""
+    rules = getattr(lm, "gate_rules", None)
+    if rules is None or rules.gate is None:
+        return None
+    return {"setting": rules.setting, "floor": rules.floor, "recheck": rules.recheck}
 
 
 def arm_settings(base: Mapping[str, Any], arm: Arm) -> GenerationParams:
@@ -291,7 +300,8 @@ def _key(model: Mapping[str, Any], settings: GenerationParams, benchmark: Benchm
 
 def reply_facts(model: Mapping[str, Any], settings: GenerationParams) -> dict[str, Any]:
     """What decides a reply beside its prompt. A pair or expert that the method does not use is no part of it, nor is
-    the device: a run may move to another machine. The dtype is: it changes replies."""
+    the device: a run may move to another machine. The dtype is: it changes replies. The pair's gate is, whatever the
+    method, unless there is none to act."""
     method = METHODS.get(settings.method or "")
     names = ["model", "fingerprint", "dtype"]
     if method is not None and method.needs_pair:
@@ -304,6 +314,11 @@ def reply_facts(model: Mapping[str, Any], settings: GenerationParams) -> dict[st
         facts["recommended"] = {k: v for k, v in (model.get("recommended") or {}).items() if k not in asked}
     if settings.contrast.alpha is None and model.get("default alpha") is not None:
         facts["default alpha"] = model["default alpha"]
+    gate = model.get("gate")
+    if gate is not None and settings.method != "none":
+        setting = gate["setting"] if settings.contrast.gate is None else settings.contrast.gate
+        if setting is not False:
+            facts.update(pair=model.get("pair"), gate=gate)
     return facts
 
 

@@ -199,7 +199,8 @@ class _Run:
 
     def _settings(self, arm: Arm) -> GenerationParams:
         # Only what decides the distribution: a changed seed or length leaves log-likelihoods as they are.
-        given = {name: value for name, value in arm.settings.items() if name in ("plausibility", "contrast_tokens")}
+        names = ("plausibility", "contrast_tokens", "gate", "recheck", "graded")
+        given = {name: value for name, value in arm.settings.items() if name in names}
         return arm_settings(given, Arm(arm.method, arm.alpha))
 
     def _scored(

@@ -16,7 +16,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers.cache_utils import Cache
 
-from acd_core.backbone import Backbone, text_config
+from acd_core.backbone import Backbone
+from acd_core.hidden_states import decoder_layers
 
 
 def twin_of(backbone: Backbone) -> Backbone | None:
@@ -48,23 +49,12 @@ def recomputing_view(backbone: Backbone) -> Backbone | None:
     """`backbone` with layers that are computed twice and kept once; gradients are the same. The caller's model is not
     touched. None where the layers are not found or the modules cannot be copied."""
     twin = twin_of(backbone)
-    layers = _layers(twin.model) if twin is not None else None
+    layers = decoder_layers(twin.model) if twin is not None else None
     if twin is None or layers is None:
         return None
     for index, layer in enumerate(layers):
         layer.forward = _twice(layer.forward, index)  # of the twin
     return twin
-
-
-def layer_count(model: Any) -> int:
-    """Hidden layers, as the config says; 0 where it does not."""
-    return int(getattr(text_config(model.config), "num_hidden_layers", 0) or 0)
-
-
-def _layers(model: nn.Module) -> nn.ModuleList | None:
-    count = layer_count(model)
-    lists = (each for each in model.modules() if isinstance(each, nn.ModuleList) and len(each) == count > 0)
-    return next(lists, None)
 
 
 def _twice(forward: Callable[..., Any], index: int) -> Callable[..., Any]:

@@ -9,11 +9,12 @@ from torch import Tensor
 from acd_core.backbone import Backbone, text_config
 from acd_core.engine.memory import give_back, is_out_of_memory
 from acd_core.errors import TuningError
+from acd_core.hidden_states import layer_count
 from acd_core.tuning.examples import Example, Row
 from acd_core.tuning.gradients import StepGradients, step_gradients
 from acd_core.tuning.memory import Fit, Need, budget_of, crude_bytes, fit, probe
 from acd_core.tuning.objectives import Class, Objective
-from acd_core.tuning.recompute import layer_count, recomputing_view
+from acd_core.tuning.recompute import recomputing_view
 from acd_core.tuning.settings import TuneSettings
 from acd_core.tuning.streams import Prefix, computes_faster
 

@@ -1,0 +1,237 @@
+"""The gate: contrast only where the model itself reads harm.
+
+A linear reading of the hidden states says how likely a request aims at harm (linear probes: Alain and Bengio, arXiv
+1610.01644; conditions on hidden states while decoding: CAST, arXiv 2409.05907; reading again at a re-injected header:
+ADA, ICLR 2026). Below its threshold the gate stays closed: the model alone replies, and nothing of ours is in the
+prompt. Above, or where the reading is not a number, it opens, and the method's own rows take over.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from acd_core.backbone import Backbone
+from acd_core.errors import GateError, PairMismatchError, UsageError
+from acd_core.hidden_states import layer_count
+from acd_core.params import ContrastParams, GenerationParams
+
+EVERY = 32
+"""Reply tokens between two readings, unless something else is asked for."""
+_MAKE = "Learn one for this model: acd gate --model M --pair my-pair"
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Readings of validation requests at one place, sorted: what a threshold there comes to.
+
+    harmless, harmful: readings of requests that learning never saw, as applications dress them. threshold: recommended.
+    """
+
+    harmless: tuple[float, ...]
+    harmful: tuple[float, ...]
+    threshold: float
+
+    def __post_init__(self) -> None:
+        numbers = (*self.harmless, *self.harmful, self.threshold)
+        if not self.harmless or not self.harmful or not all(math.isfinite(each) for each in numbers):
+            raise GateError("The gate's validation readings are missing or not finite.", hint=_MAKE)
+
+    def at(self, share: float) -> float:
+        """The threshold above which `share` of the harmless validation requests lie; 1 opens for everything."""
+        if share >= 1.0:
+            return -math.inf
+        ordered = sorted(self.harmless)
+        return ordered[min(len(ordered) - 1, max(0, math.ceil(len(ordered) * (1.0 - share)) - 1))]
+
+    def share(self, threshold: float | None = None) -> float:
+        """The share of harmless validation requests above `threshold` (the recommended one)."""
+        limit = self.threshold if threshold is None else threshold
+        return 1.0 - bisect.bisect_right(sorted(self.harmless), limit) / len(self.harmless)
+
+    def caught(self, threshold: float | None = None) -> float:
+        """The share of harmful validation requests above `threshold` (the recommended one)."""
+        limit = self.threshold if threshold is None else threshold
+        return 1.0 - bisect.bisect_right(sorted(self.harmful), limit) / len(self.harmful)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A reading and its thresholds, of one model.
+
+    layers: decoder layers it looks at, from 1. weights: [layers, width] float32, scaling folded in. bias: so that
+    `reading` is a log odds of harm (up to calibration). prompt: levels at the end of a prompt. reply: levels at a
+    header appended to a reply under way; None where the template has none, so that replies are not read again.
+    """
+
+    layers: tuple[int, ...]
+    weights: torch.Tensor
+    bias: float
+    prompt: Levels
+    reply: Levels | None
+    base_model: str | None = None
+    fingerprint: str | None = None
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.weights.shape)
+        if len(shape) != 2 or shape[0] != len(self.layers) or not self.layers or min(self.layers) < 1:
+            raise GateError(f"The gate's weights have shape {shape} for the layers {list(self.layers)}.", hint=_MAKE)
+        if not bool(torch.isfinite(self.weights).all()) or not math.isfinite(self.bias):
+            raise GateError("The gate's weights are not finite.", hint=_MAKE)
+
+    def check(self, backbone: Backbone) -> None:
+        """Raise PairMismatchError unless this gate was learnt on `backbone`."""
+        width = int(getattr(backbone.config, "hidden_size", 0) or backbone.embedding_width)
+        hint = f"Learn one for this model: acd gate --model {backbone.model_id} --pair my-pair"
+        if int(self.weights.shape[1]) != width:
+            raise PairMismatchError(
+                f"The gate reads hidden states of width {int(self.weights.shape[1])}, but those of "
+                f"{backbone.model_id!r} are {width} wide: it was learnt on {self.base_model!r}.",
+                hint=hint,
+            )
+        if max(self.layers) > layer_count(backbone.model):
+            raise PairMismatchError(
+                f"The gate reads layer {max(self.layers)}, but {backbone.model_id!r} has "
+                f"{layer_count(backbone.model)}: it was learnt on {self.base_model!r}.",
+                hint=hint,
+            )
+        if self.fingerprint is not None and self.fingerprint != backbone.fingerprint:
+            raise PairMismatchError(
+                f"The gate was learnt on {self.base_model!r} (fingerprint {self.fingerprint[:12]}), not on "
+                f"{backbone.model_id!r} (fingerprint {backbone.fingerprint[:12]}): other weights, other hidden states.",
+                hint=hint,
+            )
+
+    def reading(self, states: Mapping[int, torch.Tensor]) -> torch.Tensor:
+        """states: layer -> [rows, width] -> readings [rows] float32."""
+        total: torch.Tensor | None = None
+        for weight, layer in zip(self.weights, self.layers):
+            state = states[layer].float()
+            part = state @ weight.to(state.device)
+            total = part if total is None else total + part.to(total.device)
+        assert total is not None
+        return total + self.bias
+
+    def threshold(self, share: float | None, *, reply: bool = False) -> float:
+        """The threshold at the end of a prompt, or again in a reply. share: None for the recommended one, else the
+        share of harmless validation requests it may open for."""
+        levels = self.reply if reply and self.reply is not None else self.prompt
+        return levels.threshold if share is None else levels.at(share)
+
+    def grade(self, reading: float, threshold: float) -> float:
+        """How far beyond `threshold`, in [0, 1]: 0 at it, 1 from the median harmful validation request on."""
+        if not math.isfinite(reading):
+            return 1.0
+        full = sorted(self.prompt.harmful)[len(self.prompt.harmful) // 2]
+        return 1.0 if full <= threshold else min(1.0, max(0.0, (reading - threshold) / (full - threshold)))
+
+    def document(self) -> dict[str, Any]:
+        """What pair.json keeps beside the weights."""
+        return {
+            "layers": list(self.layers),
+            "bias": self.bias,
+            "base_model": self.base_model,
+            "fingerprint": self.fingerprint,
+            "prompt": _levels(self.prompt),
+            "reply": None if self.reply is None else _levels(self.reply),
+            "metrics": dict(self.metrics),
+        }
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any], weights: torch.Tensor) -> Gate:
+        """A gate from what `document` gave and its weights. Raises GateError for anything that does not fit."""
+        try:
+            reply = document.get("reply")
+            return cls(
+                tuple(int(layer) for layer in document["layers"]),
+                weights.float(),
+                float(document["bias"]),
+                _read_levels(document["prompt"]),
+                None if reply is None else _read_levels(reply),
+                document.get("base_model"),
+                document.get("fingerprint"),
+                document.get("metrics") or {},
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise GateError(
+                f"The gate's description is damaged: {' '.join(str(error).split())[:120]}", hint=_MAKE
+            ) from error
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How one request's gate works. share: of harmless requests it may open for, None for the recommended threshold.
+    every: reply tokens between two readings, 0 for none after the prompt's."""
+
+    gate: Gate
+    share: float | None
+    every: int
+
+
+@dataclass(frozen=True)
+class GateRules:
+    """What the operator of a model wants of its gate, and how far a call may depart from it.
+
+    gate: None where the pair has none. setting, recheck: as in `ContrastParams`, for calls that say nothing.
+    floor: the least share a call may ask for. With a floor, no call may read replies less often either. No gate at all
+    (`gate=False`) is always allowed: the method then acts on every request.
+    """
+
+    gate: Gate | None = None
+    setting: bool | float | None = None
+    floor: float | None = None
+    recheck: int = EVERY
+
+    def __post_init__(self) -> None:
+        GenerationParams.of(gate=self.setting, recheck=self.recheck)  # raises for impossible values
+        if self.floor is not None and not 0.0 < self.floor <= 1.0:
+            raise UsageError(
+                f"gate_floor is {self.floor!r}; a share lies in (0, 1].", hint="For example gate_floor=0.02."
+            )
+        if self.gate is None and (self.floor is not None or (self.setting is not None and self.setting is not False)):
+            raise GateError("A gate was asked for, and the pair has none.", hint=_MAKE)
+
+    def of(self, asked: ContrastParams) -> Opening | None:
+        """The gate of a request with these settings; None where the method acts on it in any case."""
+        setting = self.setting if asked.gate is None else asked.gate
+        if setting is False or (setting is None and self.gate is None):
+            return None
+        if self.gate is None:
+            raise GateError("A gate was asked for, and the pair has none.", hint=_MAKE)
+        every = self.recheck if asked.recheck is None else asked.recheck
+        share = None if setting is None or setting is True else float(setting)
+        if self.floor is not None:
+            if share is not None and share < self.floor:
+                raise UsageError(
+                    f"gate is {share:g}, and the operator's floor is {self.floor:g}.",
+                    hint="Ask for a larger share, or leave gate out.",
+                )
+            if self.recheck and not 0 < every <= self.recheck:
+                raise UsageError(
+                    f"recheck is {every}, and the operator has replies read every {self.recheck} tokens.",
+                    hint="Ask for fewer tokens between readings, or leave recheck out.",
+                )
+            if share is None and self.gate.prompt.share() < self.floor:
+                share = self.floor
+        return Opening(self.gate, share, every)
+
+
+def _levels(levels: Levels) -> dict[str, Any]:
+    return {
+        "threshold": levels.threshold,
+        "harmless": [round(each, 4) for each in sorted(levels.harmless)],
+        "harmful": [round(each, 4) for each in sorted(levels.harmful)],
+    }
+
+
+def _read_levels(found: Mapping[str, Any]) -> Levels:
+    def numbers(name: str) -> Sequence[float]:
+        return [float(each) for each in found[name]]
+
+    return Levels(tuple(numbers("harmless")), tuple(numbers("harmful")), float(found["threshold"]))

@@ -1,0 +1,55 @@
+"""What everything over one model shares: one engine, one chat, one set of formats, as long as somebody uses them."""
+
+from __future__ import annotations
+
+import copy
+import threading
+import weakref
+from typing import Any
+
+from acd_core.backbone import Backbone
+from acd_core.chat import Chat
+from acd_core.engine import Engine, EngineOptions
+from acd_core.errors import UsageError
+from acd_core.formats import Formats
+
+
+class Shared:
+    """What all LMs over one backbone share: the engine, the chat, the formats, and a tokenizer to decode with."""
+
+    def __init__(self, backbone: Backbone, options: EngineOptions | None) -> None:
+        self.engine = Engine(backbone, options)
+        self.chat = Chat(backbone.tokenizer)
+        self.formats = Formats(backbone, self.chat)
+        # The engine thread decodes on a copy of its own: encoding elsewhere borrows the tokenizer mutably.
+        self.decoder = copy.deepcopy(backbone.tokenizer)
+        self.holders: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+registry = threading.RLock()
+_wrapped: weakref.WeakValueDictionary[tuple[int, int], Backbone] = weakref.WeakValueDictionary()
+
+
+def shared_by(backbone: Backbone, options: EngineOptions | None) -> Shared:
+    """The one engine of a backbone. Options given later must agree: one engine has one set of limits."""
+    with registry:
+        known = backbone.attached.get("lm")
+        if isinstance(known, Shared) and not known.engine.closed:
+            if options is not None and options != known.engine.options:
+                raise UsageError(
+                    f"An engine for {backbone.model_id!r} runs already with other options: {known.engine.options}.",
+                    hint="Close the ContrastiveLMs that use it, or pass the same options.",
+                )
+            return known
+        fresh = backbone.attached["lm"] = Shared(backbone, options)
+        return fresh
+
+
+def backbone_of(model: Any, tokenizer: Any, model_id: str | None) -> Backbone:
+    """One backbone for one model object, so that every LM over it shares one engine."""
+    key = (id(model), id(tokenizer))
+    with registry:
+        backbone = _wrapped.get(key)
+        if backbone is None or backbone.model is not model or backbone.tokenizer is not tokenizer:
+            backbone = _wrapped[key] = Backbone.wrap(model, tokenizer, model_id)
+        return backbone

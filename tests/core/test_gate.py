@@ -1,0 +1,396 @@
+"""The gate: a closed one is the model alone, an open one the method; one that opens in the middle turns the reply."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import math
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from acd_core import ContrastiveLM, PromptPair
+from acd_core.engine import EngineOptions
+from acd_core.errors import GateError, PairError, PairMismatchError, UsageError
+from acd_core.gate import Gate, GateRules, Levels
+from acd_core.hidden_states import reading_layers
+from acd_core.params import ContrastParams, Done, TextDelta
+from tests.core.tiny import family
+
+NEW = 20
+PROMPTS = [f"the quick brown fox {'jumps over a lazy dog ' * (n % 4)}while data {n}" for n in range(16)]
+TURNS: list[dict[str, Any]] = [
+    {"role": "system", "content": "answer about data"},
+    {"role": "user", "content": "hello"},
+    {"role": "assistant", "content": "safe systems"},
+    {"role": "user", "content": "questions about the fox"},
+]
+BEGUN: list[dict[str, Any]] = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "the lazy"}]
+ALWAYS, NEVER = -math.inf, 1e9
+
+
+def gate(prompt: float, reply: float | None = NEVER, *, seed: int = 3, layers: tuple[int, ...] = (2, 3)) -> Gate:
+    """A random reading of the tiny models (width 48) that opens above `prompt`, and above `reply` in a reply."""
+    weights = torch.randn((len(layers), 48), generator=torch.Generator().manual_seed(seed))
+
+    def levels(threshold: float) -> Levels:
+        return Levels((-1.0, 0.0, 1.0), (2.0, 3.0, 4.0), max(-1e9, threshold))
+
+    return Gate(layers, weights, 0.1, levels(prompt), None if reply is None else levels(reply))
+
+
+def open_lm(name: str = "llama", found: Gate | None = None, **settings: Any) -> ContrastiveLM:
+    model, tokenizer = family(name)
+    generator = torch.Generator().manual_seed(1)
+    width = model.get_input_embeddings().weight.shape[1]
+    vectors = [torch.randn(count, width, generator=generator) * 0.25 for count in (9, 13)]
+    return ContrastiveLM.from_model(model, tokenizer, PromptPair(*vectors, alpha=0.4, gate=found), **settings)
+
+
+@functools.cache
+def reading_of(prompt: str, name: str = "llama") -> float:
+    with open_lm(name, gate(NEVER)) as lm:
+        found = lm.generate(prompt, max_tokens=1).report.gate
+    assert found is not None
+    assert found.reading is not None
+    return found.reading
+
+
+def middle() -> float:
+    """A threshold that opens for half of PROMPTS, in the widest gap near there so that rounding moves none across."""
+    ordered = sorted(reading_of(prompt) for prompt in PROMPTS)
+    gaps = [(ordered[at + 1] - ordered[at], at) for at in range(5, 10)]
+    at = max(gaps)[1]
+    return (ordered[at] + ordered[at + 1]) / 2
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma2", "gpt2", "mixtral"])
+def test_a_reading_is_the_linear_map_of_the_layers_outputs_at_the_last_prompt_token(name: str) -> None:
+    model, _ = family(name)
+    found = gate(NEVER, layers=(1, 2))
+    with open_lm(name, found) as lm:
+        said = lm.generate("hello world", max_tokens=1).report.gate
+        ids = torch.tensor([lm.chat.layout("hello world").ids])
+    with torch.no_grad():
+        states = model(ids, output_hidden_states=True).hidden_states
+    expected = sum(states[layer][0, -1] @ found.weights[at] for at, layer in enumerate(found.layers)) + 0.1
+    assert said is not None
+    assert said.reading == pytest.approx(float(expected), abs=2e-3)
+    assert said.threshold == NEVER
+    assert not said.opened
+
+
+@pytest.mark.parametrize(
+    "conversation", [PROMPTS[0], PROMPTS[3], TURNS, BEGUN], ids=["short", "long", "turns", "begun"]
+)
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 0.9, "seed": 5}], ids=["greedy", "sampled"])
+def test_a_closed_gate_is_the_model_alone(conversation: Any, sampling: dict[str, Any]) -> None:
+    # Without a prefix store both are computed in the same shapes, so that even the last bit must agree.
+    with open_lm(found=gate(NEVER), options=EngineOptions(prefix_bytes=0)) as lm:
+        asked = {"max_tokens": NEW, "logprobs": 3, "recheck": 4, **sampling}
+        gated = lm.generate(conversation, **asked)
+        asked.pop("recheck")
+        alone = lm.generate(conversation, method="none", **asked)
+        assert gated.report.gate is not None
+        assert gated.report.gate.readings == 1 + (NEW - 1) // 4
+        for name in ("text", "token_ids", "finish_reason", "logprobs"):
+            assert getattr(gated, name) == getattr(alone, name), name
+        assert gated.usage == alone.usage
+        assert gated.report.contrasted_tokens == 0
+    with open_lm(found=gate(NEVER)) as lm:
+        for _ in range(2):  # the second time from the prefix store
+            gated, alone = (lm.generate(conversation, method=name, **asked) for name in ("acd", "none"))
+            assert gated.token_ids == alone.token_ids
+        assert gated.usage == alone.usage
+        assert gated.usage.cached_tokens > 0
+
+
+@pytest.mark.parametrize("method", ["acd", "sp", "rose", "adacd", "self-reminder", "in-context-defense"])
+def test_an_open_gate_is_the_method(method: str) -> None:
+    with open_lm(found=gate(ALWAYS)) as lm:
+        for conversation in (PROMPTS[1], TURNS):
+            gated = lm.generate(conversation, method=method, max_tokens=NEW)
+            ungated = lm.generate(conversation, method=method, max_tokens=NEW, gate=False)
+            assert gated.token_ids == ungated.token_ids
+            assert gated.report.gate is not None
+            assert gated.report.gate.opened_at == 0
+            assert gated.report.mean_divergence == pytest.approx(ungated.report.mean_divergence, abs=1e-4)
+            assert replace(gated.report, gate=None, mean_divergence=0.0) == replace(ungated.report, mean_divergence=0.0)
+
+
+@pytest.mark.parametrize("method", ["acd", "adacd"])
+def test_a_gate_that_opens_in_a_reply_goes_on_from_what_was_said(method: str) -> None:
+    with open_lm(found=gate(NEVER, ALWAYS)) as lm:
+        for conversation in (PROMPTS[2], TURNS):
+            alone = lm.generate(conversation, method="none", max_tokens=NEW)
+            gated = lm.generate(conversation, method=method, max_tokens=NEW, recheck=6)
+            assert gated.report.gate is not None
+            assert gated.report.gate.opened_at == 6
+            assert gated.token_ids[:6] == alone.token_ids[:6]
+            # From there on: what the method says where those six tokens are part of the prompt.
+            plan = lm._planner.plan(conversation, lm_params(max_tokens=NEW - 6), method)
+            said: list[Any] = []
+            request = plan.make(None, said.append)
+            request.open_gate()
+            other = request.other
+            assert other is not None
+            request.kept = replace(request.kept, ids=(*request.kept.ids, *gated.token_ids[:6]))
+            request.other = replace(other, ids=(*other.ids, *gated.token_ids[:6]))
+            request.gating = None
+            lm.engine.submit(request)
+            while not request.done:
+                threading_pause()
+            assert gated.token_ids[6:] == said[-1].token_ids
+
+
+def lm_params(**settings: Any) -> Any:
+    from acd_core.params import GenerationParams
+
+    return GenerationParams.of(**settings)
+
+
+def threading_pause() -> None:
+    import time
+
+    time.sleep(0.005)
+
+
+def test_without_readings_in_the_reply_it_stays_closed() -> None:
+    with open_lm(found=gate(NEVER, ALWAYS)) as lm:
+        said = lm.generate(PROMPTS[0], max_tokens=NEW, recheck=0)
+        assert said.report.gate is not None
+        assert (said.report.gate.opened_at, said.report.gate.readings) == (None, 1)
+
+
+def test_a_begun_reply_is_read_at_an_appended_header() -> None:
+    with open_lm(found=gate(ALWAYS, NEVER)) as lm:  # the prompt's threshold has no say here
+        said = lm.generate(BEGUN, max_tokens=4).report.gate
+        assert said is not None
+        assert not said.opened
+    with open_lm(found=gate(NEVER, ALWAYS)) as lm:
+        said = lm.generate(BEGUN, max_tokens=4).report.gate
+        assert said is not None
+        assert said.opened_at == 0
+        raw = lm.generate([{"role": "text", "content": "hello world"}], max_tokens=4).report.gate
+        assert raw is not None
+        assert raw.opened_at == 0
+
+
+def test_what_cannot_be_read_opens_the_gate_and_says_so() -> None:
+    with open_lm(found=gate(NEVER, None)) as lm:  # the template has no header to append
+        said = lm.generate(BEGUN, max_tokens=4).report
+        assert said.gate is not None
+        assert (said.gate.opened_at, said.gate.reading, said.gate.readings) == (0, None, 0)
+        assert said.contrasted_tokens == 4
+
+
+def test_hidden_states_that_are_no_numbers_open_the_gate_and_say_so() -> None:
+    model, tokenizer = family("qwen2", seed=11)
+    width = model.get_input_embeddings().weight.shape[1]
+    pair = PromptPair(torch.randn(4, width) * 0.2, torch.randn(5, width) * 0.2, gate=gate(NEVER, layers=(1,)))
+    with ContrastiveLM.from_model(model, tokenizer, pair) as lm:
+        plain = Gate.reading
+        try:
+            Gate.reading = lambda self, states: plain(self, states) * float("nan")  # type: ignore[method-assign]
+            said = lm.generate("hello", max_tokens=3).report
+        finally:
+            Gate.reading = plain  # type: ignore[method-assign]
+    assert said.gate is not None
+    assert said.gate.opened_at == 0
+    assert said.gate.reading != said.gate.reading
+    assert said.contrasted_tokens == 3
+
+
+def test_graded_contrast_grows_with_the_reading() -> None:
+    found = gate(-10.0)
+    assert found.grade(-10.0, -10.0) == 0.0
+    assert found.grade(3.0, -10.0) == 1.0
+    assert found.grade(-3.5, -10.0) == pytest.approx(0.5)
+    assert found.grade(float("nan"), 0.0) == 1.0
+    reading = reading_of(PROMPTS[0])
+    near = replace(found, prompt=Levels((reading - 2.0,), (reading + 1.0,), reading - 1.0))
+    with open_lm(found=near) as lm:
+        said = lm.generate(PROMPTS[0], max_tokens=4, graded=True)
+        assert said.report.alpha == pytest.approx(0.2, abs=1e-3)
+        assert said.token_ids == lm.generate(PROMPTS[0], max_tokens=4, gate=False, alpha=said.report.alpha).token_ids
+
+
+def test_mixes_of_gated_requests_equal_the_same_requests_alone() -> None:
+    """Half of the gates open at the prompt, some in the reply; 500 requests in ragged waves, all methods."""
+    limit = middle()
+    again = 2.0 * limit
+    rng = random.Random(0)
+    methods = ["acd", "acd", "none", "sp", "rose", "safe-prompt", "adacd"]
+    with open_lm(found=gate(limit, again)) as lm:
+        alone: dict[Any, Any] = {}
+
+        def solo(key: Any) -> Any:
+            if key not in alone:
+                prompt, settings = key
+                alone[key] = lm.generate(PROMPTS[prompt], **dict(settings))
+            return alone[key]
+
+        opened = set()
+        for _ in range(20):
+            wave = []
+            for _ in range(25):
+                settings: dict[str, Any] = {
+                    "method": rng.choice(methods), "max_tokens": rng.randint(1, 14), "logprobs": 1,
+                    "recheck": rng.choice([0, 3, 5]), "temperature": rng.choice([0.0, 0.8]), "seed": rng.randint(0, 2),
+                }  # fmt: skip
+                wave.append((rng.randrange(len(PROMPTS)), tuple(sorted(settings.items()))))
+
+            async def together(wave: list[Any] = wave) -> list[Any]:
+                return await asyncio.gather(*(lm.agenerate(PROMPTS[prompt], **dict(rest)) for prompt, rest in wave))
+
+            for key, reply in zip(wave, asyncio.run(together())):
+                expected = solo(key)
+                assert reply.token_ids == expected.token_ids
+                for mine, theirs in zip(reply.logprobs, expected.logprobs):
+                    assert mine.logprob == pytest.approx(theirs.logprob, abs=2e-3)
+                if reply.report.gate is not None:
+                    opened.add(reply.report.gate.opened_at)
+                    assert reply.report.gate.opened_at == expected.report.gate.opened_at
+        assert {None, 0} < opened, "gates of all fates should be in the mix"
+        assert lm.engine.active_rows == 0
+
+
+def test_streams_of_gated_requests_say_the_same() -> None:
+    with open_lm(found=gate(middle(), 2.0 * middle())) as lm:
+        for prompt in PROMPTS[:6]:
+            events = list(lm.stream(prompt, max_tokens=NEW, recheck=5))
+            whole = lm.generate(prompt, max_tokens=NEW, recheck=5)
+            assert isinstance(events[-1], Done)
+            assert "".join(each.text for each in events if isinstance(each, TextDelta)) == whole.text
+            said, expected = events[-1].generation.report.gate, whole.report.gate
+            assert said is not None
+            assert expected is not None
+            assert (said.opened_at, said.readings) == (expected.opened_at, expected.readings)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "reply"), [(NEVER, NEVER), (ALWAYS, NEVER), (NEVER, ALWAYS)], ids=["closed", "open", "in the reply"]
+)
+def test_log_likelihoods_follow_the_gate(prompt: float, reply: float) -> None:
+    with open_lm(found=gate(prompt, reply)) as lm:
+        said = lm.generate(PROMPTS[1], max_tokens=NEW, logprobs=0, recheck=6)
+        assert said.logprobs is not None
+        scored = lm.loglikelihood(PROMPTS[1], said.token_ids, recheck=6)
+        assert scored.token_ids == said.token_ids
+        for mine, theirs in zip(scored.logprobs, said.logprobs):
+            assert mine == pytest.approx(theirs.logprob, abs=2e-3)
+        assert scored.is_greedy
+        two = lm.loglikelihoods([(PROMPTS[1], said.token_ids[:3]), (PROMPTS[1], said.token_ids)], recheck=6)
+        assert [len(each.logprobs) for each in two] == [3, len(said.token_ids)]
+
+
+def test_a_forced_format_keeps_its_gate() -> None:
+    schema = {"type": "object", "properties": {"a": {"enum": ["x", "y"]}}, "required": ["a"]}
+    form = {"type": "json_schema", "json_schema": {"name": "f", "schema": schema}}
+    for limit in (ALWAYS, NEVER):
+        with open_lm(found=gate(limit)) as lm:
+            said = lm.generate("hello", response_format=form, max_tokens=40)
+            assert said.report.gate is not None
+            assert said.report.gate.opened is (limit == ALWAYS)
+            if said.refusal is None:
+                assert json.loads(said.text)["a"] in ("x", "y")
+
+
+# --- settings, files, mismatches ---
+
+
+def test_shares_and_thresholds() -> None:
+    levels = Levels(tuple(float(each) for each in range(100)), (150.0, 50.0), 97.5)
+    assert levels.share() == pytest.approx(0.02)
+    assert levels.caught() == 0.5
+    for share in (0.01, 0.02, 0.05, 0.5):
+        assert levels.share(levels.at(share)) == pytest.approx(share)
+    assert levels.at(1.0) == -math.inf
+
+
+def test_the_operators_floor() -> None:
+    rules = GateRules(gate(0.5), None, 0.34, 32)
+    assert rules.of(ContrastParams()) is not None
+    with pytest.raises(UsageError, match="floor"):
+        rules.of(ContrastParams(gate=0.1))
+    with pytest.raises(UsageError, match="recheck"):
+        rules.of(ContrastParams(recheck=0))
+    assert rules.of(ContrastParams(gate=False)) is None  # stricter: the method acts on all
+    opening = GateRules(gate(NEVER), None, 0.34, 32).of(ContrastParams())
+    assert opening is not None
+    assert opening.share == 0.34  # the pair's own threshold would open for fewer
+    with pytest.raises(GateError):
+        GateRules(None, True)
+    with pytest.raises(GateError):
+        GateRules(None).of(ContrastParams(gate=0.05))
+    with pytest.raises(UsageError):
+        GateRules(gate(0.0), 1.5)
+    with open_lm(found=gate(0.5), gate_floor=0.34) as lm, pytest.raises(UsageError, match="floor"):
+        lm.generate("hello", gate=0.1)
+
+
+def test_a_pair_keeps_its_gate(tmp_path: Path) -> None:
+    found = replace(gate(0.25, 0.5), metrics={"auc": 0.98}, base_model="m")
+    pair = PromptPair(torch.ones(2, 48), torch.ones(3, 48), gate=found)
+    pair.save(tmp_path / "pair")
+    again = PromptPair.load(tmp_path / "pair")
+    assert again.gate is not None
+    assert torch.equal(again.gate.weights, found.weights)
+    assert again.gate.document() == found.document()
+    assert again.id == pair.id != replace(pair, gate=None).id
+    text = PromptPair("be safe", "be bad", gate=found)
+    text.save(tmp_path / "text")
+    assert PromptPair.load(tmp_path / "text").gate is not None
+
+
+@pytest.mark.parametrize("harm", ["missing", "truncated", "nan", "layers", "levels", "no dict"])
+def test_a_damaged_gate_is_refused(tmp_path: Path, harm: str) -> None:
+    folder = PromptPair(torch.ones(2, 48), torch.ones(3, 48), gate=gate(0.25)).save(tmp_path / "pair")
+    weights, described = folder / "gate" / "reading.safetensors", folder / "pair.json"
+    document = json.loads(described.read_text())
+    if harm == "missing":
+        weights.unlink()
+    elif harm == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-20])
+    elif harm == "nan":
+        PromptPair(torch.ones(2, 48), torch.ones(3, 48), gate=gate(0.25)).save(tmp_path / "pair")
+        document["gate"]["bias"] = float("nan")
+    elif harm == "layers":
+        document["gate"]["layers"] = [1]
+    elif harm == "levels":
+        document["gate"]["prompt"] = {"threshold": 0.0}
+    else:
+        document["gate"] = ["gate"]
+    described.write_text(json.dumps(document))
+    with pytest.raises(PairError):
+        PromptPair.load(folder)
+
+
+def test_a_gate_of_another_model_is_refused() -> None:
+    model, tokenizer = family("llama")
+    wide = replace(gate(0.0), weights=torch.ones(2, 64))
+    deep = gate(0.0, layers=(2, 9))
+    other = replace(gate(0.0), fingerprint="0" * 64)
+    for found, why in ((wide, "width 64"), (deep, "layer 9"), (other, "fingerprint")):
+        with pytest.raises(PairMismatchError, match=why):
+            ContrastiveLM.from_model(model, tokenizer, PromptPair("be safe", "be bad", gate=found))
+
+
+def test_reading_layers_leaves_no_trace() -> None:
+    model, _ = family("llama")
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        before = model(ids).logits  # transformers' own hooks, for output_hidden_states, are there from now on
+        hooks = [len(layer._forward_hooks) for layer in model.model.layers]
+        seen: dict[int, torch.Tensor] = {}
+        with reading_layers(model, (2,), lambda layer, out: seen.update({layer: out}), stop=True):
+            model(ids)
+            raise AssertionError("the forward should have ended behind layer 2")
+        assert list(seen) == [2]
+        assert torch.equal(model(ids).logits, before)
+    assert [len(layer._forward_hooks) for layer in model.model.layers] == hooks
