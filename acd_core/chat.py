@@ -117,6 +117,23 @@ class Chat:
         plain = messages[-1]["role"] == "text"
         return _strip_marks(str(messages[-1]["content"]) if plain else self._render(messages, tools))
 
+    def turn_start(self, conversation: Conversation, tools: Sequence[Mapping[str, Any]], ids: Sequence[int]) -> int:
+        """Where the text of the last user turn begins in `ids`, the layout of `conversation` without a prompt of ours.
+
+        Neighbouring user messages are one turn. Where there is none, it is what follows the start of the sequence: the
+        first token's states are like no other's.
+        """
+        messages = check_conversation(conversation)
+        at = max((index for index, each in enumerate(messages) if each["role"] == "user"), default=None)
+        if at is None or messages[-1]["role"] == "text":
+            return min(max(1, len(self._start)), len(ids) - 1)
+        while at > 0 and messages[at - 1]["role"] == "user":
+            at -= 1
+        probe = next(text for text in ("\u00a7", "\u00b6") if not messages[at]["content"].startswith(text))
+        messages[at] = {**messages[at], "content": probe}
+        other = self.layout(messages, None, tools).ids
+        return next((place for place, (a, b) in enumerate(zip(ids, other)) if a != b), min(len(ids), len(other)))
+
     @functools.cached_property
     def appended_header(self) -> tuple[int, ...]:
         """Ids that close an assistant turn under way and open a new one; empty where the template cannot do that."""

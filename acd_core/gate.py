@@ -9,10 +9,13 @@ prompt. Above, or where the reading is not a number, it opens, and the method's 
 from __future__ import annotations
 
 import bisect
+import functools
+import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -21,6 +24,10 @@ from acd_core.errors import GateError, PairMismatchError, UsageError
 from acd_core.hidden_states import layer_count
 from acd_core.params import ContrastParams, GenerationParams
 
+Head = Literal["token", "header", "appended"]
+HEADS: tuple[Head, ...] = ("token", "header", "appended")
+TOP = 3
+"""Tokens of the last turn whose readings are averaged: one alone is noise, more are fewer than a short request has."""
 EVERY = 32
 """Reply tokens between two readings, unless something else is asked for."""
 _MAKE = "Learn one for this model: acd gate --model M --pair my-pair"
@@ -47,7 +54,7 @@ class Levels:
         if share >= 1.0:
             return -math.inf
         ordered = sorted(self.harmless)
-        return ordered[min(len(ordered) - 1, max(0, math.ceil(len(ordered) * (1.0 - share)) - 1))]
+        return ordered[min(len(ordered) - 1, max(0, math.ceil(len(ordered) * (1.0 - share) - 1e-9) - 1))]
 
     def share(self, threshold: float | None = None) -> float:
         """The share of harmless validation requests above `threshold` (the recommended one)."""
@@ -60,18 +67,20 @@ class Levels:
         return 1.0 - bisect.bisect_right(sorted(self.harmful), limit) / len(self.harmful)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # by identity: tensors have no one equality
 class Gate:
     """A reading and its thresholds, of one model.
 
-    layers: decoder layers it looks at, from 1. weights: [layers, width] float32, scaling folded in. bias: so that
-    `reading` is a log odds of harm (up to calibration). prompt: levels at the end of a prompt. reply: levels at a
-    header appended to a reply under way; None where the template has none, so that replies are not read again.
+    layers: decoder layers it looks at, from 1. weights: [3, layers, width] float32, scaling folded in, with biases [3]:
+    one linear map each for the tokens of the last turn, for the last token of the prompt (the end of the assistant
+    header), and for the end of a header appended to a reply under way (HEADS). All give log odds of harm, up to
+    calibration. prompt: levels of `of_prompt`. reply: levels at an appended header; None where the template has none,
+    so that replies are not read again.
     """
 
     layers: tuple[int, ...]
     weights: torch.Tensor
-    bias: float
+    biases: tuple[float, float, float]
     prompt: Levels
     reply: Levels | None
     base_model: str | None = None
@@ -80,18 +89,27 @@ class Gate:
 
     def __post_init__(self) -> None:
         shape = tuple(self.weights.shape)
-        if len(shape) != 2 or shape[0] != len(self.layers) or not self.layers or min(self.layers) < 1:
+        if len(shape) != 3 or shape[:2] != (len(HEADS), len(self.layers)) or not self.layers or min(self.layers) < 1:
             raise GateError(f"The gate's weights have shape {shape} for the layers {list(self.layers)}.", hint=_MAKE)
-        if not bool(torch.isfinite(self.weights).all()) or not math.isfinite(self.bias):
+        if len(self.biases) != len(HEADS) or not all(map(math.isfinite, self.biases)):
+            raise GateError(f"The gate's biases are {list(self.biases)}; they must be three numbers.", hint=_MAKE)
+        if not bool(torch.isfinite(self.weights).all()):
             raise GateError("The gate's weights are not finite.", hint=_MAKE)
+
+    @functools.cached_property
+    def id(self) -> str:
+        """A hash of everything that decides about a reply."""
+        digest = hashlib.sha256(json.dumps(self.document(), sort_keys=True, default=str).encode())
+        digest.update(self.weights.contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def check(self, backbone: Backbone) -> None:
         """Raise PairMismatchError unless this gate was learnt on `backbone`."""
         width = int(getattr(backbone.config, "hidden_size", 0) or backbone.embedding_width)
         hint = f"Learn one for this model: acd gate --model {backbone.model_id} --pair my-pair"
-        if int(self.weights.shape[1]) != width:
+        if int(self.weights.shape[-1]) != width:
             raise PairMismatchError(
-                f"The gate reads hidden states of width {int(self.weights.shape[1])}, but those of "
+                f"The gate reads hidden states of width {int(self.weights.shape[-1])}, but those of "
                 f"{backbone.model_id!r} are {width} wide: it was learnt on {self.base_model!r}.",
                 hint=hint,
             )
@@ -108,15 +126,30 @@ class Gate:
                 hint=hint,
             )
 
-    def reading(self, states: Mapping[int, torch.Tensor]) -> torch.Tensor:
-        """states: layer -> [rows, width] -> readings [rows] float32."""
+    def logits(self, head: Head, states: Mapping[int, torch.Tensor]) -> torch.Tensor:
+        """states: layer -> [..., width] -> log odds [...] float32."""
+        at = HEADS.index(head)
         total: torch.Tensor | None = None
-        for weight, layer in zip(self.weights, self.layers):
+        for weight, layer in zip(self.weights[at], self.layers):
             state = states[layer].float()
             part = state @ weight.to(state.device)
             total = part if total is None else total + part.to(total.device)
         assert total is not None
-        return total + self.bias
+        # An overflow must not pass for "harmless": what is not finite is not a number, and that opens the gate.
+        return torch.where(total.isfinite(), total + self.biases[at], math.nan)
+
+    @staticmethod
+    def of_prompt(tokens: Sequence[float], header: float | None) -> float:
+        """The reading of a prompt: the mean of the TOP highest of its last turn's `tokens`, or what its `header` says,
+        whichever is higher. A harmful request wakes the tokens it is written in, whatever stands around it in a
+        retrieval template or an application's frame; the header sums up a bare one best. NaN where either is."""
+        highest = sorted((each for each in tokens if each == each), reverse=True)[:TOP]
+        if len(highest) < len(tokens) and any(each != each for each in tokens):
+            return math.nan
+        pooled = sum(highest) / len(highest) if highest else -math.inf
+        if header is None:
+            return pooled
+        return header if header != header else max(pooled, header)
 
     def threshold(self, share: float | None, *, reply: bool = False) -> float:
         """The threshold at the end of a prompt, or again in a reply. share: None for the recommended one, else the
@@ -126,7 +159,7 @@ class Gate:
 
     def grade(self, reading: float, threshold: float) -> float:
         """How far beyond `threshold`, in [0, 1]: 0 at it, 1 from the median harmful validation request on."""
-        if not math.isfinite(reading):
+        if not math.isfinite(reading) or not math.isfinite(threshold):
             return 1.0
         full = sorted(self.prompt.harmful)[len(self.prompt.harmful) // 2]
         return 1.0 if full <= threshold else min(1.0, max(0.0, (reading - threshold) / (full - threshold)))
@@ -135,7 +168,7 @@ class Gate:
         """What pair.json keeps beside the weights."""
         return {
             "layers": list(self.layers),
-            "bias": self.bias,
+            "biases": list(self.biases),
             "base_model": self.base_model,
             "fingerprint": self.fingerprint,
             "prompt": _levels(self.prompt),
@@ -151,7 +184,7 @@ class Gate:
             return cls(
                 tuple(int(layer) for layer in document["layers"]),
                 weights.float(),
-                float(document["bias"]),
+                _three(document["biases"]),
                 _read_levels(document["prompt"]),
                 None if reply is None else _read_levels(reply),
                 document.get("base_model"),
@@ -166,11 +199,12 @@ class Gate:
 
 @dataclass(frozen=True)
 class Opening:
-    """How one request's gate works. share: of harmless requests it may open for, None for the recommended threshold.
-    every: reply tokens between two readings, 0 for none after the prompt's."""
+    """How one request's gate works. threshold, again: least readings that open it, of the prompt and in a reply. every:
+    reply tokens between two readings, 0 for none after the prompt's."""
 
     gate: Gate
-    share: float | None
+    threshold: float
+    again: float
     every: int
 
 
@@ -179,8 +213,8 @@ class GateRules:
     """What the operator of a model wants of its gate, and how far a call may depart from it.
 
     gate: None where the pair has none. setting, recheck: as in `ContrastParams`, for calls that say nothing.
-    floor: the least share a call may ask for. With a floor, no call may read replies less often either. No gate at all
-    (`gate=False`) is always allowed: the method then acts on every request.
+    floor: the least share a call may ask for. With a floor, no call may read replies less often, grade the contrast or
+    do without a method either. No gate at all (`gate=False`) is always allowed: the method then acts on every request.
     """
 
     gate: Gate | None = None
@@ -217,14 +251,30 @@ class GateRules:
                     f"recheck is {every}, and the operator has replies read every {self.recheck} tokens.",
                     hint="Ask for fewer tokens between readings, or leave recheck out.",
                 )
-            if share is None and self.gate.prompt.share() < self.floor:
-                share = self.floor
-        return Opening(self.gate, share, every)
+            if asked.graded:
+                raise UsageError("The operator's floor allows no graded gate.", hint="Leave graded out.")
+        threshold, again = (self.gate.threshold(share, reply=reply) for reply in (False, True))
+        if self.floor is not None:  # where the gate's own threshold would open for fewer
+            threshold = min(threshold, self.gate.threshold(self.floor))
+            again = min(again, self.gate.threshold(self.floor, reply=True))
+        return Opening(self.gate, threshold, again, every)
+
+    def check_method(self, name: str, own: str) -> None:
+        """Raise UsageError where a floor is set and a call asks for the model without any method."""
+        if self.floor is not None and name == "none" and own != "none":
+            raise UsageError(
+                "The operator's floor allows no call without a method.", hint=f"Leave method out: {own!r}."
+            )
+
+
+def _three(found: Sequence[Any]) -> tuple[float, float, float]:
+    first, second, third = (float(each) for each in found)
+    return first, second, third
 
 
 def _levels(levels: Levels) -> dict[str, Any]:
     return {
-        "threshold": levels.threshold,
+        "threshold": round(levels.threshold, 4),
         "harmless": [round(each, 4) for each in sorted(levels.harmless)],
         "harmful": [round(each, 4) for each in sorted(levels.harmful)],
     }

@@ -25,9 +25,9 @@ class ContrastParams(BaseModel):
         means every token whatever the pair recommends.
     rescale: divide the contrast by (1 - alpha), so that temperature means what was asked for when the branches agree.
         False gives the formula of ACD's paper. Greedy is the same either way.
-    gate: None or True takes the pair's gate where it has one: the method acts only on requests that the model itself
-        reads as harmful, every other reply is the model's alone. A number in (0, 1] opens it for about that share of
-        harmless requests (more is safer). False: no gate, the method acts on every request.
+    gate: None takes the pair's gate where it has one, True insists on one: the method acts only on requests that the
+        model itself reads as harmful, every other reply is the model's alone. A number in (0, 1] opens it for about
+        that share of harmless requests (more is safer). False: no gate, the method acts on every request.
     recheck: reply tokens between two further readings while the gate is closed; 0 switches them off, None is 32.
     graded: alpha grows with the reading, from 0 at the threshold to its full value at a typical harmful request.
     """
@@ -188,7 +188,8 @@ class GateReport:
     """What the gate did. opened_at: how many reply tokens the model alone had said when it opened (0: none, at the
     prompt), None where it stayed closed. reading: the last reading, a log odds of harm; NaN where the hidden states
     were not finite, which opens the gate; None where the template left nothing to read, which opens it too.
-    threshold: what opens it at the prompt. readings: how often it was read."""
+    threshold: what that reading was held against. readings: how often it was read; 1 for a long reply says that its
+    template leaves nothing to read again."""
 
     opened_at: int | None
     reading: float | None

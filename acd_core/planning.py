@@ -122,10 +122,14 @@ class Planner:
         other = None
         if method.other is not None and contrasts:
             other = branch(method.other, self._expert if method.expert else None)
+        self._gate.check_method(method.name, default_method)
         opening = self._gate.of(asked) if method.name != "none" else None  # nothing would take over from "none"
         alone = Branch(self._chat.layout(conversation, None, form.tools).ids) if opening is not None else kept
+        start = self._chat.turn_start(conversation, form.tools, alone.ids) if opening is not None else 0
         continued = is_continued(messages)
-        max_tokens = self._room(settings, kept, other, lambda: len(self._chat.layout(conversation, None, form.tools)))
+        max_tokens = self._room(
+            settings, (alone, kept, other), lambda: len(self._chat.layout(conversation, None, form.tools))
+        )
         prefix = self._chat.text(messages, form.tools) if form.needs_prefix else ""
         begun = [each for each in kept.ids[-_CONTEXT_IDS:] if each >= 0] if continued else []
 
@@ -139,10 +143,11 @@ class Planner:
                 opening.gate,
                 kept,
                 other,
-                threshold=opening.gate.threshold(opening.share),
-                again=opening.gate.threshold(opening.share, reply=True),
+                threshold=opening.threshold,
+                again=opening.again,
                 header=self._chat.appended_header if opening.gate.reply is not None else (),
                 every=opening.every,
+                start=start,
                 appended=continued,
                 graded=asked.graded,
             )
@@ -189,13 +194,13 @@ class Planner:
         assert self._pair is not None
         return self._pair.safeguarding if source is Slot.PAIR_SAFE else self._pair.adversarial
 
-    def _room(self, settings: GenerationParams, kept: Branch, other: Branch | None, asked: Callable[[], int]) -> int:
+    def _room(self, settings: GenerationParams, branches: tuple[Branch | None, ...], asked: Callable[[], int]) -> int:
         """How many new tokens fit; raises ContextLengthError saying how long the prompt is and how much fits.
 
         asked: counts the tokens of the conversation without our prompts.
         """
         context = self._backbone.context_length
-        prompt = max(len(kept.ids), len(other.ids) if other is not None else 0)
+        prompt = max(len(branch.ids) for branch in branches if branch is not None)
         free = context - prompt
         wanted = settings.max_tokens if settings.max_tokens is not None else min(DEFAULT_MAX_TOKENS, max(free, 1))
         if free < wanted:

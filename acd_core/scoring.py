@@ -17,6 +17,7 @@ import torch
 from acd_core.backbone import Backbone
 from acd_core.chat import Chat, Conversation
 from acd_core.engine import Branch, Request
+from acd_core.engine.request import Gating
 from acd_core.engine.step import constrain, join
 from acd_core.errors import UsageError
 from acd_core.experts import applied
@@ -150,26 +151,35 @@ class Scorer:
         gating = request.gating
         if gating is None:
             return None
-        room = self._backbone.context_length - len(request.kept.ids) - len(gating.header)
+        prompt = request.kept.ids
+        states = self._states(gating, prompt)
+        turn = gating.gate.logits("token", {layer: out[gating.start :] for layer, out in states.items()}).tolist()
+        header = float(gating.gate.logits("header", {layer: out[-1] for layer, out in states.items()}))
+        gating.note(gating.gate.of_prompt(turn, None if gating.appended else header), 0, appended=False)
+        room = self._backbone.context_length - len(prompt) - len(gating.header)
         for said in range(len(ids)):
-            if not gating.due(said):
+            if not (gating.due(said) or (said == 0 and gating.begun_unread)):
                 continue
-            appended = gating.header if said or gating.appended else ()
-            readable = bool(appended or not gating.appended) and said <= room
-            if not readable and said:
+            if said > room or not gating.header:
+                if said == 0:
+                    gating.note(None, 0, appended=True)
                 break
-            found: dict[int, torch.Tensor] = {}
-
-            def take(layer: int, states: torch.Tensor, found: dict[int, torch.Tensor] = found) -> None:
-                found[layer] = states[:, -1]
-
-            row = torch.tensor([[*request.kept.ids, *ids[:said], *appended]], device=self._backbone.device)
-            if readable:
-                embeds = self._backbone.embed(row).to(self._backbone.dtype)
-                with reading_layers(self._backbone.model, gating.gate.layers, take, stop=True):
-                    self._backbone.model(inputs_embeds=embeds, use_cache=False)
-            gating.note(float(gating.gate.reading(found)) if readable else None, said)
+            states = self._states(gating, (*prompt, *ids[:said], *gating.header))
+            last = {layer: out[-1] for layer, out in states.items()}
+            gating.note(float(gating.gate.logits("appended", last)), said, appended=True)
         return gating.opened_at
+
+    def _states(self, gating: Gating, ids: Sequence[int]) -> dict[int, torch.Tensor]:
+        """layer -> [tokens, width] of a row of real tokens, for the layers that the gate reads."""
+        found: dict[int, torch.Tensor] = {}
+        embeds = self._backbone.embed(torch.tensor([list(ids)], device=self._backbone.device))
+
+        def take(layer: int, states: torch.Tensor) -> None:
+            found[layer] = states[0]
+
+        with reading_layers(self._backbone.model, gating.gate.layers, take, stop=True):
+            self._backbone.model(inputs_embeds=embeds.to(self._backbone.dtype), use_cache=False)
+        return found
 
     def _fits(self, cases: Sequence[_Case], *, shared: bool = False) -> bool:
         rows = sum(len(case.branches) for case in cases)

@@ -20,6 +20,7 @@ from acd_core.cli.demo import demo
 from acd_core.cli.doctor import doctor, version_of
 from acd_core.cli.evaluate import evaluate
 from acd_core.cli.expert import expert
+from acd_core.cli.gate import gate
 from acd_core.cli.pair import pair_app
 from acd_core.cli.tune import tune
 from acd_core.errors import ACDError, UsageError
@@ -85,6 +86,7 @@ def options(
 
 app.command()(demo)
 app.command()(tune)
+app.command()(gate)
 app.command()(expert)
 app.command()(chat)
 app.command()(evaluate)

@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from acd_core.cli.console import note, say, stderr, stdout
+from acd_core.cli.gating import gate_facts
 from acd_core.errors import UsageError, missing_extra
 
 if TYPE_CHECKING:
@@ -31,7 +32,18 @@ def tune(
     ),
     safe: str = typer.Option("", help="JSONL of harmless instructions of your own, to make anchors from."),
     unsafe: str = typer.Option("", help="JSONL of harmful instructions of your own, to make anchors from."),
-    objective: str = typer.Option("", help="Which losses: 'joint' (ours, the default) or 'paper'."),
+    objective: str = typer.Option(
+        "", help="Which losses: 'gated', 'joint' or 'paper'. Default: 'gated' where a gate is learnt, else 'joint'."
+    ),
+    gate: bool | None = typer.Option(
+        None,
+        "--gate/--no-gate",
+        help="Learn a gate too, so that the pair acts only where the model reads harm. "
+        "Default: yes, unless --anchors is given or the model is 'reference'.",
+    ),
+    refusals: str = typer.Option(
+        "", help="Text file of refusals to learn, one a line. Default: ours, where the model has none of its own."
+    ),
     steps: int | None = typer.Option(None, help="Updates of the two prompts."),
     lr: float | None = typer.Option(None, help="Step size, as a share of the initial vectors' size."),
     batch: int | None = typer.Option(None, help="Anchor pairs a step."),
@@ -81,7 +93,13 @@ def tune(
         "patience": patience,
         "seed": seed,
     }
-    settings = {name: value for name, value in given.items() if value is not None}
+    settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if gate is not None:
+        settings["gate"] = gate
+    if refusals:
+        from acd_core.tuning.refusals import load_refusals
+
+        settings["refusals"] = load_refusals(refusals)
     result = tuned(
         model,
         Path(out),
@@ -110,7 +128,7 @@ def tuned(
     dtype: str = "auto",
     **settings: Any,
 ) -> TuneResult:
-    """Tune with a bar on stderr (on a pipe: one line a validation point) and save to `out`."""
+    """Tune with a bar on stderr (on a pipe: a line every few seconds and one a point) and save to `out`."""
     note("loading torch ...")
     from acd_core.backbone import Backbone
     from acd_core.tuning import TuneSettings, generate_anchors, load_instructions
@@ -128,15 +146,14 @@ def tuned(
     pairs: Any = anchors
     if model == "reference" and anchors is None and instructions is None and REFERENCE_ANCHORS.exists():
         pairs = str(REFERENCE_ANCHORS)
-    if not bar and pairs is None:
-        note("making anchor pairs: the model's own replies under three prompts; then the steps ...")
     if instructions is not None:
+        settings.setdefault("gate", True)
         from acd_core.lm import ContrastiveLM
 
         own = [load_instructions(path) for path in instructions]
         with ContrastiveLM(backbone) as lm:
-            pairs = generate_anchors(lm, *own, out=out.with_name(f"{out.name}.tuning") / "anchors.jsonl", progress=bar)
-    return run(backbone, pairs, out=out, progress=bar, on_point=None if bar else _line, **settings)
+            pairs = generate_anchors(lm, *own, out=out.with_name(f"{out.name}.tuning") / "anchors.jsonl")
+    return run(backbone, pairs, out=out, on_point=None if bar else _line, **settings)
 
 
 def _line(point: Point) -> None:
@@ -148,6 +165,8 @@ def _line(point: Point) -> None:
 
 def _show(result: TuneResult) -> None:
     """What the pair does on the validation split, beside the model alone."""
+    if result.pair.gate is not None:
+        say(f"gate: {gate_facts(result.pair.gate)}")
     table = Table(title="validation split (never learned from)", title_justify="left")
     for name in ("", "harmless rate", "over-refusal"):
         table.add_column(name, justify="right" if name else "left")

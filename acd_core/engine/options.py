@@ -38,5 +38,4 @@ class Counters:
     cancelled: int = 0
     most_rows: int = 0
     out_of_memory: int = 0
-    gate_readings: int = 0
     gates_opened: int = 0

@@ -15,6 +15,8 @@ import numpy.typing as npt
 from acd_core.engine.cache import KeyValues
 
 Ids = npt.NDArray[np.int64]
+Readings = tuple[str, npt.NDArray[np.float32]]
+"""The id of a gate, and its readings of a row's first tokens."""
 
 
 class PrefixStore:
@@ -25,40 +27,48 @@ class PrefixStore:
         self.used_bytes = 0
         self.hits = 0
         self.reused_tokens = 0
-        self._entries: OrderedDict[int, tuple[Ids, KeyValues, int]] = OrderedDict()
+        self._entries: OrderedDict[int, tuple[Ids, KeyValues, int, Readings | None]] = OrderedDict()
         self._next = 0
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def longest(self, ids: Sequence[int]) -> tuple[int, KeyValues | None]:
-        """How many leading ids are known, and the saved row that holds them (0, None if none)."""
+    def longest(self, ids: Sequence[int]) -> tuple[int, KeyValues | None, Readings | None]:
+        """How many leading ids are known, and the saved row that holds them, with its readings."""
         wanted = np.asarray(ids, dtype=np.int64)
         best, best_key = 0, -1
-        for key, (known, _, _) in self._entries.items():
+        for key, (known, *_) in self._entries.items():
             length = common_prefix(wanted, known)
             if length > best:
                 best, best_key = length, key
         if best_key < 0:
-            return 0, None
+            return 0, None, None
         self._entries.move_to_end(best_key)
         self.hits += 1
-        return best, self._entries[best_key][1]
+        _, saved, _, readings = self._entries[best_key]
+        return best, saved, readings
 
-    def covers(self, ids: Sequence[int]) -> bool:
-        """Whether all of `ids` is the start of a saved row already."""
+    def covers(self, ids: Sequence[int], readings: Readings | None = None) -> bool:
+        """Whether all of `ids` is the start of a saved row already; one without readings then takes these."""
         wanted = np.asarray(ids, dtype=np.int64)
-        return any(common_prefix(wanted, known) == len(wanted) for known, _, _ in self._entries.values())
+        for key, (known, saved, size, old) in self._entries.items():
+            if common_prefix(wanted, known) == len(wanted):
+                if old is None and readings is not None:
+                    self._entries[key] = (known, saved, size, readings)
+                return True
+        return False
 
-    def add(self, ids: Sequence[int], saved: KeyValues) -> None:
-        """Keep a row; saved rows that are a prefix of it go, then the least recently used until the budget holds."""
+    def add(self, ids: Sequence[int], saved: KeyValues, readings: Readings | None = None) -> None:
+        """Keep a row, with what a gate read of its tokens. Saved rows that are a prefix of it go, then the least
+        recently used until the budget holds."""
         known = np.asarray(ids, dtype=np.int64)
         size = sum(keys.nbytes + values.nbytes for keys, values in saved)
         if size > self.max_bytes:
             return
-        for key in [k for k, (old, _, _) in self._entries.items() if common_prefix(known, old) == len(old)]:
+        for key in [k for k, (old, *_) in self._entries.items() if common_prefix(known, old) == len(old)]:
+            readings = readings or self._entries[key][3]
             self._remove(key)
-        self._entries[self._next] = (known, saved, size)
+        self._entries[self._next] = (known, saved, size, readings)
         self._next += 1
         self.used_bytes += size
         while self.used_bytes > self.max_bytes:

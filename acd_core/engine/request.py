@@ -81,8 +81,8 @@ class Gating:
     While it is closed the request is one row of the model alone. kept, other: the method's own branches, in force once
     it is open. threshold, again: least readings that open it, at the end of the prompt and in a reply. header: ids that
     are appended to a reply under way to read it there; empty where the template has none. every: reply tokens between
-    two readings, 0 for none. appended: the prompt ends inside a begun reply or a bare text, so that the first reading
-    too needs the header. graded: alpha grows with the reading.
+    two readings, 0 for none. start: where the last turn begins in the prompt's ids. appended: the prompt ends inside a
+    begun reply or a bare text, so that the first reading too needs the header. graded: alpha grows with the reading.
     """
 
     gate: Gate
@@ -92,36 +92,55 @@ class Gating:
     again: float
     header: tuple[int, ...]
     every: int
+    start: int = 0
     appended: bool = False
     graded: bool = False
     opened_at: int | None = None
     reading: float | None = None
     readings: int = 0
     read_at: int = 0
+    begun_read: bool = False
+    limit: float | None = None
 
     @property
     def first_due(self) -> bool:
         """Whether the prompt has not been read yet."""
         return self.readings == 0 and self.opened_at is None
 
+    @property
+    def begun_unread(self) -> bool:
+        """Whether the prompt was read and left the gate closed, and the reply begun in it is still to be read."""
+        return self.appended and self.opened_at is None and not self.begun_read
+
     def due(self, said: int) -> bool:
         """Whether a reply of `said` tokens is to be read, for the first time or again."""
         if self.opened_at is not None:
             return False
-        return self.first_due or (bool(self.header) and 0 < self.every <= said - self.read_at)
+        if self.first_due or self.begun_unread:
+            return True
+        return bool(self.header) and 0 < self.every <= said - self.read_at
 
-    def note(self, reading: float | None, said: int) -> None:
-        """Take a reading after `said` reply tokens. What is not below the threshold opens the gate: also what is not a
-        number, and None, which stands for a row that cannot be read."""
-        limit = self.again if self.appended or said else self.threshold
+    def note(self, reading: float | None, said: int, *, appended: bool) -> None:
+        """Take a reading after `said` reply tokens, of the prompt or at an appended header. What is not below the
+        threshold opens the gate: also what is not a number, and None, which stands for a row that cannot be read."""
         self.reading, self.read_at = reading, said
+        self.limit = self.again if appended else self.threshold
         self.readings += reading is not None
-        if reading is None or not reading < limit:
+        self.begun_read = self.begun_read or appended
+        if reading is None or not reading < self.limit:
             self.opened_at = said
 
     @property
+    def strength(self) -> float:
+        """The share of alpha that an open gate leaves: all of it, but for a graded one that opened at the prompt."""
+        if not self.graded or self.begun_read or self.reading is None:
+            return 1.0
+        return self.gate.grade(self.reading, self.threshold)
+
+    @property
     def report(self) -> GateReport:
-        return GateReport(self.opened_at, self.reading, self.threshold, self.readings)
+        limit = self.threshold if self.limit is None else self.limit
+        return GateReport(self.opened_at, self.reading, limit, self.readings)
 
 
 @dataclass(frozen=True)
@@ -211,8 +230,7 @@ class Request:
         gating = self.gating
         assert gating is not None
         self.kept, self.other = gating.kept, gating.other
-        if gating.graded and gating.reading is not None:
-            self.alpha *= gating.gate.grade(gating.reading, gating.threshold)
+        self.alpha *= gating.strength
 
     def expired(self) -> bool:
         return self.deadline is not None and time.monotonic() > self.deadline

@@ -3,10 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
 
 from acd_core.engine.cache import SlotCache
-from acd_core.engine.request import Request
-from acd_core.engine.step import Row
+from acd_core.engine.request import Branch, Request
+
+
+@dataclass
+class Row:
+    """One row of the cache: which request, which branch, its slot, how many tokens the cache holds."""
+
+    request: Request
+    side: Literal["kept", "other"]
+    slot: int
+    length: int = 0
+    logits: torch.Tensor | None = None
+    tokens: npt.NDArray[np.float32] | None = None  # the gate's readings of the prompt's tokens
+    reading: float | None = None  # of the gate, once it was computed
+
+    @property
+    def branch(self) -> Branch:
+        if self.side == "kept":
+            return self.request.kept
+        assert self.request.other is not None
+        return self.request.other
+
+    @property
+    def ids(self) -> list[int]:
+        """Prompt and reply so far, as the cache must come to hold them."""
+        return [*self.branch.ids, *self.request.generated]
 
 
 class RowTable:

@@ -17,12 +17,13 @@ import torch
 
 from acd_core.backbone import Backbone
 from acd_core.engine.cache import SlotCache
+from acd_core.engine.gates import readings_of, take_readings
 from acd_core.engine.memory import doubled, free_bytes, give_back, is_out_of_memory, no_room
 from acd_core.engine.options import Counters, EngineOptions
 from acd_core.engine.prefix import PrefixStore
 from acd_core.engine.request import Request
-from acd_core.engine.rows import RowTable
-from acd_core.engine.step import Row, Stepper, choose
+from acd_core.engine.rows import Row, RowTable
+from acd_core.engine.step import Stepper, choose
 from acd_core.errors import (
     ContextLengthError,
     DeadlineError,
@@ -269,13 +270,15 @@ class Engine:
         if not self.prefixes.max_bytes or not self._cache.layers:
             return
         ids = row.ids
-        known, saved = self.prefixes.longest(ids)
-        known = min(known, len(ids) - 1)
+        known, saved, readings = self.prefixes.longest(ids)
+        known = take_readings(row, min(known, len(ids) - 1), readings)
         if saved is None or known <= 0:
             return
         self._cache.load(row.slot, saved, known)
         row.length = known
-        if row.side == "kept" and not row.request.generated:
+        gating = row.request.gating
+        alone = gating is None or gating.opened_at is None  # once it is open, the rows hold more than what was sent
+        if row.side == "kept" and not row.request.generated and alone:
             row.request.cached_tokens = sum(1 for token in ids[:known] if token >= 0)
         self.prefixes.reused_tokens += known
 
@@ -298,7 +301,7 @@ class Engine:
         logits = [row.logits for row in group]
         for row in group:
             row.logits = None
-        self._read_gates(group)
+        self._stepper.read_gates(group)
         self._advance([request for request in requests if not request.opening], group, logits)
 
     def _decode(self) -> None:
@@ -326,27 +329,8 @@ class Engine:
         self._remember(ended)
         self._forget(ended)
         self._rows.release_uncontrasted()
-        self._read_gates([row for row in self._rows.decoding if row.side == "kept"])
+        self._stepper.read_gates(self._rows.decoding)
         self._open_gates()
-
-    def _read_gates(self, rows: Sequence[Row]) -> None:
-        """Take the readings that are due of `rows`: at the end of a prompt, and every so many tokens of a reply."""
-        due = [
-            row for row in rows if row.request.gating is not None and row.request.gating.due(len(row.request.generated))
-        ]
-        self._stepper.check([row for row in due if row.reading is None and self._has_room_for_header(row)])
-        for row in due:
-            gating, said = row.request.gating, len(row.request.generated)
-            assert gating is not None
-            if row.reading is not None or not said:
-                gating.note(row.reading, said)
-                self.counters.gate_readings += 1
-            row.reading = None
-
-    def _has_room_for_header(self, row: Row) -> bool:
-        """Whether a row can be read at an appended header: the template has one, and the context goes that far."""
-        header = row.request.gating.header if row.request.gating is not None else ()
-        return bool(header) and len(row.ids) + len(header) <= self.backbone.context_length
 
     def _open_gates(self) -> None:
         """Requests whose gates have just opened start again under their method, with the reply so far, first."""
@@ -354,11 +338,11 @@ class Engine:
         if not opening:
             return
         self._remember(opening)
-        self._forget(opening)
-        for request in opening:
-            request.open_gate()
-            self.counters.gates_opened += 1
-        with self._lock:
+        with self._lock:  # in one go: nobody who closes the engine may find them nowhere
+            self._forget(opening)
+            for request in opening:
+                request.open_gate()
+                self.counters.gates_opened += 1
             self._waiting.extendleft(reversed(opening))
 
     # -- prefixes and memory ----------------------------------------------------------------------------------------
@@ -380,8 +364,11 @@ class Engine:
             return
         finished = {id(request) for request in ended}
         for row in self._rows.decoding:
-            if id(row.request) in finished and not self.prefixes.covers(row.ids[: row.length]):
-                self.prefixes.add(row.ids[: row.length], self._cache.save(row.slot, row.length))
+            if id(row.request) not in finished:
+                continue
+            ids, readings = row.ids[: row.length], readings_of(row)
+            if not self.prefixes.covers(ids, readings):
+                self.prefixes.add(ids, self._cache.save(row.slot, row.length), readings)
 
     def _release(self) -> None:
         """Forget every row, prefix and capture, and give their memory back: to others once the engine is closed, or to

@@ -7,52 +7,25 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from acd_core.backbone import Backbone
 from acd_core.decoding import rules
 from acd_core.decoding.sampling import warp
-from acd_core.engine import trial
+from acd_core.engine import gates, trial
 from acd_core.engine.cache import MaskBuilder, SlotCache
-from acd_core.engine.request import Branch, Gating, Request
+from acd_core.engine.request import Request
+from acd_core.engine.rows import Row
 from acd_core.engine.static import Decode, StaticDecoder, chosen
 from acd_core.errors import ModelError
 from acd_core.experts import applied
-from acd_core.gate import Gate
-from acd_core.hidden_states import reading_layers
 from acd_core.params import TokenLogprob
 
 WINDOW_STEP = 16
 """Attention windows are rounded up to this many slots."""
-
-
-@dataclass
-class Row:
-    """One row of the cache: which request, which branch, its slot, how many tokens the cache holds."""
-
-    request: Request
-    side: Literal["kept", "other"]
-    slot: int
-    length: int = 0
-    logits: torch.Tensor | None = None
-    reading: float | None = None  # of the gate at the row's last token, once it was computed
-
-    @property
-    def branch(self) -> Branch:
-        if self.side == "kept":
-            return self.request.kept
-        assert self.request.other is not None
-        return self.request.other
-
-    @property
-    def ids(self) -> list[int]:
-        """Prompt and reply so far, as the cache must come to hold them."""
-        return [*self.branch.ids, *self.request.generated]
 
 
 class Stepper:
@@ -124,59 +97,45 @@ class Stepper:
                 query[index, width - count :] = span
                 write[index, width - count :] = span
         window = max(row.length + count for row, count in zip(rows, taken))
-        read = [
-            index
-            for index, (row, count) in enumerate(zip(rows, taken))
-            if count and count == pending[index] and _read_at_end(row)
-        ]
+        read = [index for index, (row, count) in enumerate(zip(rows, taken)) if count and gates.reads_prompt(row)]
         states: dict[int, torch.Tensor] = {}
-        with self._watching([rows[index] for index in read], states):
+        with gates.watching(self.backbone.model, [rows[index] for index in read], states):
             logits = self._forward(rows, embeds, query.to(device), write.to(device), window, None)
-        self._read([rows[index] for index in read], {layer: state[read] for layer, state in states.items()})
+        for gate, members in gates.by_gate(rows, read).items():
+            gates.note_tokens(gate, [(rows[index], index, taken[index]) for index in members], states)
         for index, (row, count) in enumerate(zip(rows, taken)):
             row.length += count
             if count and count == pending[index]:
                 row.logits = logits[index]
         return all(len(row.ids) == row.length for row in rows)
 
-    def check(self, rows: Sequence[Row]) -> None:
+    def read_gates(self, rows: Sequence[Row]) -> None:
+        """Take the readings that are due of `rows`: of a prompt, and every so many tokens of a reply."""
+        left = gates.note_prompts(gates.due_of(rows))
+        self._check([row for row in left if gates.has_room_for_header(row, self.backbone.context_length)])
+        gates.note_replies(left)
+
+    def _check(self, rows: Sequence[Row]) -> None:
         """Read the gates of `rows` at a header appended to what each holds and to the token it said last.
 
         The header's keys and values go to the slots behind the row, where the next tokens will overwrite them; the row
         itself stays as it is. The forward ends behind the last layer that is read.
         """
-        for run in _neighbours(rows):
+        for run in gates.neighbours(rows):
             device = self.backbone.device
-            added = [[*row.ids[row.length :], *_gating(row).header] for row in run]
+            added = [[*row.ids[row.length :], *gates.gating_of(row).header] for row in run]
             ids = torch.tensor(added, device=device)
             start = torch.tensor([row.length for row in run], device=device)[:, None]
             places = start + torch.arange(ids.shape[1], device=device)
             window = max(row.length for row in run) + ids.shape[1]
-            layers = sorted({layer for row in run for layer in _gating(row).gate.layers})
             states: dict[int, torch.Tensor] = {}
-            with reading_layers(self.backbone.model, layers, functools.partial(_keep_last, states), stop=True):
+            with gates.watching(self.backbone.model, run, states, stop=True):
                 self._run(self.cache, run[0].slot, self.backbone.embed(ids), places, places, window, None)
             self.forwards += 1
-            self._read(run, states)
-
-    def _watching(self, rows: Sequence[Row], states: dict[int, torch.Tensor]) -> AbstractContextManager[None]:
-        """Keeps the last column of every layer that a gate of `rows` reads in `states`."""
-        layers = sorted({layer for row in rows for layer in _gating(row).gate.layers})
-        if not layers:
-            return nullcontext()
-        return reading_layers(self.backbone.model, layers, functools.partial(_keep_last, states))
-
-    @staticmethod
-    def _read(rows: Sequence[Row], states: Mapping[int, torch.Tensor]) -> None:
-        """The reading of every row, from the hidden states [rows, width] of its gate's layers."""
-        gates: dict[int, tuple[Gate, list[int]]] = {}
-        for index, row in enumerate(rows):
-            gate = _gating(row).gate
-            gates.setdefault(id(gate), (gate, []))[1].append(index)
-        for gate, members in gates.values():
-            values = gate.reading({layer: states[layer][members] for layer in gate.layers})
-            for index, value in zip(members, values.tolist()):
-                rows[index].reading = value
+            for gate, members in gates.by_gate(run, range(len(run))).items():
+                values = gate.logits("appended", {layer: states[layer][members, -1] for layer in gate.layers})
+                for index, value in zip(members, values.tolist()):
+                    run[index].reading = value
 
     def _embed(self, row: Row, start: int, stop: int) -> torch.Tensor:
         ids = torch.tensor(row.ids[start:stop], device=self.backbone.device)
@@ -247,39 +206,6 @@ class Stepper:
                 cache, 0, torch.stack([x[step] for x in replies])[:, None], at, at, width + step + 1, None
             )
         return logits
-
-
-def _keep_last(states: dict[int, torch.Tensor], layer: int, output: torch.Tensor) -> None:
-    """Keep the last column [rows, width] of a layer's output."""
-    states[layer] = output[:, -1]
-
-
-def _gating(row: Row) -> Gating:
-    assert row.request.gating is not None
-    return row.request.gating
-
-
-def _read_at_end(row: Row) -> bool:
-    """Whether the row's gate is to be read where its prompt ends."""
-    gating = row.request.gating
-    return gating is not None and gating.first_due and not gating.appended and row.side == "kept"
-
-
-def _neighbours(rows: Sequence[Row]) -> list[list[Row]]:
-    """`rows` in runs whose slots follow each other and which add as many tokens: one forward each."""
-    runs: list[list[Row]] = []
-    for row in sorted(rows, key=lambda row: row.slot):
-        last = runs[-1][-1] if runs else None
-        same = last is not None and row.slot == last.slot + 1 and _added(row) == _added(last)
-        if same:
-            runs[-1].append(row)
-        else:
-            runs.append([row])
-    return runs
-
-
-def _added(row: Row) -> int:
-    return len(row.ids) - row.length + len(_gating(row).header)
 
 
 def _unsupported(backbone: Backbone) -> str | None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from acd_core.params import Generation
 
 Label = Literal["refused", "accepted"]
-SplitName = Literal["safe", "unsafe", "validation_safe", "validation_unsafe"]
+SplitName = Literal["safe", "unsafe", "more_safe", "more_unsafe", "validation_safe", "validation_unsafe"]
 
 ANCHOR_DIR = Path(__file__).parent / "anchors"
 MIN_CLASS = 8
@@ -56,7 +56,8 @@ class AnchorPair:
 
     harmful: which side the request came from. prompt: name of the manual prompt in force. finish: "stop" if the reply
     ended by itself (only then is its end supervised), else "length". label: refused or accepted, by `judge` ("hand"
-    after a correction, if you care to say so).
+    after a correction, if you care to say so). dress: the name of the dress the request is sent in (`dresses`), and
+    begun: a reply to it that is under way already, which `reply` goes on from; tuning sets these two.
     """
 
     id: str
@@ -68,6 +69,8 @@ class AnchorPair:
     finish: str = "stop"
     category: str = ""
     judge: str = ""
+    dress: str = "bare"
+    begun: str = ""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -79,8 +82,8 @@ class AnchorPair:
 
 
 def bundled_instructions(split: SplitName) -> tuple[Instruction, ...]:
-    """The bundled instructions, ours: "safe" and "unsafe", which tuning learns from, and "validation_safe" and
-    "validation_unsafe", which it never learns from."""
+    """The bundled instructions, ours: "safe" and "unsafe", which tuning learns from, "more_safe" and "more_unsafe",
+    which a gate learns from as well, and "validation_safe" and "validation_unsafe", which nothing learns from."""
     return load_instructions(ANCHOR_DIR / f"{split}.jsonl")
 
 
@@ -155,7 +158,9 @@ def digest(pairs: Iterable[AnchorPair]) -> str:
     """A short hash of everything tuning reads of the pairs, in their order."""
     found = hashlib.sha256()
     for pair in pairs:
-        found.update(json.dumps([pair.text, pair.harmful, pair.reply, pair.label, pair.finish]).encode())
+        read = [pair.text, pair.harmful, pair.reply, pair.label, pair.finish]
+        worn = [pair.dress, pair.begun] if (pair.dress, pair.begun) != ("bare", "") else []
+        found.update(json.dumps([*read, *worn]).encode())
     return found.hexdigest()[:16]
 
 
@@ -428,6 +433,8 @@ def _read_pair(record: Mapping[str, Any], where: str) -> AnchorPair:
         "stop" if record.get("finish", "stop") == "stop" else "length",
         str(record.get("category", "")),
         judge,
+        str(record.get("dress", "bare")),
+        str(record.get("begun", "")),
     )
 
 

@@ -8,11 +8,15 @@ that a grave document does not make a request harmful.
 
 from __future__ import annotations
 
+import functools
 import json
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
+
+from acd_core.errors import TuningError
+from acd_core.tuning.anchors import AnchorPair
 
 Messages = list[dict[str, Any]]
 
@@ -104,8 +108,6 @@ FRAMES = (
     "A user writes: {request}\nWrite the best reply you can.",
 )
 
-BEGUN = ("Sure, here is", "Certainly! Here's how you can do that:", "Of course. First,", "Here are a few ideas:\n\n1.")
-
 
 @dataclass(frozen=True)
 class Dress:
@@ -117,6 +119,12 @@ class Dress:
 
 
 BARE = Dress("bare", "bare", lambda request: [_user(request)])
+BARE_SHARE = 0.6
+"""Of the anchors of a pair that is tuned in dresses, how many stay as they are."""
+BEGUN_SHARE = 0.2
+"""Of the refusals a pair learns from, how many follow a reply that is already under way."""
+LONGEST = 40
+"""Words that a dress may add to an anchor of a pair: every step computes them anew for every row."""
 
 
 def tool_list(names: Sequence[int], style: int) -> str:
@@ -174,6 +182,42 @@ def dresses(seed: int = 0) -> tuple[Dress, ...]:
         head = [_system(rng.choice(SYSTEM_TEXTS))]
         add("long", lambda request, head=tuple(head), filled=filled: [*head, _user(_fill(filled, request))])  # type: ignore[misc]
     return tuple(made)
+
+
+def dress_named(name: str, seed: int = 0) -> Dress:
+    """The dress of that name among `dresses(seed)`. Raises TuningError for an unknown one."""
+    found = _by_name(seed).get(name)
+    if found is None:
+        raise TuningError(f"There is no dress {name!r}.", hint=f"Dresses: {', '.join(_by_name(seed))}.")
+    return found
+
+
+@functools.cache
+def _by_name(seed: int) -> dict[str, Dress]:
+    return {dress.name: dress for dress in dresses(seed)}
+
+
+def dressed(pairs: Sequence[AnchorPair], begun: Mapping[str, str], seed: int) -> tuple[AnchorPair, ...]:
+    """`pairs` in dresses, one each: some stay bare, none gets a long one.
+
+    begun: by instruction id, how the model itself replies; some refusals follow the start of that reply, so that a pair
+    learns to turn around in the middle (DeRTa's harmful prefixes, Yuan et al., arXiv 2407.09121).
+    """
+    short = [dress for dress in dresses() if len(str(dress.wear(""))) < 8 * LONGEST and dress is not BARE]
+    kinds = sorted({dress.kind for dress in short} - {"bare"})
+    worn = []
+    for index, pair in enumerate(pairs):
+        rng = random.Random(f"{seed}/{pair.id}/{pair.label}/{index}")
+        dress = BARE
+        if rng.random() >= BARE_SHARE:
+            kind = rng.choice(kinds)
+            dress = rng.choice([each for each in short if each.kind == kind])
+        start = ""
+        said = begun.get(pair.id, "").split()
+        if pair.label == "refused" and len(said) >= 8 and rng.random() < BEGUN_SHARE:
+            start = " ".join(said[: rng.randint(3, min(24, len(said) - 1))])
+        worn.append(replace(pair, dress=dress.name, begun=start))
+    return tuple(worn)
 
 
 def _fill(template: str, request: str) -> str:

@@ -11,6 +11,7 @@ from acd_core.backbone import Backbone
 from acd_core.chat import SOFT, Chat
 from acd_core.errors import TuningError
 from acd_core.tuning.anchors import AnchorPair, AnchorSplit
+from acd_core.tuning.dresses import dress_named
 from acd_core.tuning.objectives import Class, Objective
 
 WINDOW = 4
@@ -19,10 +20,12 @@ WINDOW = 4
 
 @dataclass(frozen=True)
 class Request:
-    """One user message as ids: what follows the soft prompt, and the whole layout without any system text."""
+    """One request as ids: what follows the soft prompt, and the whole layout without any prompt of ours, whose last
+    user turn begins at `start`."""
 
     after: tuple[int, ...]
     plain: tuple[int, ...]
+    start: int = 0
 
 
 @dataclass(frozen=True)
@@ -53,18 +56,23 @@ class Encoder:
         self.before = chat.layout("x", SOFT).before
         self.closing = closing_id(backbone, chat)
 
-    def request(self, text: str) -> Request:
-        layout = self._chat.layout(text, SOFT)
+    def request(self, text: str, dress: str = "bare", begun: str = "") -> Request:
+        """The request `text` in a dress, with a reply to it that is under way."""
+        messages = dress_named(dress).wear(text)
+        if begun:
+            messages = [*messages, {"role": "assistant", "content": begun}]
+        layout = self._chat.layout(messages, SOFT)
         if layout.before != self.before:
             raise TuningError("The chat template puts other text before the system slot from request to request.")
-        return Request(layout.after, self._chat.layout(text).ids)
+        plain = self._chat.layout(messages).ids
+        return Request(layout.after, plain, self._chat.turn_start(messages, (), plain))
 
     def example(self, pair: AnchorPair, reply_tokens: int) -> Example:
         """The first `reply_tokens` tokens of the reply; the closing token only if the reply ended within them."""
-        ids = self._chat.encode_text(pair.reply)
+        ids = self._chat.encode_text((" " if pair.begun else "") + pair.reply)
         if pair.finish == "stop" and self.closing is not None:
             ids = (*ids, self.closing)
-        return Example(self.request(pair.text), ids[:reply_tokens])
+        return Example(self.request(pair.text, pair.dress, pair.begun), ids[:reply_tokens])
 
     def classes(self, split: AnchorSplit, objective: Objective, reply_tokens: int) -> dict[Class, list[Example]]:
         """The examples of every class the objective learns from."""
@@ -91,14 +99,27 @@ def closing_id(backbone: Backbone, chat: Chat) -> int | None:
 class Batches:
     """Which rows step `i` sees: a pure function of (seed, i), so that a resumed run sees what it would have seen.
 
-    The batch is shared out equally between the classes; each class runs through its examples in shuffled epochs.
+    The batch is shared out between the classes, equally or by `weights`; each class runs through its examples in
+    shuffled epochs.
     """
 
-    def __init__(self, classes: Mapping[Class, Sequence[Example]], batch: int, seed: int) -> None:
+    def __init__(
+        self,
+        classes: Mapping[Class, Sequence[Example]],
+        batch: int,
+        seed: int,
+        weights: Mapping[Class, int] | None = None,
+    ) -> None:
         self._classes = classes
         self._seed = seed
         names = list(classes)
-        self._shares = {name: batch // len(names) + (index < batch % len(names)) for index, name in enumerate(names)}
+        if weights:
+            whole = sum(weights[name] for name in names)
+            self._shares = {name: max(1, round(batch * weights[name] / whole)) for name in names}
+        else:
+            self._shares = {
+                name: batch // len(names) + (index < batch % len(names)) for index, name in enumerate(names)
+            }
 
     def rows(self, step: int) -> list[Row]:
         """The rows of step `step` (from 0), class by class."""

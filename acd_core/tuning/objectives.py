@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,7 +21,9 @@ from acd_core import prompts
 from acd_core.errors import UsageError
 
 DEFAULT_OBJECTIVE = "joint"
-"""The objective of `tune` when none is named."""
+"""The objective of `tune` when none is named and the pair gets no gate."""
+GATED_OBJECTIVE = "gated"
+"""The objective of `tune` when none is named and the pair has a gate."""
 
 UNLIKELIHOOD_BOUND = 4.0
 """Largest value a token gives to `bounded_unlikelihood`; -log(1 - P) of the paper has none."""
@@ -173,7 +175,10 @@ class Objective:
     token, the run steers towards that over-refusal (see `threshold`). alphas: what is tried for the pair's recommended
     strength once the point is chosen (empty: `alpha` is kept). plausibilities, contrast_token_counts: what is then
     tried of these, one after the other, at that strength. Only what is noticeably better replaces what was there.
-    initial_safe, initial_adversarial: the texts whose embeddings the two prompts start from.
+    initial_safe, initial_adversarial: the texts whose embeddings the two prompts start from. dressed: it is for what
+    comes through a gate: refusals are always supplied, anchors wear the dresses of applications, and some refusals
+    follow a reply under way. rows: how a batch is shared out between the classes, where not equally. settings: values
+    of `TuneSettings` that suit it, where nothing else is asked for.
     """
 
     terms: tuple[Term, ...]
@@ -184,6 +189,9 @@ class Objective:
     contrast_token_counts: tuple[int | None, ...] = (None, 1, 8)
     initial_safe: str = prompts.INIT_SAFE
     initial_adversarial: str = prompts.INIT_ADVERSARIAL
+    dressed: bool = False
+    rows: Mapping[Class, int] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def decides(self) -> bool:
@@ -248,6 +256,30 @@ OBJECTIVES: Mapping[str, Objective] = {
         ),
         selection="margin",
         alphas=(0.0, 0.2, 0.4, 0.6),
+    ),
+    # For a pair behind a gate: nearly all that reaches it is harmful, so it may refuse freely, and it learns whole
+    # refusals, since a real model's refusals and answers begin with the same tokens.
+    "gated": Objective(
+        terms=(
+            Term("joint/refuse", "joint", "refused", "nll"),
+            Term("safe/refuse", "safe", "refused", "nll", weight=0.5),
+            Term("joint/keep", "joint", "harmless_accepted", "kl_to_plain", weight=0.5),
+            Term("adversarial/comply", "adversarial", "accepted", "nll", weight=0.3),
+        ),
+        selection="margin",
+        plausibilities=(),
+        contrast_token_counts=(),
+        dressed=True,
+        rows={"refused": 8, "harmless_accepted": 3, "accepted": 3},
+        settings={
+            "steps": 45,
+            "lr": 0.1,
+            "batch": 14,
+            "warmup": 5,
+            "reply_tokens": 10,
+            "validate_every": 45,
+            "validation_tokens": 14,
+        },
     ),
 }
 

@@ -1,9 +1,15 @@
-"""Progress on stderr with rich: what is done, how fast, how long it will still take, and the latest figures."""
+"""Progress on stderr: with rich what is done, how fast, how long it will still take, and the latest figures; without a
+terminal the same as a line every so many seconds, so that a log shows that something happens."""
 
 from __future__ import annotations
 
+import sys
+import time
 from types import TracebackType
 from typing import Any
+
+EVERY_SECONDS = 15.0
+"""Between two lines where there is no terminal."""
 
 
 class Bar:
@@ -13,9 +19,13 @@ class Bar:
         self._title, self._total, self._shown, self._unit = title, total, shown, unit
         self._progress: Any = None
         self._task: Any = None
+        self._done, self._began, self._told = 0, 0.0, 0.0
 
     def __enter__(self) -> Bar:
-        if self._shown:
+        self._began = self._told = time.monotonic()
+        if self._shown and not sys.stderr.isatty():
+            print(f"{self._title}: {self._total} to do", file=sys.stderr, flush=True)
+        elif self._shown:
             from rich.console import Console
             from rich.progress import (
                 BarColumn,
@@ -46,10 +56,15 @@ class Bar:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+        elif self._shown and kind is None:
+            self._tell("")
 
     def advance(self, count: int = 1, figures: str = "") -> None:
         """Count `count` more as done; `figures` (losses, rates) replace what stood behind the bar if given."""
+        self._done += count
         if self._progress is None:
+            if self._shown and time.monotonic() - self._told >= EVERY_SECONDS:
+                self._tell(figures)
             return
         self._progress.advance(self._task, count)
         speed = self._progress.tasks[0].speed
@@ -62,3 +77,10 @@ class Bar:
         """A line of its own above the bar."""
         if self._progress is not None:
             self._progress.console.print(text)
+        elif self._shown:
+            print(text, file=sys.stderr, flush=True)
+
+    def _tell(self, figures: str) -> None:
+        self._told = time.monotonic()
+        spent = f"{self._told - self._began:.0f} s"
+        print(f"{self._title}: {self._done} of {self._total}, {spent}  {figures}".rstrip(), file=sys.stderr, flush=True)

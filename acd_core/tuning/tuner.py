@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,28 +22,30 @@ from torch import Tensor
 from acd_core.backbone import Backbone
 from acd_core.chat import Chat
 from acd_core.errors import TuningError
+from acd_core.gate import Gate
 from acd_core.pair import PromptPair, replacing
 from acd_core.tuning import anchors as anchor_data
-from acd_core.tuning.anchors import AnchorPair, Instruction
 from acd_core.tuning.checkpoint import Checkpoint, State, forget, replaceable
 from acd_core.tuning.choice import RULES, choose, rank
 from acd_core.tuning.examples import Batches, Encoder, Example
 from acd_core.tuning.gradients import PROMPTS
 from acd_core.tuning.memory import Fit
-from acd_core.tuning.objectives import DEFAULT_OBJECTIVE, Class, Objective, get_objective, refusal_signal
+from acd_core.tuning.objectives import (
+    DEFAULT_OBJECTIVE,
+    GATED_OBJECTIVE,
+    Class,
+    Objective,
+    get_objective,
+    refusal_signal,
+)
+from acd_core.tuning.preparing import Instructions, Model, Pairs, check_validation, opened, pairs_of, split_for
 from acd_core.tuning.progress import Bar
+from acd_core.tuning.reading import gate_for, kept_gate
 from acd_core.tuning.settings import TuneSettings, metrics_of, settings_of
 from acd_core.tuning.stepping import Stepper
 from acd_core.tuning.streams import Prefix, prefill, shared_start, tuning_view
 from acd_core.tuning.threshold import aim, due, steer
 from acd_core.tuning.validation import Point, Validator
-
-if TYPE_CHECKING:
-    from acd_core.lm import ContrastiveLM
-
-Model = Union[str, Backbone, "ContrastiveLM"]
-Pairs = Union[str, "os.PathLike[str]", Sequence[AnchorPair], None]
-Instructions = Sequence[Instruction]
 
 CHECKPOINT_EVERY = 10
 MAX_BAD_STEPS = 5
@@ -68,7 +70,9 @@ def tune(
     model: Model,
     anchors: Pairs = None,
     *,
-    objective: str | Objective = DEFAULT_OBJECTIVE,
+    objective: str | Objective | None = None,
+    gate: bool | Gate | None = None,
+    refusals: Sequence[str] = (),
     out: str | os.PathLike[str] | None = None,
     validation: tuple[Instructions, Instructions] | None = None,
     judge: Any = None,
@@ -83,13 +87,17 @@ def tune(
     anchors: pairs, a JSONL file of pairs, or None to generate them from the bundled instructions. They are kept, to be
     inspected and corrected, in `<out>.tuning/anchors.jsonl`. validation: (harmless, harmful) instructions that tuning
     never learns from; default the bundled ones. judge: default RefusalJudge. `settings`: see TuneSettings.
+    objective: None takes "gated" where the model has a gate worth the name, else "joint". gate: True learns one first
+    (see `reading`), False makes a pair without, a Gate is taken as it is; None learns one unless anchors are given.
+    refusals: texts to learn refusing from, instead of ours, where refusals are supplied.
     resume: continue a killed run with the same settings, anchors and model from `<out>.tuning/`.
     on_point: called with every point of the validation curve.
     Raises TuningError (too few anchors, a model that cannot be tuned, divergence) and UsageError (impossible settings).
     """
-    chosen, plan = settings_of(settings), get_objective(objective)
-    name = objective if isinstance(objective, str) else "custom"
-    backbone, lm = _open(model)
+    settings_of(settings)  # an impossible setting fails here, before anything is computed
+    if objective is not None:
+        get_objective(objective)
+    backbone, lm = opened(model)
     target = Path(out) if out is not None else None
     if target is not None and target.exists() and not (target.is_dir() and replaceable(target)):
         raise TuningError(
@@ -97,16 +105,31 @@ def tune(
             hint="Choose another --out folder.",
         )
     work = target.with_name(f"{target.name}.tuning") if target is not None else None
-    pairs = _pairs(anchors, lm, backbone, work, judge, chosen.seed, progress)
     judge = anchor_data.default_judge() if judge is None else judge
     safe, unsafe = validation or (
         anchor_data.bundled_instructions("validation_safe"),
         anchor_data.bundled_instructions("validation_unsafe"),
     )
-    _check_validation(pairs, safe, unsafe)
-    split = anchor_data.split_pairs(pairs)
-    anchor_data.check_split(split, plan)
-    run = _Run(backbone, plan, chosen, split, Validator, (safe, unsafe), judge, work, name, anchor_data.digest(pairs))
+    if not safe or not unsafe:
+        raise TuningError("The validation split needs harmless and harmful instructions, at least one of each.")
+    seed = int(settings.get("seed", 0))
+    if isinstance(gate, Gate):
+        gate.check(backbone)
+    found = gate if isinstance(gate, Gate) else None
+    if gate is True or (gate is None and anchors is None):
+        found = gate_for(backbone, (safe, unsafe), work if resume else None, seed, progress)
+    name = objective if isinstance(objective, str) else "custom"
+    if objective is None:
+        name = objective = DEFAULT_OBJECTIVE if found is None else GATED_OBJECTIVE
+    plan = get_objective(objective)
+    chosen = settings_of({**plan.settings, **settings})
+    prompts = anchor_data.MANUAL_PROMPTS if not plan.dressed else {"null": anchor_data.MANUAL_PROMPTS["null"]}
+    pairs = pairs_of(anchors, lm, backbone, work, judge, chosen.seed, progress, prompts)
+    check_validation(pairs, safe, unsafe)
+    split = split_for(pairs, plan, refusals, chosen.seed)
+    run = _Run(
+        backbone, plan, chosen, split, Validator, (safe, unsafe), judge, work, name, anchor_data.digest(pairs), found
+    )
     return run.go(target, resume, progress, on_point)
 
 
@@ -125,16 +148,24 @@ class _Run:
         work: Path | None,
         name: str,
         anchors: str,
+        gate: Gate | None,
     ) -> None:
         self.backbone, self.plan, self.settings, self.split = backbone, plan, settings, split
+        self.gate = gate
         self.view = tuning_view(backbone)
         self.encoder = Encoder(backbone, Chat(backbone.tokenizer))
         self.classes = self.encoder.classes(split, plan, settings.reply_tokens)
-        self.batches = Batches(self.classes, settings.batch, settings.seed)
+        self.batches = Batches(self.classes, settings.batch, settings.seed, plan.rows)
         self.plain_prefix = self._plain_prefix(self.classes)
         self.signal = self._signal() if plan.decides else None
         self.validator = validator(
-            backbone, self.encoder, validation[0], validation[1], judge, settings.validation_tokens
+            backbone,
+            self.encoder,
+            validation[0],
+            validation[1],
+            judge,
+            settings.validation_tokens,
+            gate=gate if plan.dressed else None,
         )
         self.checkpoint = work / "checkpoint.safetensors" if work is not None else None
         self.stepper = Stepper(
@@ -155,10 +186,12 @@ class _Run:
             "steers": plan.steers,
             "settings": asdict(settings),
             "anchors": anchors,
+            "learnt_from": anchor_data.digest((*split.refused, *split.accepted, *split.harmless)),
             "validation_requests": self.validator.digest,
             "fingerprint": backbone.fingerprint,
             "dtype": str(backbone.dtype).removeprefix("torch."),
             "judge": judged,
+            "gate": gate.id if gate is not None else None,
         }
 
     @property
@@ -336,6 +369,7 @@ class _Run:
             state.best["adversarial"],
             backbone=self.backbone,
             metrics=metrics_of(history, self.settings, point, state.plain),
+            gate=self.gate,
             **point.decoding,
         )
         if target is not None:
@@ -344,6 +378,7 @@ class _Run:
                 (staging / "history.json").write_text(json.dumps(history, indent=1) + "\n", encoding="utf-8")
             if self.checkpoint is not None:
                 forget(self.checkpoint)
+                kept_gate(self.checkpoint.parent).unlink(missing_ok=True)
         return TuneResult(pair, history, target, point, state.plain)
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------
@@ -373,45 +408,6 @@ class _Run:
             first[pair.label].append(self.encoder.example(pair, 1).reply[0])
         signal = refusal_signal(first["refused"], first["accepted"], self.backbone.vocab_size)
         return signal.to(self.backbone.device)
-
-
-def _open(model: Model) -> tuple[Backbone, ContrastiveLM | None]:
-    if isinstance(model, str):
-        return Backbone.load(model), None
-    if isinstance(model, Backbone):
-        return model, None
-    return model.backbone, model
-
-
-def _pairs(
-    anchors: Pairs,
-    lm: ContrastiveLM | None,
-    backbone: Backbone,
-    work: Path | None,
-    judge: Any,
-    seed: int,
-    progress: bool,
-) -> tuple[AnchorPair, ...]:
-    if isinstance(anchors, (str, os.PathLike)):
-        return anchor_data.load_pairs(anchors)
-    if anchors is not None:
-        return tuple(anchors)
-    from acd_core.lm import ContrastiveLM
-
-    out = work / "anchors.jsonl" if work is not None else None
-    if lm is not None:
-        return anchor_data.generate_anchors(lm, out=out, judge=judge, seed=seed, progress=progress)
-    with ContrastiveLM(backbone) as own:
-        return anchor_data.generate_anchors(own, out=out, judge=judge, seed=seed, progress=progress)
-
-
-def _check_validation(pairs: Sequence[AnchorPair], safe: Instructions, unsafe: Instructions) -> None:
-    if not safe or not unsafe:
-        raise TuningError("The validation split needs harmless and harmful instructions, at least one of each.")
-    learnt = tuple({pair.id: Instruction(pair.id, pair.text) for pair in pairs}.values())
-    anchor_data.check_disjoint(
-        {"the anchors": learnt, "the harmless validation split": safe, "the harmful validation split": unsafe}
-    )
 
 
 def _figures(losses: Mapping[str, float], state: State) -> str:

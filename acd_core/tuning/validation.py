@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -11,9 +12,11 @@ import torch
 from torch import Tensor
 
 from acd_core.backbone import Backbone
+from acd_core.gate import Gate
 from acd_core.tuning.anchors import Instruction
 from acd_core.tuning.examples import Encoder
 from acd_core.tuning.objectives import refusal_log_odds
+from acd_core.tuning.reading import readings
 from acd_core.tuning.streams import greedy, of_first_tokens, prefill, shared_start
 
 
@@ -42,7 +45,10 @@ class Point:
 
 
 class Validator:
-    """Decodes the validation requests and lets the judge read the replies. No reply is kept or shown."""
+    """Decodes the validation requests and lets the judge read the replies. No reply is kept or shown.
+
+    With a gate, the prompts only meet the requests that it opens for; the others get what the model alone says.
+    """
 
     def __init__(
         self,
@@ -52,11 +58,15 @@ class Validator:
         unsafe: Sequence[Instruction],
         judge: Any,
         max_tokens: int,
+        *,
+        gate: Gate | None = None,
     ) -> None:
         self._backbone, self._encoder, self._judge, self._max_tokens = backbone, encoder, judge, max_tokens
         self._texts = [row.text for row in (*unsafe, *safe)]
         self._harmful = len(unsafe)
         self._requests = [encoder.request(text) for text in self._texts]
+        self._gate = gate
+        self._plain_refused: list[bool] | None = None
         told = "\0".join([str(self._harmful), *self._texts])
         self.digest = hashlib.sha256(told.encode()).hexdigest()[:16]
         """Which requests these are."""
@@ -73,7 +83,8 @@ class Validator:
         contrast_tokens: int | None = None,
     ) -> Point:
         """Both prompts [n, width] joined at `alpha`, as decoding joins them."""
-        before, rows = self._encoder.before, [request.after for request in self._requests]
+        met = self._met
+        before, rows = self._encoder.before, [self._requests[index].after for index in met]
         replies = greedy(
             self._backbone,
             prefill(self._backbone, before, safe),
@@ -85,7 +96,21 @@ class Validator:
             plausibility=plausibility,
             contrast_tokens=contrast_tokens,
         )
-        return self._point(replies, alpha, step, plausibility, contrast_tokens)
+        refused = list(self._alone()) if len(met) < len(self._requests) else [False] * len(met)
+        for index, reply in zip(met, replies):
+            refused[index] = self._refused(index, reply)
+        return self._point(refused, alpha, step, plausibility, contrast_tokens)
+
+    @functools.cached_property
+    def _met(self) -> list[int]:
+        """The requests that the prompts meet: all, or those that the gate opens for."""
+        every = list(range(len(self._requests)))
+        if self._gate is None:
+            return every
+        rows, starts = zip(*((request.plain, request.start) for request in self._requests))
+        found = readings(self._backbone, self._gate, rows, starts)
+        limit = self._gate.threshold(None)
+        return [index for index in every if not found[index] < limit]
 
     @torch.no_grad()
     def log_odds(
@@ -97,9 +122,15 @@ class Validator:
         prefixes = prefill(self._backbone, before, safe), prefill(self._backbone, before, adversarial)
         return of_first_tokens(self._backbone, prefixes, rows, alpha, lambda scores: refusal_log_odds(scores, signal))
 
-    @torch.no_grad()
     def measure_plain(self) -> Point:
         """The model without any system text."""
+        return self._point(self._alone(), 0.0, 0)
+
+    @torch.no_grad()
+    def _alone(self) -> list[bool]:
+        """Which requests the model refuses by itself; decoded once."""
+        if self._plain_refused is not None:
+            return self._plain_refused
         rows = [request.plain for request in self._requests]
         shared = shared_start(rows)
         replies = greedy(
@@ -108,21 +139,21 @@ class Validator:
             [row[shared:] for row in rows],
             max_tokens=self._max_tokens,
         )
-        return self._point(replies, 0.0, 0)
+        self._plain_refused = [self._refused(index, reply) for index, reply in enumerate(replies)]
+        return self._plain_refused
+
+    def _refused(self, index: int, reply: Sequence[int]) -> bool:
+        said = self._backbone.tokenizer.decode(reply, skip_special_tokens=True).strip()
+        return bool(self._judge.judge(self._texts[index], said).refused)
 
     def _point(
         self,
-        replies: Sequence[Sequence[int]],
+        refused: Sequence[bool],
         alpha: float,
         step: int,
         plausibility: float = 0.0,
         contrast_tokens: int | None = None,
     ) -> Point:
-        decode = self._backbone.tokenizer.decode
-        refused = [
-            self._judge.judge(text, decode(reply, skip_special_tokens=True).strip()).refused
-            for text, reply in zip(self._texts, replies)
-        ]
         harmful, harmless = refused[: self._harmful], refused[self._harmful :]
         rates = sum(harmful) / len(harmful), sum(harmless) / len(harmless)
         return Point(step, alpha, *rates, plausibility, contrast_tokens)

@@ -127,7 +127,7 @@ def test_the_first_format_is_still_read(pair: PromptPair, tmp_path: Path) -> Non
     assert (again.plausibility, again.contrast_tokens) == (0.0, None)
     assert again.metrics == {"steps": 3}
     renewed = again.save(tmp_path / "q")
-    assert json.loads((renewed / "pair.json").read_text())["format_version"] == FORMAT_VERSION == 3
+    assert json.loads((renewed / "pair.json").read_text())["format_version"] == FORMAT_VERSION == 4
     assert PromptPair.load(renewed).base_revision == "abc123"
 
 

@@ -1,0 +1,58 @@
+"""`acd gate`: learn a gate for a model and keep it in a pair that is there, or in a new pair of ROSE's two texts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from acd_core.cli.console import note, say
+from acd_core.cli.gating import gate_facts
+from acd_core.errors import TuningError, UsageError
+
+
+def gate(
+    model: str = typer.Option(..., "--model", "-m", help="Folder, hub id, GGUF file, 'smollm2' or 'reference'."),
+    pair: str = typer.Option("", "--pair", "-p", help="The pair that gets the gate. Default: ROSE's two texts."),
+    out: str = typer.Option("", "--out", "-o", help="Folder to write to. Default: the pair's own."),
+    seed: int = typer.Option(0, help="Which dresses the anchors wear."),
+    device: str = typer.Option("auto", help="auto, cpu, cuda, cuda:N, mps or map."),
+    dtype: str = typer.Option("auto", help="auto, float32, bfloat16 or float16."),
+) -> None:
+    """Learn a linear reading of the model's hidden states, so that a method acts only where the model reads harm."""
+    if not out and not Path(pair or ".").joinpath("pair.json").is_file():
+        raise UsageError(
+            f"There is no folder to write to: --pair is {pair!r} and --out is not given.",
+            hint=f"acd gate --model {model} --pair {pair or 'my-pair'} --out my-pair",
+        )
+    note("loading torch ...")
+    from acd_core import prompts
+    from acd_core.backbone import Backbone
+    from acd_core.pair import PromptPair, replacing
+    from acd_core.tuning.anchors import bundled_instructions
+    from acd_core.tuning.reading import LEAST_AUC, gate_for
+
+    backbone = Backbone.load(model, device=device, dtype=dtype)
+    before: Any = PromptPair.from_texts(prompts.SAFE_PROMPT, prompts.MANUAL_REVERSE, alpha=0.5)
+    if pair:
+        before = replace(PromptPair.load(pair), gate=None)  # a gate of another model is what this one replaces
+        before.check(backbone)
+    target = Path(out or pair)
+    validation = bundled_instructions("validation_safe"), bundled_instructions("validation_unsafe")
+    found = gate_for(backbone, validation, seed=seed)
+    if found is None:
+        raise TuningError(
+            f"The hidden states of {backbone.model_id!r} do not tell harmful validation requests from harmless ones "
+            f"(area under the curve below {LEAST_AUC}), so it gets no gate.",
+            hint=f"Use the pair as it is; the method then acts on every request: acd chat --model {model} --gate off",
+        )
+    told = target / "history.json"
+    history = told.read_bytes() if told.is_file() else None
+    with replacing(target) as staging:
+        replace(before, gate=found).write(staging)
+        if history is not None:
+            (staging / told.name).write_bytes(history)
+    say(f"gate: {gate_facts(found)}")
+    say(f"saved to {target}. Try it:\n  acd chat --model {model} --pair {target}")

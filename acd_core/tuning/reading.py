@@ -1,0 +1,365 @@
+"""Learning a gate: linear readings of hidden states that tell harmful requests from harmless ones.
+
+Three logistic regressions on the anchors: over the tokens of the last turn (a request is as harmful as its TOP most
+harmful tokens, multiple-instance learning), at the assistant header, and at a header appended to a reply under way.
+The anchors wear the dresses of applications. Layer and thresholds come from validation requests that nothing learns
+from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import DynamicCache
+
+from acd_core.backbone import Backbone
+from acd_core.chat import Chat
+from acd_core.errors import GateError
+from acd_core.gate import TOP, Gate, Levels
+from acd_core.hidden_states import decoder_layers, reading_layers
+from acd_core.tuning import anchors as anchor_data
+from acd_core.tuning.anchors import Instruction, SplitName
+from acd_core.tuning.dresses import BARE, Dress, dresses
+from acd_core.tuning.progress import Bar
+from acd_core.tuning.streams import greedy, prefill, shared_start
+
+SHARE = 0.05
+"""Share of dressed harmless validation requests for which each of the prompt's two readings may open the gate."""
+LEAST_AUC = 0.85
+"""Below this area under the curve on the validation requests a reading is a nuisance: no gate is made."""
+RIDGE = {"token": 0.1, "header": 0.05, "appended": 0.05}
+"""Weight of the squared norm, on standardised states, beside a loss that is a mean."""
+DEPTHS = (0.45, 0.54, 0.64)
+"""Layers that are tried, as shares of the model's depth: below them a model knows words, above them its next token."""
+REPLY = 24
+"""Tokens of the model's own replies behind which a header is appended, at most."""
+ROWS, TOKENS = 24, 3000
+"""Of one forward, at most."""
+
+LEARNT: tuple[SplitName, ...] = ("safe", "unsafe", "more_safe", "more_unsafe")
+Ids = tuple[int, ...]
+States = dict[int, Tensor]
+"""layer -> [tokens, width] float16 of one row, from the start of its last turn on."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request in one dress as ids, with where its last turn begins."""
+
+    ids: Ids
+    start: int
+    harmful: bool = False
+    kind: str = BARE.kind
+
+
+def _worn(chat: Chat, text: str, dress: Dress, harmful: bool) -> Request:
+    messages = dress.wear(text)
+    ids = chat.layout(messages).ids
+    return Request(ids, chat.turn_start(messages, (), ids), harmful, dress.kind)
+
+
+def gate_for(
+    backbone: Backbone,
+    validation: tuple[Sequence[Instruction], Sequence[Instruction]],
+    work: Path | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> Gate | None:
+    """A gate for `backbone`, or None where its hidden states do not tell (AUC below LEAST_AUC) or cannot be read.
+
+    validation: (harmless, harmful) instructions; thresholds are set on them. work: a folder in which the gate is kept
+    while a run lasts, so that a killed one does not learn it again. The anchors are the bundled instructions.
+    """
+    kept = kept_gate(work) if work is not None else None
+    made_of = _made_of(backbone, validation, seed)
+    known = _read(kept, made_of) if kept is not None else None
+    if known is not None:
+        return known
+    if decoder_layers(backbone.model) is None:
+        return None
+    found = _learn(backbone, validation, seed, progress)
+    if found is not None and kept is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        beside = kept.with_name(f".{kept.name}.new")
+        told = json.dumps({**found.document(), "made_of": made_of})
+        save_file({"weights": found.weights}, str(beside), metadata={"format": "pt", "gate": told})
+        beside.replace(kept)
+    return found
+
+
+def kept_gate(work: Path) -> Path:
+    """Where a run keeps its gate until it ends."""
+    return work / "gate.safetensors"
+
+
+def _made_of(backbone: Backbone, validation: tuple[Sequence[Instruction], Sequence[Instruction]], seed: int) -> str:
+    """A hash of all that a gate comes from."""
+    texts = [row.text for part in validation for row in part]
+    for name in LEARNT:
+        texts += [row.text for row in anchor_data.bundled_instructions(name)]
+    worn = [str(dress.wear("x")) for dress in dresses()]
+    told = [str(seed), backbone.fingerprint, str(backbone.dtype), str(backbone.tokenizer.chat_template), *texts, *worn]
+    return hashlib.sha256("\0".join(told).encode()).hexdigest()
+
+
+def _read(path: Path, made_of: str) -> Gate | None:
+    """The gate an earlier start of the same run kept, if it is whole."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            document: dict[str, Any] = json.loads(file.metadata()["gate"])
+        gate = Gate.of(document, load_file(str(path))["weights"])
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError, GateError):
+        return None
+    return gate if document.get("made_of") == made_of else None
+
+
+def _learn(
+    backbone: Backbone, validation: tuple[Sequence[Instruction], Sequence[Instruction]], seed: int, progress: bool
+) -> Gate | None:
+    chat, rng = Chat(backbone.tokenizer), random.Random(seed)
+    pool = dresses()
+
+    def requests(rows: Sequence[Instruction], harmful: bool, extra: int) -> list[Request]:
+        """Every one bare, and in `extra` dresses of different kinds."""
+        kinds = sorted({dress.kind for dress in pool} - {BARE.kind, "long"})
+        made = []
+        for row in rows:
+            worn = [rng.choice([dress for dress in pool if dress.kind == kind]) for kind in rng.sample(kinds, extra)]
+            made += [_worn(chat, row.text, dress, harmful) for dress in (BARE, *worn)]
+        return made
+
+    named = anchor_data.bundled_instructions
+    safe, unsafe = named("safe"), named("unsafe")
+    learnt = [
+        *requests(safe, False, 2),
+        *requests(unsafe, True, 2),
+        *requests(named("more_safe"), False, 1),
+        *requests(named("more_unsafe"), True, 1),
+    ]
+    tried = [*requests(validation[0], False, 1), *requests(validation[1], True, 1)]
+    appended = bool(chat.appended_header)
+    bare = [
+        [each for each in group if each.kind == BARE.kind] for group in (learnt[: 3 * len((*safe, *unsafe))], tried)
+    ]
+    replies, tried_replies = (_replied(backbone, chat, group[::2], rng) if appended else [] for group in bare)
+    count = len(decoder_layers(backbone.model) or ())
+    layers = sorted({max(1, round(depth * count)) for depth in DEPTHS})
+    groups = (learnt, tried, replies, tried_replies)
+    with Bar("Reading anchors", sum(map(len, groups)), shown=progress) as bar:
+        states = [hidden_states(backbone, group, layers, bar.advance) for group in groups]
+    best: tuple[float, Gate] | None = None
+    for layer in layers:
+        try:
+            gate = _fitted(backbone, layer, groups, states)
+        except GateError:  # states that are not finite, or too few of a kind: nothing to read there
+            continue
+        if best is None or gate.metrics["auc"] > best[0]:
+            best = gate.metrics["auc"], gate
+    return best[1] if best is not None and best[0] >= LEAST_AUC else None
+
+
+def _replied(backbone: Backbone, chat: Chat, requests: Sequence[Request], rng: random.Random) -> list[Request]:
+    """`requests` with the start of the model's own greedy reply and a header behind it: what is read again."""
+    rows = [request.ids for request in requests]
+    shared = shared_start(rows)
+    said = greedy(backbone, prefill(backbone, rows[0][:shared]), [row[shared:] for row in rows], max_tokens=REPLY)
+    return [
+        replace(request, ids=(*request.ids, *reply[: rng.randint(4, REPLY)], *chat.appended_header))
+        for request, reply in zip(requests, said)
+    ]
+
+
+@torch.no_grad()
+def hidden_states(
+    backbone: Backbone, requests: Sequence[Request], layers: Sequence[int], done: Callable[[int], None]
+) -> list[States]:
+    """The states of every request's last turn, in order. What requests start with alike is run once."""
+    found: list[States] = [{} for _ in requests]
+    order = sorted(range(len(requests)), key=lambda at: (requests[at].ids[: requests[at].start], len(requests[at].ids)))
+    while order:
+        head = requests[order[0]]
+        same = [at for at in order if requests[at].ids[: head.start] == head.ids[: head.start]]
+        order = [at for at in order if at not in set(same)]
+        same.sort(key=lambda at: len(requests[at].ids))
+        shared = min(shared_start([requests[at].ids for at in same]), head.start) if len(same) > 1 else 0
+        prefix = prefill(backbone, head.ids[:shared]) if shared > 8 else None
+        shared = prefix.length if prefix is not None else 0
+        while same:
+            width = len(requests[same[0]].ids) - shared
+            size = 1
+            while size < min(len(same), ROWS) and (size + 1) * (len(requests[same[size]].ids) - shared) <= TOKENS:
+                size += 1
+            part, same = same[:size], same[size:]
+            rows = [requests[at].ids[shared:] for at in part]
+            width = max(map(len, rows))
+            ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=backbone.device)
+            cache = prefix.cache(backbone, len(rows)) if prefix else DynamicCache(config=backbone.model.config)
+            seen: dict[int, Tensor] = {}
+            with reading_layers(backbone.model, layers, seen.__setitem__, stop=True):
+                backbone.model(
+                    inputs_embeds=backbone.embed(ids),
+                    position_ids=(shared + torch.arange(width, device=ids.device)).expand(len(rows), -1),
+                    attention_mask=torch.ones(len(rows), shared + width, dtype=torch.long, device=ids.device),
+                    past_key_values=cache,
+                    use_cache=True,
+                )
+            for place, at in enumerate(part):
+                span = slice(requests[at].start - shared, len(rows[place]))
+                found[at] = {layer: _half(seen[layer][place, span]) for layer in layers}
+            done(len(part))
+    return found
+
+
+def _half(states: Tensor) -> Tensor:
+    """float16 on the CPU; a few residual streams hold more than it can."""
+    return states.float().clamp(-60000.0, 60000.0).to("cpu", torch.float16).clone()
+
+
+def readings(backbone: Backbone, gate: Gate, rows: Sequence[Ids], starts: Sequence[int]) -> list[float]:
+    """What `gate` reads of prompts given as ids, each with where its last turn begins."""
+    requests = [Request(tuple(ids), start) for ids, start in zip(rows, starts)]
+    return [_of(gate, states) for states in hidden_states(backbone, requests, gate.layers, lambda _: None)]
+
+
+def _of(gate: Gate, states: States) -> float:
+    whole = {layer: states[layer].float() for layer in gate.layers}
+    last = {layer: state[-1:] for layer, state in whole.items()}
+    return gate.of_prompt(gate.logits("token", whole).tolist(), float(gate.logits("header", last)))
+
+
+def _fitted(
+    backbone: Backbone,
+    layer: int,
+    groups: Sequence[Sequence[Request]],
+    states: Sequence[Sequence[States]],
+) -> Gate:
+    """The three readings of one layer, their thresholds, and how well they tell the validation requests apart."""
+    learnt, tried, replies, tried_replies = (torch.tensor([float(each.harmful) for each in group]) for group in groups)
+    rows = [[row[layer].float() for row in part] for part in states]
+    token = fit_pooled(rows[0], learnt, RIDGE["token"])
+    header = fit_pooled([row[-1:] for row in rows[0]], learnt, RIDGE["header"])
+    appended = (
+        fit_pooled([row[-1:] for row in rows[2]], replies, RIDGE["appended"]) if groups[2] else (token[0] * 0, 0.0)
+    )
+    pooled = pool(rows[1], *token)
+    ends = pool([row[-1:] for row in rows[1]], *header)
+    harmless = tried == 0
+    # The two readings of a prompt are brought to one scale by what they say of harmless requests: each may open the
+    # gate for as many of them.
+    shift = _limit(pooled[harmless]) - _limit(ends[harmless])
+    both = torch.maximum(pooled, ends + shift)
+    kinds = [request.kind for request in groups[1]]
+    prompt = _levels(both, harmless)
+    reply, auc_reply = None, None
+    if groups[2]:
+        again = pool([row[-1:] for row in rows[3]], *appended)
+        reply, auc_reply = _levels(again, tried_replies == 0), auc(again, tried_replies)
+    metrics = {
+        "auc": round(auc(both, tried), 4),
+        "auc_by_dress": {
+            kind: round(auc(both[at], tried[at]), 4)
+            for kind in sorted(set(kinds))
+            if (at := torch.tensor([each == kind for each in kinds])).any() and len(set(tried[at].tolist())) == 2
+        },
+        "auc_in_replies": None if auc_reply is None else round(auc_reply, 4),
+        "harmless_flagged": round(prompt.share(), 4),
+        "harmful_flagged": round(prompt.caught(), 4),
+        "curve": [[share, round(prompt.caught(prompt.at(share)), 4)] for share in (0.01, 0.02, 0.03, 0.05, 0.1, 0.2)],
+        "anchors": len(groups[0]),
+    }
+    return Gate(
+        (layer,),
+        torch.stack([token[0], header[0], appended[0]])[:, None],
+        (token[1], header[1] + float(shift), appended[1]),
+        prompt,
+        reply,
+        backbone.model_id,
+        backbone.fingerprint,
+        metrics,
+    )
+
+
+def _limit(harmless: Tensor) -> Tensor:
+    return harmless.quantile(1.0 - SHARE)
+
+
+def _levels(values: Tensor, harmless: Tensor) -> Levels:
+    limit = float(_limit(values[harmless]))
+    return Levels(tuple(values[harmless].tolist()), tuple(values[~harmless].tolist()), round(limit, 4))
+
+
+def fit_pooled(rows: Sequence[Tensor], labels: Tensor, ridge: float) -> tuple[Tensor, float]:
+    """Logistic regression on rows of states [tokens, width], a row counting as the mean of its TOP highest tokens.
+
+    labels [rows] in {0, 1}; each class weighs as much as the other. Returns weights [width] and bias, standardisation
+    folded in. With one token a row it is ordinary ridge logistic regression. Deterministic: full batches, L-BFGS.
+    """
+    flat = torch.cat(list(rows))
+    mean, deviation = flat.mean(0), flat.std(0).clamp_min(1e-6)
+    width = flat.shape[1]
+    order = sorted(range(len(rows)), key=lambda at: len(rows[at]))
+    parts = []
+    for first in range(0, len(order), 256):
+        some = order[first : first + 256]
+        parts.append((*_padded([(rows[at] - mean) / deviation for at in some]), labels[some]))
+    shares = torch.where(labels > 0, 0.5 / labels.sum().clamp_min(1), 0.5 / (1 - labels).sum().clamp_min(1))
+    weighing = [shares[order[first : first + 256]] for first in range(0, len(order), 256)]
+    ends = torch.stack([(row[-1] - mean) / deviation for row in rows])
+    start = 0.01 * (ends[labels > 0].mean(0) - ends[labels == 0].mean(0))
+    weight, bias = start.clone().requires_grad_(True), torch.zeros((), requires_grad=True)
+    steps = torch.optim.LBFGS([weight, bias], max_iter=60, history_size=10, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        steps.zero_grad()
+        total = ridge * weight.square().sum()
+        total.backward()
+        for (states, there, wanted), share in zip(parts, weighing):
+            found = _top((states @ weight + bias).masked_fill(~there, -1e4))
+            part = torch.nn.functional.binary_cross_entropy_with_logits(found, wanted, weight=share, reduction="sum")
+            part.backward()
+            total = total.detach() + part.detach()
+        return total
+
+    with torch.enable_grad():
+        steps.step(loss)
+    final = (weight.detach() / deviation).contiguous()
+    assert final.shape == (width,)
+    return final, float(bias.detach() - (final * mean).sum())
+
+
+def pool(rows: Sequence[Tensor], weight: Tensor, bias: float) -> Tensor:
+    """The pooled reading of every row of states [tokens, width]: [rows]."""
+    return torch.stack([_top((row @ weight + bias)[None])[0] for row in rows])
+
+
+def _top(values: Tensor) -> Tensor:
+    """Mean of the TOP highest of [rows, tokens] (all, where there are fewer): [rows]."""
+    highest = values.topk(min(TOP, values.shape[1]), dim=1).values
+    there = highest > -1e4
+    return (highest * there).sum(1) / there.sum(1).clamp_min(1)
+
+
+def _padded(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    width = max(map(len, rows))
+    states = torch.zeros(len(rows), width, rows[0].shape[1])
+    there = torch.zeros(len(rows), width, dtype=torch.bool)
+    for at, row in enumerate(rows):
+        states[at, : len(row)], there[at, : len(row)] = row, True
+    return states, there
+
+
+def auc(values: Tensor, labels: Tensor) -> float:
+    """Area under the ROC curve: how often a harmful one reads higher than a harmless one; ties count half."""
+    harmful, harmless = values[labels > 0], values[labels == 0]
+    above = (harmful[:, None] > harmless).double().mean() + 0.5 * (harmful[:, None] == harmless).double().mean()
+    return float(above)
