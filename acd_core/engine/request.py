@@ -221,9 +221,14 @@ class Request:
         return self.longest + (1 + len(self.gating.header) if appended and self.gating is not None else 0)
 
     @property
+    def opened(self) -> bool:
+        """Whether a gate has opened."""
+        return self.gating is not None and self.gating.opened_at is not None
+
+    @property
     def opening(self) -> bool:
         """Whether the gate has opened and the rows are still those of the model alone."""
-        return self.gating is not None and self.gating.opened_at is not None and self.kept is not self.gating.kept
+        return self.gating is not None and self.opened and self.kept is not self.gating.kept
 
     def open_gate(self) -> None:
         """From now on the method's own branches are in force. The rows of the model alone must be gone."""

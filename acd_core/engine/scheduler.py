@@ -269,16 +269,13 @@ class Engine:
         """Copy the longest known prefix into `row`, leaving at least one token to compute."""
         if not self.prefixes.max_bytes or not self._cache.layers:
             return
-        ids = row.ids
-        known, saved, readings = self.prefixes.longest(ids)
+        known, saved, readings = self.prefixes.longest(ids := row.ids)
         known = take_readings(row, min(known, len(ids) - 1), readings)
         if saved is None or known <= 0:
             return
         self._cache.load(row.slot, saved, known)
         row.length = known
-        gating = row.request.gating
-        alone = gating is None or gating.opened_at is None  # once it is open, the rows hold more than what was sent
-        if row.side == "kept" and not row.request.generated and alone:
+        if row.side == "kept" and not row.request.generated and not row.request.opened:  # what was sent, and no more
             row.request.cached_tokens = sum(1 for token in ids[:known] if token >= 0)
         self.prefixes.reused_tokens += known
 

@@ -8,7 +8,8 @@ from acd_core.cli.app import app
 
 VERBS = {
     "demo": ("--model", "--out", "--requests", "--seed"),
-    "tune": ("--model", "--out"),
+    "tune": ("--model", "--out", "--gate", "--refusals"),
+    "gate": ("--model", "--pair", "--out", "--seed"),
     "expert": ("--model", "--out", "--anchors", "--unsafe"),
     "chat": ("--model", "--pair", "--expert", "--method", "--alpha", "--stream", "--no-stream", "--system"),
     "evaluate": ("--model", "--pair", "--methods", "--sets", "--data", "--limit", "--alphas", "--out", "--seed"),
