@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from langchain_core.runnables import ConfigurableField
 
 from acd_core import ContrastiveLM
 from acd_core.errors import GateError, UsageError
+from acd_core.gate import Levels
 from acd_core.params import ContrastReport, GateReport
 from acd_integrations._gate import operator_rules, reported
 from acd_integrations.langchain import ChatACD
@@ -70,7 +72,7 @@ def test_a_call_may_say_otherwise(closed: ContrastiveLM) -> None:
 
 
 def test_graded_reaches_the_contrast() -> None:
-    with open_lm(found=gate(-1e3)) as lm:
+    with open_lm(found=replace(gate(0.0), prompt=Levels((-1e3,), (1e3,), -1e3))) as lm:
         graded = ChatACD.from_lm(lm, graded=True).invoke(HI, max_tokens=2).response_metadata["acd"]["alpha"]
         assert graded == pytest.approx(lm.generate(HI, max_tokens=2, graded=True).report.alpha)
         assert graded != ChatACD.from_lm(lm).invoke(HI, max_tokens=2).response_metadata["acd"]["alpha"]

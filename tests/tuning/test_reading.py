@@ -87,7 +87,10 @@ def test_the_bundled_model_gets_a_gate_that_is_kept_while_a_run_lasts(tmp_path: 
     again = reading.gate_for(backbone, (safe, unsafe), tmp_path, progress=False)
     assert again is not None
     assert again.id == gate.id
-    assert reading._read(tmp_path / "gate.safetensors", backbone, seed=1) is None
+    kept = reading.kept_gate(tmp_path)
+    assert reading._read(kept, reading._made_of(backbone, (safe, unsafe), seed=1)) is None  # another run's
+    kept.write_bytes(kept.read_bytes()[:-9])
+    assert reading._read(kept, reading._made_of(backbone, (safe, unsafe), seed=0)) is None  # torn
     # What was learnt is what the engine reads.
     chat = Chat(backbone.tokenizer)
     worn = [reading._worn(chat, row.text, dresses()[0], False) for row in (*safe[:8], *unsafe[:8])]
