@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -111,14 +111,21 @@ FRAMES = (
 
 @dataclass(frozen=True)
 class Dress:
-    """One way to send a request. kind: its family. wear: request -> messages, as an application would send them."""
+    """One way to send a request. kind: its family. before: the messages in front of the user turn. template: that turn,
+    with the request in place of REQUEST."""
 
     name: str
     kind: str
-    wear: Callable[[str], Messages]
+    before: tuple[dict[str, Any], ...] = ()
+    template: str = "{request}"
+
+    def wear(self, request: str) -> Messages:
+        """The messages, as an application would send them."""
+        return [*self.before, _user(self.template.replace(REQUEST, request))]
 
 
-BARE = Dress("bare", "bare", lambda request: [_user(request)])
+REQUEST = "{request}"
+BARE = Dress("bare", "bare")
 BARE_SHARE = 0.6
 """Of the anchors of a pair that is tuned in dresses, how many stay as they are."""
 BEGUN_SHARE = 0.2
@@ -156,31 +163,27 @@ def dresses(seed: int = 0) -> tuple[Dress, ...]:
     def context(count: int) -> str:
         return "\n\n".join(rng.sample(DOCUMENTS, count))
 
-    def add(kind: str, wear: Callable[[str], Messages]) -> None:
-        made.append(Dress(f"{kind} {sum(each.kind == kind for each in made)}", kind, wear))
+    def add(kind: str, *before: dict[str, Any], template: str = REQUEST) -> None:
+        made.append(Dress(f"{kind} {sum(each.kind == kind for each in made)}", kind, before, template))
 
     for text in SYSTEM_TEXTS:
-        add("system text", lambda request, text=text: [_system(text), _user(request)])  # type: ignore[misc]
+        add("system text", _system(text))
     for index, template in enumerate(RETRIEVAL):
         for count in (1, 2 + index % 2):
-            filled = template.replace("{context}", context(count))
-            add("retrieval", lambda request, filled=filled: [_user(_fill(filled, request))])  # type: ignore[misc]
+            add("retrieval", template=template.replace("{context}", context(count)))
     for index, template in enumerate(RETRIEVAL_SYSTEM):
-        filled = template.replace("{context}", context(2 + index))
-        add("retrieval", lambda request, filled=filled: [_system(filled), _user(request)])  # type: ignore[misc]
+        add("retrieval", _system(template.replace("{context}", context(2 + index))))
     for style in (0, 1, 0, 1):
-        text = tool_list(sorted(rng.sample(range(len(TOOLS)), rng.randint(2, 5))), style)
-        add("tools", lambda request, text=text: [_system(text), _user(request)])  # type: ignore[misc]
+        add("tools", _system(tool_list(sorted(rng.sample(range(len(TOOLS)), rng.randint(2, 5))), style)))
     for count in (1, 1, 2, 2, 3):
         turns = [message for pair in rng.sample(TURNS, count) for message in (_user(pair[0]), _assistant(pair[1]))]
         head = [_system(rng.choice(SYSTEM_TEXTS))] if count == 2 else []
-        add("later turn", lambda request, before=(*head, *turns): [*before, _user(request)])  # type: ignore[misc]
+        add("later turn", *head, *turns)
     for frame in FRAMES:
-        add("frame", lambda request, frame=frame: [_user(_fill(frame, request))])  # type: ignore[misc]
+        add("frame", template=frame)
     for template in (RETRIEVAL[0], RETRIEVAL[2]):
         filled = template.replace("{context}", context(6))
-        head = [_system(rng.choice(SYSTEM_TEXTS))]
-        add("long", lambda request, head=tuple(head), filled=filled: [*head, _user(_fill(filled, request))])  # type: ignore[misc]
+        add("long", _system(rng.choice(SYSTEM_TEXTS)), template=filled)
     return tuple(made)
 
 
@@ -218,10 +221,6 @@ def dressed(pairs: Sequence[AnchorPair], begun: Mapping[str, str], seed: int) ->
             start = " ".join(said[: rng.randint(3, min(24, len(said) - 1))])
         worn.append(replace(pair, dress=dress.name, begun=start))
     return tuple(worn)
-
-
-def _fill(template: str, request: str) -> str:
-    return template.replace("{request}", request)
 
 
 def _system(text: str) -> dict[str, Any]:

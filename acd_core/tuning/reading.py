@@ -53,7 +53,7 @@ States = dict[int, Tensor]
 
 
 @dataclass(frozen=True)
-class Request:
+class DressedRequest:
     """One request in one dress as ids, with where its last turn begins."""
 
     ids: Ids
@@ -62,10 +62,10 @@ class Request:
     kind: str = BARE.kind
 
 
-def _worn(chat: Chat, text: str, dress: Dress, harmful: bool) -> Request:
+def _worn(chat: Chat, text: str, dress: Dress, harmful: bool) -> DressedRequest:
     messages = dress.wear(text)
     ids = chat.layout(messages).ids
-    return Request(ids, chat.turn_start(messages, (), ids), harmful, dress.kind)
+    return DressedRequest(ids, chat.turn_start(messages, (), ids), harmful, dress.kind)
 
 
 def gate_for(
@@ -129,7 +129,7 @@ def _learn(
     chat, rng = Chat(backbone.tokenizer), random.Random(seed)
     pool = dresses()
 
-    def requests(rows: Sequence[Instruction], harmful: bool, extra: int) -> list[Request]:
+    def requests(rows: Sequence[Instruction], harmful: bool, extra: int) -> list[DressedRequest]:
         """Every one bare, and in `extra` dresses of different kinds."""
         kinds = sorted({dress.kind for dress in pool} - {BARE.kind, "long"})
         made = []
@@ -168,7 +168,9 @@ def _learn(
     return best[1] if best is not None and best[0] >= LEAST_AUC else None
 
 
-def _replied(backbone: Backbone, chat: Chat, requests: Sequence[Request], rng: random.Random) -> list[Request]:
+def _replied(
+    backbone: Backbone, chat: Chat, requests: Sequence[DressedRequest], rng: random.Random
+) -> list[DressedRequest]:
     """`requests` with the start of the model's own greedy reply and a header behind it: what is read again."""
     rows = [request.ids for request in requests]
     shared = shared_start(rows)
@@ -181,7 +183,7 @@ def _replied(backbone: Backbone, chat: Chat, requests: Sequence[Request], rng: r
 
 @torch.no_grad()
 def hidden_states(
-    backbone: Backbone, requests: Sequence[Request], layers: Sequence[int], done: Callable[[int], None]
+    backbone: Backbone, requests: Sequence[DressedRequest], layers: Sequence[int], done: Callable[[int], None]
 ) -> list[States]:
     """The states of every request's last turn, in order. What requests start with alike is run once."""
     found: list[States] = [{} for _ in requests]
@@ -189,7 +191,8 @@ def hidden_states(
     while order:
         head = requests[order[0]]
         same = [at for at in order if requests[at].ids[: head.start] == head.ids[: head.start]]
-        order = [at for at in order if at not in set(same)]
+        gone = set(same)
+        order = [at for at in order if at not in gone]
         same.sort(key=lambda at: len(requests[at].ids))
         shared = min(shared_start([requests[at].ids for at in same]), head.start) if len(same) > 1 else 0
         prefix = prefill(backbone, head.ids[:shared]) if shared > 8 else None
@@ -227,7 +230,7 @@ def _half(states: Tensor) -> Tensor:
 
 def readings(backbone: Backbone, gate: Gate, rows: Sequence[Ids], starts: Sequence[int]) -> list[float]:
     """What `gate` reads of prompts given as ids, each with where its last turn begins."""
-    requests = [Request(tuple(ids), start) for ids, start in zip(rows, starts)]
+    requests = [DressedRequest(tuple(ids), start) for ids, start in zip(rows, starts)]
     return [_of(gate, states) for states in hidden_states(backbone, requests, gate.layers, lambda _: None)]
 
 
@@ -240,7 +243,7 @@ def _of(gate: Gate, states: States) -> float:
 def _fitted(
     backbone: Backbone,
     layer: int,
-    groups: Sequence[Sequence[Request]],
+    groups: Sequence[Sequence[DressedRequest]],
     states: Sequence[Sequence[States]],
 ) -> Gate:
     """The three readings of one layer, their thresholds, and how well they tell the validation requests apart."""

@@ -66,7 +66,6 @@ class Validator:
         self._harmful = len(unsafe)
         self._requests = [encoder.request(text) for text in self._texts]
         self._gate = gate
-        self._plain_refused: list[bool] | None = None
         told = "\0".join([str(self._harmful), *self._texts])
         self.digest = hashlib.sha256(told.encode()).hexdigest()[:16]
         """Which requests these are."""
@@ -96,7 +95,7 @@ class Validator:
             plausibility=plausibility,
             contrast_tokens=contrast_tokens,
         )
-        refused = list(self._alone()) if len(met) < len(self._requests) else [False] * len(met)
+        refused = list(self._alone) if len(met) < len(self._requests) else [False] * len(met)
         for index, reply in zip(met, replies):
             refused[index] = self._refused(index, reply)
         return self._point(refused, alpha, step, plausibility, contrast_tokens)
@@ -124,13 +123,12 @@ class Validator:
 
     def measure_plain(self) -> Point:
         """The model without any system text."""
-        return self._point(self._alone(), 0.0, 0)
+        return self._point(self._alone, 0.0, 0)
 
+    @functools.cached_property
     @torch.no_grad()
     def _alone(self) -> list[bool]:
         """Which requests the model refuses by itself; decoded once."""
-        if self._plain_refused is not None:
-            return self._plain_refused
         rows = [request.plain for request in self._requests]
         shared = shared_start(rows)
         replies = greedy(
@@ -139,8 +137,7 @@ class Validator:
             [row[shared:] for row in rows],
             max_tokens=self._max_tokens,
         )
-        self._plain_refused = [self._refused(index, reply) for index, reply in enumerate(replies)]
-        return self._plain_refused
+        return [self._refused(index, reply) for index, reply in enumerate(replies)]
 
     def _refused(self, index: int, reply: Sequence[int]) -> bool:
         said = self._backbone.tokenizer.decode(reply, skip_special_tokens=True).strip()
