@@ -73,9 +73,9 @@ class Gate:
 
     layers: decoder layers it looks at, from 1. weights: [3, layers, width] float32, scaling folded in, with biases [3]:
     one linear map each for the tokens of the last turn, for the last token of the prompt (the end of the assistant
-    header), and for the end of a header appended to a reply under way (HEADS). All give log odds of harm, up to
-    calibration. prompt: levels of `of_prompt`. reply: levels at an appended header; None where the template has none,
-    so that replies are not read again.
+    header), and for the end of a header appended to a reply under way (HEADS). prompt: levels of `of_prompt`. reply:
+    levels of `of_reply`; None where the template has no header to append, so that replies are not read again. carried:
+    how much of the prompt's reading counts again in a reply.
     """
 
     layers: tuple[int, ...]
@@ -86,12 +86,13 @@ class Gate:
     base_model: str | None = None
     fingerprint: str | None = None
     metrics: Mapping[str, Any] = field(default_factory=dict)
+    carried: float = 0.0
 
     def __post_init__(self) -> None:
         shape = tuple(self.weights.shape)
         if len(shape) != 3 or shape[:2] != (len(HEADS), len(self.layers)) or not self.layers or min(self.layers) < 1:
             raise GateError(f"The gate's weights have shape {shape} for the layers {list(self.layers)}.", hint=_MAKE)
-        if len(self.biases) != len(HEADS) or not all(map(math.isfinite, self.biases)):
+        if len(self.biases) != len(HEADS) or not all(map(math.isfinite, (*self.biases, self.carried))):
             raise GateError(f"The gate's biases are {list(self.biases)}; they must be three numbers.", hint=_MAKE)
         if not bool(torch.isfinite(self.weights).all()):
             raise GateError("The gate's weights are not finite.", hint=_MAKE)
@@ -140,16 +141,19 @@ class Gate:
 
     @staticmethod
     def of_prompt(tokens: Sequence[float], header: float | None) -> float:
-        """The reading of a prompt: the mean of the TOP highest of its last turn's `tokens`, or what its `header` says,
-        whichever is higher. A harmful request wakes the tokens it is written in, whatever stands around it in a
-        retrieval template or an application's frame; the header sums up a bare one best. NaN where either is."""
+        """The reading of a prompt: the mean of the TOP highest of its last turn's `tokens`, and what its `header` adds.
+
+        A harmful request wakes the tokens it is written in, whatever stands around it in a retrieval template or an
+        application's frame; the header sums up what is asked. None for a prompt that does not end in a header: that
+        adds nothing. NaN where either is."""
         highest = sorted((each for each in tokens if each == each), reverse=True)[:TOP]
         if len(highest) < len(tokens) and any(each != each for each in tokens):
             return math.nan
-        pooled = sum(highest) / len(highest) if highest else -math.inf
-        if header is None:
-            return pooled
-        return header if header != header else max(pooled, header)
+        return (sum(highest) / len(highest) if highest else 0.0) + (header or 0.0)
+
+    def of_reply(self, prompt: float | None, appended: float) -> float:
+        """The reading of a reply under way: that of a header appended to it, and some of what the prompt's was."""
+        return appended + self.carried * (prompt if prompt is not None and math.isfinite(prompt) else 0.0)
 
     def threshold(self, share: float | None, *, reply: bool = False) -> float:
         """The threshold at the end of a prompt, or again in a reply. share: None for the recommended one, else the
@@ -169,6 +173,7 @@ class Gate:
         return {
             "layers": list(self.layers),
             "biases": list(self.biases),
+            "carried": self.carried,
             "base_model": self.base_model,
             "fingerprint": self.fingerprint,
             "prompt": _levels(self.prompt),
@@ -190,6 +195,7 @@ class Gate:
                 document.get("base_model"),
                 document.get("fingerprint"),
                 document.get("metrics") or {},
+                float(document.get("carried", 0.0)),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise GateError(

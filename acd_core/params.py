@@ -28,7 +28,8 @@ class ContrastParams(BaseModel):
     gate: None takes the pair's gate where it has one, True insists on one: the method acts only on requests that the
         model itself reads as harmful, every other reply is the model's alone. A number in (0, 1] opens it for about
         that share of harmless requests (more is safer). False: no gate, the method acts on every request.
-    recheck: reply tokens between two further readings while the gate is closed; 0 switches them off, None is 32.
+    recheck: reply tokens between two further readings while the gate is closed; 0 switches them off, None is 32. Where
+        the gate opens in a reply, that ends there and the method answers anew, in a paragraph of its own.
     graded: alpha grows with the reading, from 0 at the threshold to its full value at a typical harmful request.
     """
 

@@ -150,6 +150,7 @@ class Planner:
                 start=start,
                 appended=continued,
                 graded=asked.graded,
+                context=self._backbone.context_length,
             )
 
         def make(matcher: Matcher | None, sink: Callable[[Item], None]) -> Request:

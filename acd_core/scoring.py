@@ -135,15 +135,9 @@ class Scorer:
         if at != 0:
             yield _Case(replace(request, gating=None), ids[:at])
         if at is not None:
-            request.open_gate()
-            said = ids[:at]
-            branches = (
-                None if each is None else replace(each, ids=(*each.ids, *said))
-                for each in (request.kept, request.other)
-            )
-            kept, other = branches
-            assert kept is not None
-            yield _Case(replace(request, kept=kept, other=other, gating=None), ids[at:], joins=at != 0)
+            request.generated = list(ids[:at])
+            request.open_gate()  # the branches hold what was said from now on
+            yield _Case(replace(request, generated=[], gating=None), ids[at:], joins=at != 0)
 
     @torch.inference_mode()
     def _opens_at(self, request: Request, ids: Sequence[int]) -> int | None:

@@ -31,6 +31,8 @@ from acd_core.engine import EngineOptions
 from acd_core.engine.static import Decode
 from acd_core.evaluation.page import table
 from acd_core.evaluation.report import machine
+from acd_core.gate import HEADS, Gate, Levels
+from acd_core.hidden_states import layer_count
 
 SIZES: dict[str, dict[str, int]] = {
     "10m": {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 6, "num_attention_heads": 4,
@@ -45,11 +47,27 @@ SIZES: dict[str, dict[str, int]] = {
 ARMS: dict[str, dict[str, Any]] = {
     "engine_plain": {"method": "sp"},  # the safeguarding prompt alone
     "engine_acd": {},  # both branches
+    "gated, closed": {"gate": True, "recheck": 32},  # the model alone, read again every 32 tokens
 }
 """What our engine is measured with: a name -> settings of `generate`. benchmarks/gpu_checks.py checks the same ones."""
 
+MORE_ARMS: dict[str, dict[str, Any]] = {
+    "gated, closed, no re-check": {"gate": True, "recheck": 0},
+    "gated, open": {"gate": 1.0},  # opens for every request: both branches, and the reading before them
+}
+"""Measured too, but not with --arms-only: benchmarks/on_gpu.sh has no time for them."""
+
 SOFT_VECTORS = 20
 ALPHA = 0.4
+
+
+def never_opening(model: Any) -> Gate:
+    """A random reading of the layers that learnt gates read most; it opens only where a call says gate=1.0."""
+    count, width = layer_count(model), model.config.hidden_size
+    layers = tuple(sorted({max(1, round(depth * count)) for depth in (0.47, 0.6)}))
+    weights = torch.randn(len(HEADS), len(layers), width, generator=torch.Generator().manual_seed(2), device="cpu")
+    levels = Levels(harmless=(0.0,), harmful=(1.0,), threshold=1e9)
+    return Gate(layers, weights, (0.0, 0.0, 0.0), levels, levels)
 
 
 class Bench:
@@ -72,11 +90,14 @@ class Bench:
         self.lm = self._lm(None)
         generator = torch.Generator().manual_seed(1)
         vectors = [torch.randn(SOFT_VECTORS, config.hidden_size, generator=generator) * 0.05 for _ in range(2)]
-        self.pair = PromptPair.from_tensors(*vectors, backbone=self.lm.backbone, alpha=ALPHA)
+        self.pair = PromptPair.from_tensors(
+            *vectors, backbone=self.lm.backbone, alpha=ALPHA, gate=never_opening(self.model)
+        )
         self.acd = self._lm(self.pair)
 
     def _lm(self, pair: PromptPair | None) -> ContrastiveLM:
-        return ContrastiveLM.from_model(self.model, self.tokenizer, pair, options=self.options)
+        # gate=False: only a call that asks for the gate has it.
+        return ContrastiveLM.from_model(self.model, self.tokenizer, pair, options=self.options, gate=False)
 
     def prompt(self, tokens: int, number: int = 0) -> str:
         """A text whose layout has about `tokens` tokens, different for every number."""
@@ -140,13 +161,19 @@ class Bench:
             kept, other = torch.cat([kept, said], 1), torch.cat([other, said], 1)
 
     def arm(self, name: str, prompts: list[str], new: int) -> None:
-        """Our engine with the settings of an arm."""
-        self.acd.generate(prompts, max_tokens=new, **ARMS[name])
+        """Our engine with the settings of an arm; a gate has to stand as the arm's name says."""
+        replies = self.acd.generate(prompts, max_tokens=new, **{**ARMS, **MORE_ARMS}[name])
+        opened = {None if reply.report.gate is None else reply.report.gate.opened for reply in replies}
+        if opened != {name.endswith("open") if name.startswith("gated") else None}:
+            raise RuntimeError(f"{name}: whether its gates opened: {opened}")
 
     def ways(self) -> dict[str, Callable[[list[str], int], None]]:
         """Every way by its name: work on (prompts, new tokens)."""
         others = (self.plain_generate, self.cfg_processor, self.two_cached_passes, self.two_passes_without_cache)
-        return {**{way.__name__: way for way in others}, **{name: partial(self.arm, name) for name in ARMS}}
+        return {
+            **{way.__name__: way for way in others},
+            **{name: partial(self.arm, name) for name in (*ARMS, *MORE_ARMS)},
+        }
 
 
 def seconds(work: Callable[[], Any], device: str) -> float:
@@ -318,7 +345,7 @@ def main() -> None:
     parser.add_argument("--new", type=int, default=128, help="new tokens of a reply")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--skip-slow", action="store_true", help="leave out the passes without cache")
-    parser.add_argument("--arms-only", action="store_true", help="plain_generate and our engine, nothing else")
+    parser.add_argument("--arms-only", action="store_true", help="plain_generate and ARMS, nothing else")
     parser.add_argument("--decode", choices=get_args(Decode), default="auto", help="how the engine's steps run")
     parser.add_argument("--only", nargs="*", default=["single", "concurrency", "conversation", "stored", "adapter"])
     parser.add_argument("--out", type=Path, default=Path("out/decoding_cost"))

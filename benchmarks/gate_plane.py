@@ -187,9 +187,12 @@ def measured(run: Runner, prompts: dict[str, list[str]], asked: argparse.Namespa
     in_dress: dict[str, Any] = {}
     few = {name: texts[: asked.dressed] for name, texts in prompts.items()}
     for dress in DRESSES:
-        rows = {name: run.replies("gated", dress, name, texts, method="acd", recheck=0) for name, texts in few.items()}
         if dress == "bare":
             rows = {name: found[: asked.dressed] for name, found in gated.items()}
+        else:
+            rows = {
+                name: run.replies("gated", dress, name, texts, method="acd", recheck=0) for name, texts in few.items()
+            }
         in_dress[dress] = {
             name: {
                 "flagged": rate([row["opened_at"] is not None for row in found]),

@@ -7,7 +7,8 @@
 
 A part writes FOLDER/<part>.json as it goes, so that what was found before a time limit is kept. `--device cpu --small`
 runs every part in seconds. The page needs the standard library only: it is also made where torch cannot be loaded.
-What is checked is `ARMS` of benchmarks/decoding_cost.py: an arm added there is checked here.
+What is checked is `ARMS` of benchmarks/decoding_cost.py: an arm added there is checked here, and each takes as long
+as another.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,9 @@ NEAR = {"float32": 1e-3, "bfloat16": 0.25}
 
 FLAT_MIB = {"cuda": 1.0, "cpu": 64.0}
 """How much the memory held may grow and still be called flat; a CPU's is the process's resident size."""
+
+REREAD = 6
+"""Tokens between two readings of a gate here: the shortest replies have eight."""
 
 SAFE = "You are a careful assistant. Refuse what could harm anybody."
 OPPOSITE = "You are a reckless assistant. Answer whatever is asked."
@@ -128,18 +132,19 @@ class Subject:
     pair: Any
 
     def opened(self, decode: str = "auto", **more: Any) -> Any:
-        """A ContrastiveLM with an engine of its own mode; close it before the next."""
+        """A ContrastiveLM with an engine of its own mode, gated where a call says so; close it before the next."""
         from acd_core import ContrastiveLM
         from acd_core.engine import EngineOptions
 
         pair = more.pop("pair", self.pair)
         options = EngineOptions(decode=decode)  # type: ignore[arg-type]
-        return ContrastiveLM.from_model(self.model, self.tokenizer, pair, options=options, **more)
+        return ContrastiveLM.from_model(self.model, self.tokenizer, pair, options=options, gate=False, **more)
 
 
 def subjects(asked: argparse.Namespace) -> Iterator[Subject]:
-    """The bundled model with its pair, and a small random Llama with random vectors, in both dtypes."""
-    from decoding_cost import Bench
+    """The bundled model with its pair, and a small random Llama with random vectors, in both dtypes. Their gates never
+    open by themselves."""
+    from decoding_cost import Bench, never_opening
 
     from acd_core import PromptPair
     from acd_core.backbone import Backbone
@@ -147,7 +152,7 @@ def subjects(asked: argparse.Namespace) -> Iterator[Subject]:
     size = "10m" if asked.small else "120m"
     for dtype in NEAR:
         backbone = Backbone.load("reference", dtype=dtype, device=asked.device)
-        pair = PromptPair.load("reference", backbone=backbone)
+        pair = replace(PromptPair.load("reference", backbone=backbone), gate=never_opening(backbone.model))
         yield Subject("bundled model", dtype, asked.device, backbone.model, backbone.tokenizer, pair)
         del backbone
         bench = Bench(size, dtype, asked.device)
@@ -247,9 +252,15 @@ def graphs(asked: argparse.Namespace) -> int:
 
 
 def arms() -> dict[str, dict[str, Any]]:
+    """What is checked. Replies here are shorter than the arms' `recheck`, so a gate reads them every REREAD tokens."""
     from decoding_cost import ARMS
 
-    return ARMS
+    found = {}
+    for name, arm in ARMS.items():
+        if arm.get("recheck"):
+            name, arm = f"{name}, read every {REREAD}", {**arm, "recheck": REREAD}
+        found[name] = arm
+    return found
 
 
 def spoken(lm: Any, asked: argparse.Namespace, arm: dict[str, Any]) -> list[Said]:
@@ -272,8 +283,8 @@ def paced(lm: Any, asked: argparse.Namespace, arm: dict[str, Any]) -> float:
 
 def flat(subject: Subject, asked: argparse.Namespace) -> dict[str, Any]:
     """Memory held after the first third of the requests (every shape was met by then), and after the last."""
-    count = 24 if asked.small else 200
     items, chosen = conversations(asked.small), list(arms().values())
+    count = 3 * math.lcm(4, len(items), len(chosen))
     held: list[float] = []
     with subject.opened("graphs") as lm:
         for number in range(count):

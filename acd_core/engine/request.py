@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 import time
 from collections.abc import Callable, Container, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, Union
 
 import torch
@@ -83,6 +84,7 @@ class Gating:
     are appended to a reply under way to read it there; empty where the template has none. every: reply tokens between
     two readings, 0 for none. start: where the last turn begins in the prompt's ids. appended: the prompt ends inside a
     begun reply or a bare text, so that the first reading too needs the header. graded: alpha grows with the reading.
+    context: tokens that the model can hold.
     """
 
     gate: Gate
@@ -95,8 +97,10 @@ class Gating:
     start: int = 0
     appended: bool = False
     graded: bool = False
+    context: int = sys.maxsize
     opened_at: int | None = None
     reading: float | None = None
+    prompt: float | None = None  # the first reading
     readings: int = 0
     read_at: int = 0
     begun_read: bool = False
@@ -123,6 +127,10 @@ class Gating:
     def note(self, reading: float | None, said: int, *, appended: bool) -> None:
         """Take a reading after `said` reply tokens, of the prompt or at an appended header. What is not below the
         threshold opens the gate: also what is not a number, and None, which stands for a row that cannot be read."""
+        if appended and reading is not None:
+            reading = self.gate.of_reply(self.prompt, reading)
+        elif not appended:
+            self.prompt = reading
         self.reading, self.read_at = reading, said
         self.limit = self.again if appended else self.threshold
         self.readings += reading is not None
@@ -186,6 +194,7 @@ class Request:
     gating: Gating | None = None
 
     generated: list[int] = field(default_factory=list)
+    turned: int | None = None  # how much of `generated` stands in the branches, once a gate has opened
     token_logprobs: list[TokenLogprob] = field(default_factory=list)
     contrasted: int = 0
     divergences: list[torch.Tensor] = field(default_factory=list)
@@ -210,15 +219,15 @@ class Request:
         """Slots the longer row can come to need, also once the gate opens."""
         prompt = max(len(self.kept.ids), len(self.other.ids) if self.contrasting and self.other else 0)
         gating = self.gating
-        if gating is not None:
+        if gating is not None and self.turned is None:
             prompt = max(prompt, len(gating.kept.ids), len(gating.other.ids) if gating.other is not None else 0)
-        return prompt + self.max_tokens
+        return prompt + self.max_tokens - (self.turned or 0)
 
     @property
     def slots(self) -> int:
         """Slots of the cache to reserve: `longest`, and room to read the row at an appended header."""
-        appended = self.gating is not None and (self.gating.every > 0 or self.gating.appended)
-        return self.longest + (1 + len(self.gating.header) if appended and self.gating is not None else 0)
+        gating = self.gating if self.turned is None else None
+        return self.longest + (0 if gating is None or not (gating.every or gating.appended) else 1 + len(gating.header))
 
     @property
     def opened(self) -> bool:
@@ -228,13 +237,31 @@ class Request:
     @property
     def opening(self) -> bool:
         """Whether the gate has opened and the rows are still those of the model alone."""
-        return self.gating is not None and self.opened and self.kept is not self.gating.kept
+        return self.opened and self.turned is None
 
     def open_gate(self) -> None:
-        """From now on the method's own branches are in force. The rows of the model alone must be gone."""
+        """From now on the method's own branches are in force. The rows of the model alone must be gone.
+
+        A reply under way is closed and the assistant's header put behind it, so that the method answers the request
+        anew instead of ending the sentence: mid-sentence few models turn around (real ones: docs/gate.md). Not under a
+        grammar, which has to be ended, and not where the context has no room.
+        """
         gating = self.gating
         assert gating is not None
-        self.kept, self.other = gating.kept, gating.other
+        header = gating.header if (self.generated or gating.appended) and self.matcher is None else ()
+        branches = (gating.kept, gating.other)
+        longest = max(len(branch.ids) for branch in branches if branch is not None)
+        room = gating.context - longest - len(header)
+        if header and room <= len(self.generated):
+            header = ()
+        elif header:
+            self.max_tokens = min(self.max_tokens, room)
+            self.sink(self.text.turn())
+        self.turned = len(self.generated)
+        said = (*self.generated, *header)
+        kept, self.other = (branch and replace(branch, ids=(*branch.ids, *said)) for branch in branches)
+        assert kept is not None
+        self.kept = kept
         self.alpha *= gating.strength
 
     def expired(self) -> bool:
@@ -314,6 +341,12 @@ class TextStream:
         self._ids.append(token)
         text = self._new_text(final=False)
         return self._release(text, final=False) if text else ""
+
+    def turn(self) -> str:
+        """What was held back and a paragraph's end: the tokens that follow begin a text of their own."""
+        piece = self.finish()
+        self._ids, self._window, self._read = [], 0, 0
+        return piece if self.stopped_by is not None else f"{piece}\n\n"
 
     def finish(self) -> str:
         """What was held back, once no token will follow."""

@@ -36,7 +36,7 @@ class Row:
     @property
     def ids(self) -> list[int]:
         """Prompt and reply so far, as the cache must come to hold them."""
-        return [*self.branch.ids, *self.request.generated]
+        return [*self.branch.ids, *self.request.generated[self.request.turned or 0 :]]
 
 
 class RowTable:

@@ -56,8 +56,8 @@ class AnchorPair:
 
     harmful: which side the request came from. prompt: name of the manual prompt in force. finish: "stop" if the reply
     ended by itself (only then is its end supervised), else "length". label: refused or accepted, by `judge` ("hand"
-    after a correction, if you care to say so). dress: the name of the dress the request is sent in (`dresses`), and
-    begun: a reply to it that is under way already, which `reply` goes on from; tuning sets these two.
+    after a correction, if you care to say so). begun: a reply to the request that is under way already, which `reply`
+    goes on from; tuning sets it.
     """
 
     id: str
@@ -69,7 +69,6 @@ class AnchorPair:
     finish: str = "stop"
     category: str = ""
     judge: str = ""
-    dress: str = "bare"
     begun: str = ""
 
     @property
@@ -85,6 +84,12 @@ def bundled_instructions(split: SplitName) -> tuple[Instruction, ...]:
     """The bundled instructions, ours: "safe" and "unsafe", which tuning learns from, "more_safe" and "more_unsafe",
     which a gate learns from as well, and "validation_safe" and "validation_unsafe", which nothing learns from."""
     return load_instructions(ANCHOR_DIR / f"{split}.jsonl")
+
+
+def without(rows: Sequence[Instruction], others: Iterable[Instruction]) -> tuple[Instruction, ...]:
+    """`rows` but for those whose text stands among `others`, case and spacing aside."""
+    gone = {_normal(row.text) for row in others}
+    return tuple(row for row in rows if _normal(row.text) not in gone)
 
 
 def load_instructions(path: str | os.PathLike[str]) -> tuple[Instruction, ...]:
@@ -159,8 +164,7 @@ def digest(pairs: Iterable[AnchorPair]) -> str:
     found = hashlib.sha256()
     for pair in pairs:
         read = [pair.text, pair.harmful, pair.reply, pair.label, pair.finish]
-        worn = [pair.dress, pair.begun] if (pair.dress, pair.begun) != ("bare", "") else []
-        found.update(json.dumps([*read, *worn]).encode())
+        found.update(json.dumps([*read, pair.begun] if pair.begun else read).encode())
     return found.hexdigest()[:16]
 
 
@@ -433,7 +437,6 @@ def _read_pair(record: Mapping[str, Any], where: str) -> AnchorPair:
         "stop" if record.get("finish", "stop") == "stop" else "length",
         str(record.get("category", "")),
         judge,
-        str(record.get("dress", "bare")),
         str(record.get("begun", "")),
     )
 

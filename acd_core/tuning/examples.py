@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from acd_core.backbone import Backbone
 from acd_core.chat import SOFT, Chat
 from acd_core.errors import TuningError
 from acd_core.tuning.anchors import AnchorPair, AnchorSplit
-from acd_core.tuning.dresses import dress_named
+from acd_core.tuning.dresses import BARE, dress_named, dresses
 from acd_core.tuning.objectives import Class, Objective
 
 WINDOW = 4
@@ -67,12 +67,13 @@ class Encoder:
         plain = self._chat.layout(messages).ids
         return Request(layout.after, plain, self._chat.turn_start(messages, (), plain))
 
-    def example(self, pair: AnchorPair, reply_tokens: int) -> Example:
-        """The first `reply_tokens` tokens of the reply; the closing token only if the reply ended within them."""
+    def example(self, pair: AnchorPair, reply_tokens: int, dress: str = BARE.name) -> Example:
+        """The first `reply_tokens` tokens of the reply to the pair's request in a dress; the closing token only if the
+        reply ended within them."""
         ids = self._chat.encode_text((" " if pair.begun else "") + pair.reply)
         if pair.finish == "stop" and self.closing is not None:
             ids = (*ids, self.closing)
-        return Example(self.request(pair.text, pair.dress, pair.begun), ids[:reply_tokens])
+        return Example(self.request(pair.text, dress, pair.begun), ids[:reply_tokens])
 
     def classes(self, split: AnchorSplit, objective: Objective, reply_tokens: int) -> dict[Class, list[Example]]:
         """The examples of every class the objective learns from."""
@@ -100,7 +101,8 @@ class Batches:
     """Which rows step `i` sees: a pure function of (seed, i), so that a resumed run sees what it would have seen.
 
     The batch is shared out between the classes, equally or by `weights`; each class runs through its examples in
-    shuffled epochs.
+    shuffled epochs. worn: an example by class and number in a dress; every second step then wears one, so that all its
+    rows start alike and that start is run once.
     """
 
     def __init__(
@@ -109,9 +111,11 @@ class Batches:
         batch: int,
         seed: int,
         weights: Mapping[Class, int] | None = None,
+        worn: Callable[[Class, int, str], Example] | None = None,
     ) -> None:
         self._classes = classes
         self._seed = seed
+        self._worn = worn
         names = list(classes)
         if weights:
             whole = sum(weights[name] for name in names)
@@ -126,16 +130,27 @@ class Batches:
         window, slot = divmod(step, WINDOW)
         # One order of slots for all classes: short rows of one meet short rows of another.
         slot = self._shuffled("slots", window, WINDOW)[slot]
+        dress = self._dress(step // 2) if self._worn is not None and step % 2 else BARE.name
         rows: list[Row] = []
         for name, examples in self._classes.items():
             count = self._shares[name]
             drawn = [
-                examples[self._pick(name, index, len(examples))]
+                self._pick(name, index, len(examples))
                 for index in range(window * WINDOW * count, (window + 1) * WINDOW * count)
             ]
-            drawn.sort(key=len)
-            rows += [Row(name, example, 1.0 / count) for example in drawn[slot * count : (slot + 1) * count]]
+            drawn.sort(key=lambda at: len(examples[at]))
+            for at in drawn[slot * count : (slot + 1) * count]:
+                worn = None if self._worn is None or dress == BARE.name else self._worn(name, at, dress)
+                rows.append(Row(name, worn or examples[at], 1.0 / count))
         return rows
+
+    def _dress(self, turn: int) -> str:
+        """The dress of the `turn`-th step that wears one. Kinds take turns, whatever the number of their dresses."""
+        rng = random.Random(f"{self._seed}/dress/{turn}")
+        kinds = sorted({dress.kind for dress in dresses()} - {BARE.kind})
+        epoch, place = divmod(turn, len(kinds))
+        kind = kinds[self._shuffled("kinds", epoch, len(kinds))[place]]
+        return rng.choice([dress.name for dress in dresses() if dress.kind == kind])
 
     def _pick(self, name: str, index: int, size: int) -> int:
         epoch, place = divmod(index, size)

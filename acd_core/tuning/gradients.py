@@ -12,9 +12,11 @@ from acd_core.backbone import Backbone
 from acd_core.errors import TuningError
 from acd_core.tuning.examples import Row
 from acd_core.tuning.objectives import Objective, RowScores, term_rows
-from acd_core.tuning.streams import Prefix, pad_targets, prefill, reply_logits
+from acd_core.tuning.streams import Prefix, pad_targets, prefill, reply_logits, shared_start
 
 PROMPTS = ("safe", "adversarial")
+SHARED = 16
+"""Ids that rows must have in common before they are run once for all: bare requests share a few, and no more."""
 CHUNK, CHUNK_GPU = 2**23, 2**26
 """Logits that the losses look at together: they make several float32 copies of them. On a GPU more at a time, because
 there it is launches that cost."""
@@ -48,15 +50,20 @@ def step_gradients(
 ) -> StepGradients:
     """Losses of `rows` and their gradients for `prompts` {"safe", "adversarial"} ([n, width], requiring grad).
 
-    micro: rows in memory at a time (None: all); the result does not depend on it beyond rounding. plain: the prefix of
-    the layouts without system text, needed by "kl_to_plain" only. signal: [V], see `refusal_signal`;
-    offsets: of the scores' log odds of refusing, see `decision`.
+    micro: rows in memory at a time (None: all); the result does not depend on it beyond rounding. plain: the start of
+    all layouts without a prompt of ours, for "kl_to_plain"; None where these rows' own start is to be run.
+    signal: [V], see `refusal_signal`; offsets: of the scores' log odds of refusing, see `decision`.
     The model's own weights get no gradient.
     Raises TuningError where no gradient reaches a prompt (some quantised models).
     """
     needed = frozenset[str]().union(*(objective.streams(row.data) for row in rows))
     used = [name for name in PROMPTS if name in needed]
-    prefixes = {name: prefill(backbone, before, prompts[name], fast=True) for name in used}
+    behind = _alike([row.example.request.after for row in rows])
+    prefixes = {name: prefill(backbone, before, prompts[name], behind, fast=True) for name in used}
+    if "plain" in needed and plain is None:
+        starts = [row.example.request.plain for row in rows]
+        with torch.no_grad():
+            plain = prefill(backbone, starts[0][: shared_start(starts)], fast=True)
     leaves = [leaf for name in used for leaf in prefixes[name].leaves]
     sums: list[Tensor | None] = [None] * len(leaves)
     losses = {term.name: 0.0 for term in objective.terms}
@@ -65,7 +72,9 @@ def step_gradients(
         for start in range(0, len(group), size):
             part = group[start : start + size]
             with torch.enable_grad():
-                grads = _part(backbone, objective, prefixes, leaves, plain, signal, offsets or {}, part, losses)
+                grads = _part(
+                    backbone, objective, prefixes, len(behind), leaves, plain, signal, offsets or {}, part, losses
+                )
             for index, grad in enumerate(grads):
                 if grad is not None:
                     known = sums[index]
@@ -93,6 +102,12 @@ def step_gradients(
     return StepGradients(losses, result)
 
 
+def _alike(rows: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """The ids that all rows start with, where they are worth running once for all of them."""
+    shared = shared_start(rows) if len(rows) > 1 else 0
+    return tuple(rows[0][:shared]) if shared >= SHARED else ()
+
+
 def _groups(objective: Objective, rows: Sequence[Row]) -> list[list[Row]]:
     """Rows by how much of their replies the losses read: where the first token decides, the reply need not be run."""
     found: dict[int | None, list[Row]] = {}
@@ -105,6 +120,7 @@ def _part(
     backbone: Backbone,
     objective: Objective,
     prefixes: Mapping[str, Prefix],
+    known: int,
     leaves: Sequence[Tensor],
     plain: Prefix | None,
     signal: Tensor | None,
@@ -120,7 +136,9 @@ def _part(
     """
     replies = [row.example.reply[: objective.reach(row.data)] for row in rows]
     targets, mask = pad_targets(replies, backbone.device)
-    per_stream = ((name, _stream(backbone, name, objective, prefixes, plain, rows, replies)) for name in _STREAMS)
+    per_stream = (
+        (name, _stream(backbone, name, objective, prefixes, known, plain, rows, replies)) for name in _STREAMS
+    )
     streams = {name: stream for name, stream in per_stream if stream is not None}
     moving = {name: logits for name, (logits, _) in streams.items() if logits.requires_grad}
     if not moving:
@@ -164,19 +182,20 @@ def _stream(
     name: str,
     objective: Objective,
     prefixes: Mapping[str, Prefix],
+    known: int,
     plain: Prefix | None,
     rows: Sequence[Row],
     whole: Sequence[Sequence[int]],
 ) -> _Stream | None:
     """Logits [b, R, V] of the rows whose class needs stream `name`, and where each row of the batch stands in them.
-    whole: the rows' replies as far as they are read."""
+    whole: the rows' replies as far as they are read. known: ids behind the prompt that the prefixes hold already."""
     picked = [index for index, row in enumerate(rows) if name in objective.streams(row.data)]
     if not picked:
         return None
     place = {index: position for position, index in enumerate(picked)}
     replies, width = [whole[index] for index in picked], max(map(len, whole))
     if name != "plain":
-        after = [rows[index].example.request.after for index in picked]
+        after = [rows[index].example.request.after[known:] for index in picked]
         return reply_logits(backbone, prefixes[name], after, replies, width=width, fast=True), place
     if plain is None:
         raise ValueError("a term pulls to the plain model, but its prefix was not given")

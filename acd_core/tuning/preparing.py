@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
@@ -11,7 +12,7 @@ from acd_core.backbone import Backbone
 from acd_core.errors import TuningError
 from acd_core.tuning import anchors as anchor_data
 from acd_core.tuning.anchors import AnchorPair, AnchorSplit, Instruction
-from acd_core.tuning.dresses import dressed
+from acd_core.tuning.dresses import begun
 from acd_core.tuning.objectives import Objective
 from acd_core.tuning.refusals import refuses_little, supplied
 
@@ -21,23 +22,28 @@ if TYPE_CHECKING:
 Model = Union[str, Backbone, "ContrastiveLM"]
 Pairs = Union[str, "os.PathLike[str]", Sequence[AnchorPair], None]
 Instructions = Sequence[Instruction]
+SHORT = 20
+"""Words of a request that a pair learns from beside those it has replies to."""
+REPLY_TOKENS = 24
+"""Of a reply that a pair is to keep, or that is under way when it has to turn around."""
 
 
-def split_for(pairs: Sequence[AnchorPair], plan: Objective, own: Sequence[str], seed: int) -> AnchorSplit:
+def split_for(
+    pairs: Sequence[AnchorPair],
+    plan: Objective,
+    own: Sequence[str],
+    seed: int,
+    more: Instructions = (),
+) -> AnchorSplit:
     """The anchors by class, as the objective wants them: refusals supplied where the model has hardly any of its own or
-    the objective always takes clean ones, and dressed. own: refusals to supply instead of ours."""
+    the objective always takes clean ones, and some behind a reply under way. own: refusals to supply instead of ours.
+    more: harmful requests that are to be refused as well, where refusals are supplied."""
     split = anchor_data.split_pairs(pairs)
     if own or plan.dressed or refuses_little(split):
-        split = supplied(split, own)
+        split = supplied(split, own, more)
     if plan.dressed:
-        begun = {pair.id: pair.reply for pair in split.accepted}
-        split = AnchorSplit(
-            dressed(split.refused, begun, seed),
-            dressed(split.accepted, {}, seed),
-            dressed(split.harmless, {}, seed),
-            split.empty,
-            split.repeated,
-        )
+        said = {pair.id: pair.reply for pair in split.accepted}
+        split = replace(split, refused=begun(split.refused, said, seed))
     anchor_data.check_split(split, plan)
     return split
 
@@ -58,21 +64,36 @@ def pairs_of(
     judge: Any,
     seed: int,
     progress: bool,
-    prompts: Mapping[str, str] = anchor_data.MANUAL_PROMPTS,
+    plan: Objective,
 ) -> tuple[AnchorPair, ...]:
-    """The anchors given, or the model's own replies to the bundled instructions under `prompts`."""
+    """The anchors given, or the model's own replies to the bundled instructions: under every manual prompt, or, for an
+    objective whose refusals are supplied, to every second one without a prompt and as far as they are read."""
     if isinstance(anchors, (str, os.PathLike)):
         return anchor_data.load_pairs(anchors)
     if anchors is not None:
         return tuple(anchors)
     from acd_core.lm import ContrastiveLM
 
-    name = "anchors.jsonl" if len(prompts) > 1 else "replies.jsonl"  # jobs of one kind must not find the other's
-    out = work / name if work is not None else None
+    asked: dict[str, Any] = {"judge": judge, "seed": seed, "progress": progress}
+    if plan.dressed:
+        safe, unsafe = (anchor_data.bundled_instructions(name)[::2] for name in ("safe", "unsafe"))
+        null = {"null": anchor_data.MANUAL_PROMPTS["null"]}
+        asked |= {"safe": safe, "unsafe": unsafe, "prompts": null, "max_tokens": REPLY_TOKENS}
+    # Jobs of one kind must not find the other's.
+    asked["out"] = work / ("replies.jsonl" if plan.dressed else "anchors.jsonl") if work is not None else None
     if lm is not None:
-        return anchor_data.generate_anchors(lm, prompts=prompts, out=out, judge=judge, seed=seed, progress=progress)
+        return anchor_data.generate_anchors(lm, **asked)
     with ContrastiveLM(backbone) as own:
-        return anchor_data.generate_anchors(own, prompts=prompts, out=out, judge=judge, seed=seed, progress=progress)
+        return anchor_data.generate_anchors(own, **asked)
+
+
+def more_harmful(pairs: Sequence[AnchorPair], held_out: Instructions) -> tuple[Instruction, ...]:
+    """The short ones of the bundled harmful instructions (a step pays for every word) but for those among `pairs` and
+    `held_out`."""
+    known = {pair.id for pair in pairs}
+    rows = (*anchor_data.bundled_instructions("unsafe"), *anchor_data.bundled_instructions("more_unsafe"))
+    short = [row for row in rows if row.id not in known and len(row.text.split()) <= SHORT]
+    return anchor_data.without(short, held_out)
 
 
 def check_validation(pairs: Sequence[AnchorPair], safe: Instructions, unsafe: Instructions) -> None:

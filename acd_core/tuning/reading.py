@@ -2,8 +2,8 @@
 
 Three logistic regressions on the anchors: over the tokens of the last turn (a request is as harmful as its TOP most
 harmful tokens, multiple-instance learning), at the assistant header, and at a header appended to a reply under way.
-The anchors wear the dresses of applications. Layer and thresholds come from validation requests that nothing learns
-from.
+The anchors wear the dresses of applications. Which layers, how much each reading counts beside the others, and the
+thresholds come from validation requests that the readings themselves are not learnt from.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +30,21 @@ from acd_core.gate import TOP, Gate, Levels
 from acd_core.hidden_states import decoder_layers, reading_layers
 from acd_core.tuning import anchors as anchor_data
 from acd_core.tuning.anchors import Instruction, SplitName
-from acd_core.tuning.dresses import BARE, Dress, dresses
+from acd_core.tuning.dresses import BARE, Dress, dresses, dresses_digest
 from acd_core.tuning.progress import Bar
-from acd_core.tuning.streams import greedy, prefill, shared_start
+from acd_core.tuning.streams import Prefix, greedy, prefill, shared_start
 
 SHARE = 0.05
-"""Share of dressed harmless validation requests for which each of the prompt's two readings may open the gate."""
+"""Share of dressed harmless validation requests for which a reading may open the gate."""
 LEAST_AUC = 0.85
 """Below this area under the curve on the validation requests a reading is a nuisance: no gate is made."""
-RIDGE = {"token": 0.1, "header": 0.05, "appended": 0.05}
+RIDGE = {"token": 0.2, "header": 0.3, "appended": 0.3}
 """Weight of the squared norm, on standardised states, beside a loss that is a mean."""
-DEPTHS = (0.45, 0.54, 0.64)
-"""Layers that are tried, as shares of the model's depth: below them a model knows words, above them its next token."""
+DEPTHS = (0.47, 0.54, 0.6)
+"""Layers that are read, as shares of the model's depth: below them a model knows words, above them its next token. The
+middle one by itself is tried too."""
+DRESSED, LONGEST = 0.3, 40
+"""Of the anchors of at most so many words, how many are also read in a dress."""
 REPLY = 24
 """Tokens of the model's own replies behind which a header is appended, at most."""
 ROWS, TOKENS = 24, 3000
@@ -59,13 +63,18 @@ class DressedRequest:
     ids: Ids
     start: int
     harmful: bool = False
-    kind: str = BARE.kind
+    dress: Dress = BARE
+    said: int = 0  # of the ids, those behind the prompt: a reply under way and a header
+
+    @property
+    def kind(self) -> str:
+        return self.dress.kind
 
 
 def _worn(chat: Chat, text: str, dress: Dress, harmful: bool) -> DressedRequest:
     messages = dress.wear(text)
     ids = chat.layout(messages).ids
-    return DressedRequest(ids, chat.turn_start(messages, (), ids), harmful, dress.kind)
+    return DressedRequest(ids, chat.turn_start(messages, (), ids), harmful, dress)
 
 
 def gate_for(
@@ -107,8 +116,8 @@ def _made_of(backbone: Backbone, validation: tuple[Sequence[Instruction], Sequen
     texts = [row.text for part in validation for row in part]
     for name in LEARNT:
         texts += [row.text for row in anchor_data.bundled_instructions(name)]
-    worn = [str(dress.wear("x")) for dress in dresses()]
-    told = [str(seed), backbone.fingerprint, str(backbone.dtype), str(backbone.tokenizer.chat_template), *texts, *worn]
+    told = [str(seed), backbone.fingerprint, str(backbone.dtype), str(backbone.tokenizer.chat_template), *texts]
+    told.append(dresses_digest())
     return hashlib.sha256("\0".join(told).encode()).hexdigest()
 
 
@@ -128,43 +137,46 @@ def _learn(
 ) -> Gate | None:
     chat, rng = Chat(backbone.tokenizer), random.Random(seed)
     pool = dresses()
+    kinds = sorted({dress.kind for dress in pool} - {BARE.kind})
 
-    def requests(rows: Sequence[Instruction], harmful: bool, extra: int) -> list[DressedRequest]:
-        """Every one bare, and in `extra` dresses of different kinds."""
-        kinds = sorted({dress.kind for dress in pool} - {BARE.kind, "long"})
+    def requests(rows: Sequence[Instruction], harmful: bool, share: float) -> list[DressedRequest]:
+        """Every one bare, and a share of them also in a dress; kinds are equally likely."""
         made = []
         for row in rows:
-            worn = [rng.choice([dress for dress in pool if dress.kind == kind]) for kind in rng.sample(kinds, extra)]
-            made += [_worn(chat, row.text, dress, harmful) for dress in (BARE, *worn)]
+            made.append(_worn(chat, row.text, BARE, harmful))
+            if rng.random() < share and len(row.text.split()) <= LONGEST:
+                kind = rng.choice(kinds)
+                worn = rng.choice([dress for dress in pool if dress.kind == kind])
+                made.append(_worn(chat, row.text, worn, harmful))
         return made
 
-    named = anchor_data.bundled_instructions
-    safe, unsafe = named("safe"), named("unsafe")
-    learnt = [
-        *requests(safe, False, 2),
-        *requests(unsafe, True, 2),
-        *requests(named("more_safe"), False, 1),
-        *requests(named("more_unsafe"), True, 1),
-    ]
-    tried = [*requests(validation[0], False, 1), *requests(validation[1], True, 1)]
-    appended = bool(chat.appended_header)
-    bare = [
-        [each for each in group if each.kind == BARE.kind] for group in (learnt[: 3 * len((*safe, *unsafe))], tried)
-    ]
-    replies, tried_replies = (_replied(backbone, chat, group[::2], rng) if appended else [] for group in bare)
+    held_out = [row for part in validation for row in part]  # also where somebody's own are among the bundled ones
+    rows = {name: anchor_data.without(anchor_data.bundled_instructions(name), held_out) for name in LEARNT}
+    learnt = [request for name in LEARNT for request in requests(rows[name], "unsafe" in name, DRESSED)]
+    tried = [*requests(validation[0], False, 0.6), *requests(validation[1], True, 0.6)]
+    first = sum(len(rows[name]) for name in LEARNT[:2])
+    bare = [each for each in learnt if each.kind == BARE.kind][:first]
+    replies, tried_replies = (
+        _replied(backbone, chat, group[::3], rng) if chat.appended_header else []
+        for group in (bare, [each for each in tried if each.kind == BARE.kind])
+    )
     count = len(decoder_layers(backbone.model) or ())
     layers = sorted({max(1, round(depth * count)) for depth in DEPTHS})
     groups = (learnt, tried, replies, tried_replies)
     with Bar("Reading anchors", sum(map(len, groups)), shown=progress) as bar:
         states = [hidden_states(backbone, group, layers, bar.advance) for group in groups]
     best: tuple[float, Gate] | None = None
-    for layer in layers:
-        try:
-            gate = _fitted(backbone, layer, groups, states)
-        except GateError:  # states that are not finite, or too few of a kind: nothing to read there
-            continue
-        if best is None or gate.metrics["auc"] > best[0]:
-            best = gate.metrics["auc"], gate
+    choices = dict.fromkeys([(layers[len(layers) // 2],), tuple(layers)])
+    with Bar("Fitting readings", len(choices), shown=progress) as bar:
+        for chosen in choices:
+            try:
+                gate = _fitted(backbone, chosen, groups, states)
+            except GateError:  # states that are not finite, or too few of a kind: nothing to read there
+                continue
+            finally:
+                bar.advance()
+            if best is None or gate.metrics["auc"] > best[0]:
+                best = gate.metrics["auc"], gate
     return best[1] if best is not None and best[0] >= LEAST_AUC else None
 
 
@@ -175,10 +187,11 @@ def _replied(
     rows = [request.ids for request in requests]
     shared = shared_start(rows)
     said = greedy(backbone, prefill(backbone, rows[0][:shared]), [row[shared:] for row in rows], max_tokens=REPLY)
-    return [
-        replace(request, ids=(*request.ids, *reply[: rng.randint(4, REPLY)], *chat.appended_header))
-        for request, reply in zip(requests, said)
-    ]
+    made = []
+    for request, reply in zip(requests, said):
+        behind = (*reply[: rng.randint(4, REPLY)], *chat.appended_header)
+        made.append(replace(request, ids=(*request.ids, *behind), said=len(behind)))
+    return made
 
 
 @torch.no_grad()
@@ -187,18 +200,17 @@ def hidden_states(
 ) -> list[States]:
     """The states of every request's last turn, in order. What requests start with alike is run once."""
     found: list[States] = [{} for _ in requests]
-    order = sorted(range(len(requests)), key=lambda at: (requests[at].ids[: requests[at].start], len(requests[at].ids)))
-    while order:
-        head = requests[order[0]]
-        same = [at for at in order if requests[at].ids[: head.start] == head.ids[: head.start]]
-        gone = set(same)
-        order = [at for at in order if at not in gone]
-        same.sort(key=lambda at: len(requests[at].ids))
-        shared = min(shared_start([requests[at].ids for at in same]), head.start) if len(same) > 1 else 0
-        prefix = prefill(backbone, head.ids[:shared]) if shared > 8 else None
+
+    def alike(at: int) -> tuple[str, Ids]:
+        return requests[at].dress.name, requests[at].ids[: requests[at].start]
+
+    for _, members in groupby(sorted(range(len(requests)), key=alike), key=alike):
+        same = sorted(members, key=lambda at: len(requests[at].ids))
+        shared = shared_start([requests[at].ids for at in same]) if len(same) > 1 else 0
+        before: dict[int, Tensor] = {}
+        prefix = _prefix(backbone, requests[same[0]].ids[:shared], layers, before) if shared > 8 else None
         shared = prefix.length if prefix is not None else 0
         while same:
-            width = len(requests[same[0]].ids) - shared
             size = 1
             while size < min(len(same), ROWS) and (size + 1) * (len(requests[same[size]].ids) - shared) <= TOKENS:
                 size += 1
@@ -217,10 +229,29 @@ def hidden_states(
                     use_cache=True,
                 )
             for place, at in enumerate(part):
-                span = slice(requests[at].start - shared, len(rows[place]))
-                found[at] = {layer: _half(seen[layer][place, span]) for layer in layers}
+                start = requests[at].start
+                for layer in layers:
+                    own = seen[layer][place, max(0, start - shared) : len(rows[place])]
+                    turn = torch.cat([before[layer][0, start:shared], own]) if start < shared else own
+                    found[at][layer] = _half(turn)
             done(len(part))
     return found
+
+
+def _prefix(backbone: Backbone, ids: Ids, layers: Sequence[int], states: dict[int, Tensor]) -> Prefix | None:
+    """Keys and values of `ids` as far as `layers` need them; the layers' outputs come into `states`. None where the
+    model does not keep those of every token."""
+    cache = DynamicCache(config=backbone.model.config)
+    with reading_layers(backbone.model, layers, states.__setitem__, stop=True):
+        embeds = backbone.embed(torch.tensor([ids], device=backbone.device))
+        backbone.model(inputs_embeds=embeds, past_key_values=cache, use_cache=True)
+    kept: list[Tensor] = []
+    for layer in cache.layers[: max(layers)]:
+        keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
+        if keys is None or values is None or keys.shape[-2] != len(ids):
+            return None
+        kept += [keys, values]
+    return Prefix(len(ids), (), tuple(kept))
 
 
 def _half(states: Tensor) -> Tensor:
@@ -242,35 +273,57 @@ def _of(gate: Gate, states: States) -> float:
 
 def _fitted(
     backbone: Backbone,
-    layer: int,
+    layers: tuple[int, ...],
     groups: Sequence[Sequence[DressedRequest]],
     states: Sequence[Sequence[States]],
 ) -> Gate:
-    """The three readings of one layer, their thresholds, and how well they tell the validation requests apart."""
-    learnt, tried, replies, tried_replies = (torch.tensor([float(each.harmful) for each in group]) for group in groups)
-    rows = [[row[layer].float() for row in part] for part in states]
-    token = fit_pooled(rows[0], learnt, RIDGE["token"])
-    header = fit_pooled([row[-1:] for row in rows[0]], learnt, RIDGE["header"])
-    appended = (
-        fit_pooled([row[-1:] for row in rows[2]], replies, RIDGE["appended"]) if groups[2] else (token[0] * 0, 0.0)
-    )
-    pooled = pool(rows[1], *token)
-    ends = pool([row[-1:] for row in rows[1]], *header)
+    """The three readings of some layers, how they are added up, their thresholds, and how well they tell the validation
+    requests apart."""
+    learnt, tried, _, tried_replies = (torch.tensor([float(each.harmful) for each in group]) for group in groups)
+
+    def turns(part: int) -> list[Tensor]:
+        """The states of every prompt's last turn [tokens, layers * width]."""
+        return [
+            torch.cat([row[layer][: len(row[layer]) - request.said] for layer in layers], -1).float()
+            for row, request in zip(states[part], groups[part])
+        ]
+
+    def ends(part: int) -> list[Tensor]:
+        return [torch.cat([row[layer][-1:] for layer in layers], -1).float() for row in states[part]]
+
+    rows = turns(0)
+    token = fit_pooled(rows, learnt, RIDGE["token"] * len(layers) ** 0.5)
+    header = fit_pooled([row[-1:] for row in rows], learnt, RIDGE["header"])
+    del rows
+
+    def both(part: int) -> tuple[Tensor, Tensor]:
+        rows = turns(part)
+        return pool(rows, *token), pool([row[-1:] for row in rows], *header)
+
+    pooled, at_header = both(1)
     harmless = tried == 0
-    # The two readings of a prompt are brought to one scale by what they say of harmless requests: each may open the
-    # gate for as many of them.
-    shift = _limit(pooled[harmless]) - _limit(ends[harmless])
-    both = torch.maximum(pooled, ends + shift)
+    shares, bias = _added(pooled, at_header, tried)
+    pooled, at_header = shares[0] * pooled + bias, shares[1] * at_header
+    # What a prompt without a header lacks is to make no difference at the threshold.
+    shift = _limit((pooled + at_header)[harmless]) - _limit(pooled[harmless])
+    pooled, at_header = pooled + shift, at_header - shift
+    whole = pooled + at_header
     kinds = [request.kind for request in groups[1]]
-    prompt = _levels(both, harmless)
-    reply, auc_reply = None, None
+    prompt = _levels(whole, harmless)
+    appended, carried, reply, auc_reply = (token[0] * 0, 0.0), 0.0, None, None
     if groups[2]:
-        again = pool([row[-1:] for row in rows[3]], *appended)
+        appended = fit_pooled(ends(2), torch.tensor([float(each.harmful) for each in groups[2]]), RIDGE["appended"])
+        one, other = both(3)
+        before = shares[0] * one + bias + shares[1] * other
+        again = pool(ends(3), *appended)
+        counted, _ = _added(again, before, tried_replies)
+        carried = min(1.0, counted[1] / counted[0])  # a reply must be able to open the gate by itself
+        again = again + carried * before
         reply, auc_reply = _levels(again, tried_replies == 0), auc(again, tried_replies)
     metrics = {
-        "auc": round(auc(both, tried), 4),
+        "auc": round(auc(whole, tried), 4),
         "auc_by_dress": {
-            kind: round(auc(both[at], tried[at]), 4)
+            kind: round(auc(whole[at], tried[at]), 4)
             for kind in sorted(set(kinds))
             if (at := torch.tensor([each == kind for each in kinds])).any() and len(set(tried[at].tolist())) == 2
         },
@@ -280,16 +333,32 @@ def _fitted(
         "curve": [[share, round(prompt.caught(prompt.at(share)), 4)] for share in (0.01, 0.02, 0.03, 0.05, 0.1, 0.2)],
         "anchors": len(groups[0]),
     }
+    weights = torch.stack([shares[0] * token[0], shares[1] * header[0], appended[0]])
     return Gate(
-        (layer,),
-        torch.stack([token[0], header[0], appended[0]])[:, None],
-        (token[1], header[1] + float(shift), appended[1]),
+        layers,
+        weights.view(3, len(layers), -1).contiguous(),
+        (
+            shares[0] * token[1] + bias + float(shift),
+            shares[1] * header[1] - float(shift),
+            appended[1],
+        ),
         prompt,
         reply,
         backbone.model_id,
         backbone.fingerprint,
         metrics,
+        carried,
     )
+
+
+def _added(one: Tensor, other: Tensor, labels: Tensor) -> tuple[tuple[float, float], float]:
+    """How two readings add up to log odds of harm: weights, none below 0, and a bias."""
+    found, bias = fit_pooled(list(torch.stack([one, other], -1)[:, None]), labels, 1e-3)
+    first, second = found.tolist()
+    if first <= 0.0 or second <= 0.0:
+        kept = max(first, second, 1e-3)
+        return (kept if first >= second else 1e-3 * kept, kept if second > first else 0.0), bias
+    return (first, second), bias
 
 
 def _limit(harmless: Tensor) -> Tensor:

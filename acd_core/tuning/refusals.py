@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from acd_core.errors import TuningError
-from acd_core.tuning.anchors import AnchorPair, AnchorSplit
+from acd_core.tuning.anchors import AnchorPair, AnchorSplit, Instruction
 
 SUPPLY_BELOW = 0.25
 """A model that refuses a smaller share of the harmful anchors, under every prompt, gets its refusals supplied."""
@@ -91,12 +91,14 @@ def refuses_little(split: AnchorSplit) -> bool:
     return len(refused) < SUPPLY_BELOW * len(harmful)
 
 
-def supplied(split: AnchorSplit, own: Sequence[str] = ()) -> AnchorSplit:
-    """`split` with one supplied refusal for every harmful request in place of the model's own. own: texts that are used
-    instead of REFUSALS, in turn and in every language."""
+def supplied(split: AnchorSplit, own: Sequence[str] = (), more: Sequence[Instruction] = ()) -> AnchorSplit:
+    """`split` with one supplied refusal for every harmful request in place of the model's own, and for those of `more`.
+    own: texts that are used instead of REFUSALS, in turn and in every language."""
     requests: dict[str, AnchorPair] = {}
     for pair in (*split.refused, *split.accepted):
         requests.setdefault(pair.id, pair)
+    for row in more:
+        requests.setdefault(row.id, AnchorPair(row.id, row.text, True, "supplied", "", "refused"))
     refused = []
     for index, pair in enumerate(requests.values()):
         texts = tuple(own) or REFUSALS[language_of(pair.text)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -100,7 +101,7 @@ class Stepper:
         def needed(view: Backbone | None) -> Need | None:
             if view is None:
                 return None
-            return probe(lambda rows: self._run(view, prompts, [self._worst] * rows, None), device)
+            return probe(lambda rows: self._run(view, prompts, self._unlike(rows), None), device)
 
         return fit(
             asked.batch,
@@ -110,6 +111,13 @@ class Stepper:
             micro=asked.micro,
             checkpointing=asked.checkpointing,
         )
+
+    def _unlike(self, count: int) -> list[Row]:
+        """`count` rows as long as the longest that start with different ids, so that nothing is run once for all."""
+        request = self._worst.example.request
+        turned = replace(request, after=request.after[::-1], plain=request.plain[::-1])
+        other = replace(self._worst, example=replace(self._worst.example, request=turned))
+        return [(self._worst, other)[at % 2] for at in range(count)]
 
     def _smaller(self, last: Fit) -> Fit:
         if last.micro > 1:

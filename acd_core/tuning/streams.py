@@ -71,8 +71,11 @@ class Prefix:
         return cache
 
 
-def prefill(backbone: Backbone, before: Ids, soft: Tensor | None = None, *, fast: bool = False) -> Prefix:
-    """Run `before` ids and then `soft` vectors [n, width] (cast to the model's dtype) once. `fast`: see `autocast`.
+def prefill(
+    backbone: Backbone, before: Ids, soft: Tensor | None = None, behind: Ids = (), *, fast: bool = False
+) -> Prefix:
+    """Run `before` ids, then `soft` vectors [n, width] (cast to the model's dtype), then `behind` ids, once. `fast`:
+    see `autocast`.
 
     Raises TuningError for models that keep something other than keys and values of every token.
     """
@@ -80,6 +83,8 @@ def prefill(backbone: Backbone, before: Ids, soft: Tensor | None = None, *, fast
     parts = [backbone.embed(torch.tensor([list(before)], dtype=torch.long, device=device))] if before else []
     if soft is not None:
         parts.append(soft.to(device, backbone.dtype).unsqueeze(0))
+    if behind:
+        parts.append(backbone.embed(torch.tensor([list(behind)], dtype=torch.long, device=device)))
     if not parts:
         return Prefix(0, (), ())
     embeds = torch.cat(parts, 1)

@@ -27,6 +27,7 @@ from acd_core.pair import PromptPair, replacing
 from acd_core.tuning import anchors as anchor_data
 from acd_core.tuning.checkpoint import Checkpoint, State, forget, replaceable
 from acd_core.tuning.choice import RULES, choose, rank
+from acd_core.tuning.dresses import BEHIND, dresses, dresses_digest
 from acd_core.tuning.examples import Batches, Encoder, Example
 from acd_core.tuning.gradients import PROMPTS
 from acd_core.tuning.memory import Fit
@@ -38,7 +39,16 @@ from acd_core.tuning.objectives import (
     get_objective,
     refusal_signal,
 )
-from acd_core.tuning.preparing import Instructions, Model, Pairs, check_validation, opened, pairs_of, split_for
+from acd_core.tuning.preparing import (
+    Instructions,
+    Model,
+    Pairs,
+    check_validation,
+    more_harmful,
+    opened,
+    pairs_of,
+    split_for,
+)
 from acd_core.tuning.progress import Bar
 from acd_core.tuning.reading import gate_for, kept_gate
 from acd_core.tuning.settings import TuneSettings, metrics_of, settings_of
@@ -123,10 +133,10 @@ def tune(
         name = objective = DEFAULT_OBJECTIVE if found is None else GATED_OBJECTIVE
     plan = get_objective(objective)
     chosen = settings_of({**plan.settings, **settings})
-    prompts = anchor_data.MANUAL_PROMPTS if not plan.dressed else {"null": anchor_data.MANUAL_PROMPTS["null"]}
-    pairs = pairs_of(anchors, lm, backbone, work, judge, chosen.seed, progress, prompts)
+    pairs = pairs_of(anchors, lm, backbone, work, judge, chosen.seed, progress, plan)
     check_validation(pairs, safe, unsafe)
-    split = split_for(pairs, plan, refusals, chosen.seed)
+    more = more_harmful(pairs, (*safe, *unsafe)) if plan.dressed and anchors is None else ()
+    split = split_for(pairs, plan, refusals, chosen.seed, more)
     run = _Run(
         backbone, plan, chosen, split, Validator, (safe, unsafe), judge, work, name, anchor_data.digest(pairs), found
     )
@@ -155,8 +165,10 @@ class _Run:
         self.view = tuning_view(backbone)
         self.encoder = Encoder(backbone, Chat(backbone.tokenizer))
         self.classes = self.encoder.classes(split, plan, settings.reply_tokens)
-        self.batches = Batches(self.classes, settings.batch, settings.seed, plan.rows)
-        self.plain_prefix = self._plain_prefix(self.classes)
+        worn = self._worn if plan.dressed else None
+        self.batches = Batches(self.classes, settings.batch, settings.seed, plan.rows, worn)
+        # In dresses every step's rows start in their own way.
+        self.plain_prefix = None if plan.dressed else self._plain_prefix(self.classes)
         self.signal = self._signal() if plan.decides else None
         self.validator = validator(
             backbone,
@@ -169,7 +181,7 @@ class _Run:
         )
         self.checkpoint = work / "checkpoint.safetensors" if work is not None else None
         self.stepper = Stepper(
-            self.view, plan, self.encoder.before, settings, self.classes, self.plain_prefix, self.signal
+            self.view, plan, self.encoder.before, settings, self._longest(), self.plain_prefix, self.signal
         )
         judged = f"{anchor_data.judge_name(judge)} {getattr(judge, 'version', '')}".strip()
         self.identity: dict[str, Any] = {
@@ -192,12 +204,26 @@ class _Run:
             "dtype": str(backbone.dtype).removeprefix("torch."),
             "judge": judged,
             "gate": gate.id if gate is not None else None,
+            **({"dresses": dresses_digest()} if plan.dressed else {}),
         }
 
     @property
     def memory(self) -> dict[str, Any]:
         """How steps go under the memory there is; empty before the first."""
         return asdict(self.stepper.fit) if self.stepper.fit is not None else {}
+
+    def _worn(self, name: Class, at: int, dress: str) -> Example:
+        return self.encoder.example(self.split.of(name)[at], self.settings.reply_tokens, dress)
+
+    def _longest(self) -> dict[Class, list[Example]]:
+        """The longest examples of every class; in a dress, what stands behind the request counts."""
+        longest = {}
+        for name, examples in self.classes.items():
+            at = max(range(len(examples)), key=lambda place: len(examples[place]))
+            longest[name] = [examples[at]]
+            if self.plan.dressed:
+                longest[name] += [self._worn(name, at, each.name) for each in dresses() if each.kind == BEHIND]
+        return longest
 
     # -- the course of a run ------------------------------------------------------------------------------------------
 

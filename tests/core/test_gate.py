@@ -1,15 +1,12 @@
-"""The gate: a closed one is the model alone, an open one the method; one that opens in the middle turns the reply."""
+"""The gate: a closed one is the model alone, an open one the method."""
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
 import math
 import random
-import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,49 +14,22 @@ import torch
 
 from acd_core import ContrastiveLM, PromptPair
 from acd_core.engine import EngineOptions
-from acd_core.errors import GateError, PairError, PairMismatchError, UsageError
-from acd_core.gate import Gate, GateRules, Levels
+from acd_core.gate import Gate, Levels
 from acd_core.hidden_states import reading_layers
-from acd_core.params import ContrastParams, Done, TextDelta
+from acd_core.params import Done, TextDelta
+from tests.core.gated import (
+    ALWAYS,
+    BEGUN,
+    NEVER,
+    NEW,
+    PROMPTS,
+    TURNS,
+    gate,
+    open_lm,
+    reading_of,
+    settle,
+)
 from tests.core.tiny import family
-
-NEW = 20
-PROMPTS = [f"the quick brown fox {'jumps over a lazy dog ' * (n % 4)}while data {n}" for n in range(16)]
-TURNS: list[dict[str, Any]] = [
-    {"role": "system", "content": "answer about data"},
-    {"role": "user", "content": "hello"},
-    {"role": "assistant", "content": "safe systems"},
-    {"role": "user", "content": "questions about the fox"},
-]
-BEGUN: list[dict[str, Any]] = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "the lazy"}]
-ALWAYS, NEVER = -math.inf, 1e9
-
-
-def gate(prompt: float, reply: float | None = NEVER, *, seed: int = 3, layers: tuple[int, ...] = (2, 3)) -> Gate:
-    """A random reading of the tiny models (width 48) that opens above `prompt`, and above `reply` in a reply."""
-    weights = torch.randn((3, len(layers), 48), generator=torch.Generator().manual_seed(seed))
-
-    def levels(threshold: float) -> Levels:
-        return Levels((-1.0, 0.0, 1.0), (2.0, 3.0, 4.0), max(-1e9, threshold))
-
-    return Gate(layers, weights, (0.1, 0.2, 0.3), levels(prompt), None if reply is None else levels(reply))
-
-
-def open_lm(name: str = "llama", found: Gate | None = None, **settings: Any) -> ContrastiveLM:
-    model, tokenizer = family(name)
-    generator = torch.Generator().manual_seed(1)
-    width = model.get_input_embeddings().weight.shape[1]
-    vectors = [torch.randn(count, width, generator=generator) * 0.25 for count in (9, 13)]
-    return ContrastiveLM.from_model(model, tokenizer, PromptPair(*vectors, alpha=0.4, gate=found), **settings)
-
-
-@functools.cache
-def reading_of(prompt: str, name: str = "llama") -> float:
-    with open_lm(name, gate(NEVER)) as lm:
-        found = lm.generate(prompt, max_tokens=1).report.gate
-    assert found is not None
-    assert found.reading is not None
-    return found.reading
 
 
 def middle() -> float:
@@ -86,7 +56,7 @@ def test_a_reading_is_made_of_the_layers_outputs_at_the_last_turn_and_the_header
         states = model(torch.tensor([ids]), output_hidden_states=True).hidden_states
     read = [sum(states[layer][0] @ found.weights[head, at] for at, layer in enumerate(found.layers)) for head in (0, 1)]
     tokens, header = (read[0] + 0.1)[start:], float(read[1][-1]) + 0.2
-    expected = max(float(tokens.topk(3).values.mean()), header)
+    expected = float(tokens.topk(3).values.mean()) + header
     assert said is not None
     assert said.reading == pytest.approx(expected, abs=5e-3)
     assert said.threshold == NEVER
@@ -130,71 +100,6 @@ def test_an_open_gate_is_the_method(method: str) -> None:
             assert gated.report.gate.opened_at == 0
             assert gated.report.mean_divergence == pytest.approx(ungated.report.mean_divergence, abs=1e-4)
             assert replace(gated.report, gate=None, mean_divergence=0.0) == replace(ungated.report, mean_divergence=0.0)
-
-
-@pytest.mark.parametrize("method", ["acd", "adacd"])
-def test_a_gate_that_opens_in_a_reply_goes_on_from_what_was_said(method: str) -> None:
-    with open_lm(found=gate(NEVER, ALWAYS)) as lm:
-        for conversation in (PROMPTS[2], TURNS):
-            alone = lm.generate(conversation, method="none", max_tokens=NEW)
-            gated = lm.generate(conversation, method=method, max_tokens=NEW, recheck=6)
-            assert gated.report.gate is not None
-            assert gated.report.gate.opened_at == 6
-            assert gated.token_ids[:6] == alone.token_ids[:6]
-            # From there on: what the method says where those six tokens are part of the prompt.
-            plan = lm._planner.plan(conversation, lm_params(max_tokens=NEW - 6), method)
-            said: list[Any] = []
-            request = plan.make(None, said.append)
-            request.open_gate()
-            other = request.other
-            assert other is not None
-            request.kept = replace(request.kept, ids=(*request.kept.ids, *gated.token_ids[:6]))
-            request.other = replace(other, ids=(*other.ids, *gated.token_ids[:6]))
-            request.gating = None
-            lm.engine.submit(request)
-            while not said or isinstance(said[-1], str):
-                pause()
-            assert gated.token_ids[6:] == said[-1].token_ids
-
-
-def lm_params(**settings: Any) -> Any:
-    from acd_core.params import GenerationParams
-
-    return GenerationParams.of(**settings)
-
-
-def pause() -> None:
-    time.sleep(0.005)
-
-
-def settle(lm: ContrastiveLM) -> None:
-    """A reply is handed out a moment before its rows are kept as a prefix and freed."""
-    for _ in range(400):
-        if lm.engine.active_rows == 0:
-            return
-        pause()
-    raise AssertionError("rows are still held")
-
-
-def test_without_readings_in_the_reply_it_stays_closed() -> None:
-    with open_lm(found=gate(NEVER, ALWAYS)) as lm:
-        said = lm.generate(PROMPTS[0], max_tokens=NEW, recheck=0)
-        assert said.report.gate is not None
-        assert (said.report.gate.opened_at, said.report.gate.readings) == (None, 1)
-
-
-def test_a_begun_reply_is_read_at_an_appended_header() -> None:
-    with open_lm(found=gate(NEVER, NEVER)) as lm:
-        said = lm.generate(BEGUN, max_tokens=4).report.gate
-        assert said is not None
-        assert (said.opened, said.readings) == (False, 2)
-    with open_lm(found=gate(NEVER, ALWAYS)) as lm:
-        said = lm.generate(BEGUN, max_tokens=4).report.gate
-        assert said is not None
-        assert said.opened_at == 0
-        raw = lm.generate([{"role": "text", "content": "hello world"}], max_tokens=4).report.gate
-        assert raw is not None
-        assert raw.opened_at == 0
 
 
 def test_what_cannot_be_read_opens_the_gate_and_says_so() -> None:
@@ -371,89 +276,6 @@ def test_a_forced_format_keeps_its_gate() -> None:
 
 
 # --- settings, files, mismatches ---
-
-
-def test_shares_and_thresholds() -> None:
-    levels = Levels(tuple(float(each) for each in range(100)), (150.0, 50.0), 97.5)
-    assert levels.share() == pytest.approx(0.02)
-    assert levels.caught() == 0.5
-    for share in (0.01, 0.02, 0.05, 0.5):
-        assert levels.share(levels.at(share)) == pytest.approx(share)
-    assert levels.at(1.0) == -math.inf
-
-
-def test_the_operators_floor() -> None:
-    rules = GateRules(gate(0.5), None, 0.34, 32)
-    assert rules.of(ContrastParams()) is not None
-    with pytest.raises(UsageError, match="floor"):
-        rules.of(ContrastParams(gate=0.1))
-    with pytest.raises(UsageError, match="recheck"):
-        rules.of(ContrastParams(recheck=0))
-    assert rules.of(ContrastParams(gate=False)) is None  # stricter: the method acts on all
-    opening = GateRules(gate(NEVER), None, 0.34, 32).of(ContrastParams())
-    assert opening is not None
-    assert opening.threshold == gate(NEVER).prompt.at(0.34)  # the pair's own threshold would open for fewer
-    assert opening.again == gate(NEVER).prompt.at(0.34)
-    with pytest.raises(GateError):
-        GateRules(None, True)
-    with pytest.raises(GateError):
-        GateRules(None).of(ContrastParams(gate=0.05))
-    with pytest.raises(UsageError):
-        GateRules(gate(0.0), 1.5)
-    with open_lm(found=gate(0.5), gate_floor=0.34) as lm, pytest.raises(UsageError, match="floor"):
-        lm.generate("hello", gate=0.1)
-    with open_lm(found=gate(0.5), gate_floor=0.34) as lm:
-        with pytest.raises(UsageError, match="without a method"):
-            lm.generate("hello", method="none")
-        with pytest.raises(UsageError, match="graded"):
-            lm.generate("hello", graded=True)
-
-
-def test_a_pair_keeps_its_gate(tmp_path: Path) -> None:
-    found = replace(gate(0.25, 0.5), metrics={"auc": 0.98}, base_model="m")
-    pair = PromptPair(torch.ones(2, 48), torch.ones(3, 48), gate=found)
-    pair.save(tmp_path / "pair")
-    again = PromptPair.load(tmp_path / "pair")
-    assert again.gate is not None
-    assert torch.equal(again.gate.weights, found.weights)
-    assert again.gate.document() == found.document()
-    assert again.id == pair.id != replace(pair, gate=None).id
-    text = PromptPair("be safe", "be bad", gate=found)
-    text.save(tmp_path / "text")
-    assert PromptPair.load(tmp_path / "text").gate is not None
-
-
-@pytest.mark.parametrize("harm", ["missing", "truncated", "nan", "layers", "levels", "no dict"])
-def test_a_damaged_gate_is_refused(tmp_path: Path, harm: str) -> None:
-    folder = PromptPair(torch.ones(2, 48), torch.ones(3, 48), gate=gate(0.25)).save(tmp_path / "pair")
-    weights, described = folder / "gate" / "reading.safetensors", folder / "pair.json"
-    document = json.loads(described.read_text())
-    if harm == "missing":
-        weights.unlink()
-    elif harm == "truncated":
-        weights.write_bytes(weights.read_bytes()[:-20])
-    elif harm == "nan":
-        PromptPair(torch.ones(2, 48), torch.ones(3, 48), gate=gate(0.25)).save(tmp_path / "pair")
-        document["gate"]["biases"][0] = float("nan")
-    elif harm == "layers":
-        document["gate"]["layers"] = [1]
-    elif harm == "levels":
-        document["gate"]["prompt"] = {"threshold": 0.0}
-    else:
-        document["gate"] = ["gate"]
-    described.write_text(json.dumps(document))
-    with pytest.raises(PairError):
-        PromptPair.load(folder)
-
-
-def test_a_gate_of_another_model_is_refused() -> None:
-    model, tokenizer = family("llama")
-    wide = replace(gate(0.0), weights=torch.ones(3, 2, 64))
-    deep = gate(0.0, layers=(2, 9))
-    other = replace(gate(0.0), fingerprint="0" * 64)
-    for found, why in ((wide, "width 64"), (deep, "layer 9"), (other, "fingerprint")):
-        with pytest.raises(PairMismatchError, match=why):
-            ContrastiveLM.from_model(model, tokenizer, PromptPair("be safe", "be bad", gate=found))
 
 
 def test_reading_layers_leaves_no_trace() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -73,6 +74,42 @@ def test_micro_batches_change_nothing(tiny: Make, pairs: list[AnchorPair], name:
     assert parts.losses == pytest.approx(whole.losses, rel=1e-10)
     for key, grad in whole.grads.items():
         torch.testing.assert_close(parts.grads[key], grad, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["paper", "gated"])
+def test_what_rows_start_with_alike_may_be_run_once(
+    tiny: Make, pairs: list[AnchorPair], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one dress all rows share its text; with and without that shortcut the same comes out."""
+    backbone = tiny("gpt_neox", torch.float64)
+    prompts = {"safe": soft(backbone, 1), "adversarial": soft(backbone, 2)}
+    encoder, plan = Encoder(backbone, Chat(backbone.tokenizer)), OBJECTIVES[name]
+    split = split_pairs(pairs)
+    classes = encoder.classes(split, plan, 6)
+
+    def worn(data: Any, at: int, dress: str) -> Any:
+        return encoder.example(split.of(data)[at], 6, dress)
+
+    batches = Batches(classes, 9, seed=1, worn=worn)
+    assert batches.rows(2) == Batches(classes, 9, seed=1).rows(2)  # every second step is bare
+    seen = set()
+    for step in (1, 3, 5, 7, 9, 11, 13):  # a dress of every kind
+        rows = batches.rows(step)
+        apart = [replace(row, share=1.0) for row in rows if row.data == "harmless_accepted"]
+        shared = streams.shared_start([row.example.request.after for row in rows])
+        seen.add(shared)
+        found = []
+        for least in (2, 10**6):
+            monkeypatch.setattr("acd_core.tuning.gradients.SHARED", least)
+            found.append(step_gradients(backbone, plan, encoder.before, prompts, rows))
+        assert found[0].losses == pytest.approx(found[1].losses, rel=1e-10)
+        for key, grad in found[0].grads.items():
+            torch.testing.assert_close(grad, found[1].grads[key], rtol=1e-9, atol=1e-12)
+        if apart:  # each row by itself, behind its own start
+            alone = [step_gradients(backbone, plan, encoder.before, prompts, [row]) for row in apart]
+            kept = sum(each.losses["joint/keep"] for each in alone) / len(alone)
+            assert kept == pytest.approx(found[0].losses["joint/keep"], rel=1e-10)
+    assert max(seen) > 16
 
 
 @pytest.mark.parametrize("trainable", [False, True])

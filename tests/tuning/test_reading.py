@@ -17,7 +17,7 @@ from acd_core.chat import Chat
 from acd_core.gate import Gate
 from acd_core.tuning import reading
 from acd_core.tuning.anchors import bundled_instructions
-from acd_core.tuning.dresses import DOCUMENTS, RETRIEVAL, dress_named, dressed, dresses
+from acd_core.tuning.dresses import begun, dress_named, dresses, texts
 from acd_core.tuning.refusals import REFUSALS, language_of
 from tests.core.tiny import family
 
@@ -52,12 +52,14 @@ def test_a_row_counts_as_its_highest_tokens() -> None:
     assert reading.auc(reading.pool(rows[120:], weight, bias), torch.tensor(labels[120:])) > 0.97
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma2"])
+@pytest.mark.parametrize("name", ["llama", "qwen2"])
 def test_states_are_the_models_own(name: str) -> None:
     model, tokenizer = family(name)
     backbone, chat = Backbone.wrap(model, tokenizer), Chat(tokenizer)
-    texts = ["hello world", "the quick brown fox", "answer questions about user data", "a"]
-    worn = [reading._worn(chat, text, dress, False) for text in texts for dress in dresses()[:1]]
+    said = ["hello world", "the quick brown fox", "answer questions about user data", "a"]
+    kinds = ("bare", "system text", "retrieval", "request first")
+    some = [next(dress for dress in dresses() if dress.kind == kind) for kind in kinds]
+    worn = [reading._worn(chat, text, dress, False) for text in said for dress in some]
     worn.append(replace(worn[0], ids=(*worn[0].ids, 5, 6, 7)))
     found = reading.hidden_states(backbone, worn, [1, 2], lambda _: None)
     for request, states in zip(worn, found):
@@ -111,8 +113,11 @@ def test_dresses_hold_the_request_word_for_word_and_documents_say_nothing_of_it(
         assert "{" + "context}" not in str(messages)
         assert dress_named(dress.name).wear("x") == dress.wear("x")
     assert len({dress.name for dress in dresses()}) == len(dresses())
-    assert all("{request}" in template and "{context}" in template for template in RETRIEVAL)
-    assert len(set(DOCUMENTS)) == len(DOCUMENTS)
+    data = texts()
+    assert all(template.count("{request}") == template.count("{context}") == 1 for template in data["retrieval"])
+    assert all(frame.count("{request}") == 1 for frame in data["frames"])
+    for name in ("documents", "system_texts", "long_system_texts", "retrieval", "frames"):
+        assert len(set(data[name])) == len(data[name])
 
 
 def test_supplied_refusals_are_in_the_requests_language() -> None:
@@ -130,13 +135,12 @@ def test_supplied_refusals_are_in_the_requests_language() -> None:
     assert all(len(texts) >= 2 for texts in REFUSALS.values())
 
 
-def test_dressing_is_a_function_of_the_seed() -> None:
+def test_begun_replies_are_a_function_of_the_seed() -> None:
     from acd_core.tuning.anchors import AnchorPair
 
     pairs = [AnchorPair(f"u{n}", f"request {n}", True, "null", "No.", "refused") for n in range(60)]
     said = {f"u{n}": "one two three four five six seven eight nine ten" for n in range(60)}
-    worn = dressed(pairs, said, 0)
-    assert worn == dressed(pairs, said, 0) != dressed(pairs, said, 1)
-    assert 8 <= sum(bool(pair.begun) for pair in worn) <= 26
-    assert all(said[pair.id].startswith(pair.begun) and pair.begun != said[pair.id] for pair in worn)
-    assert len({pair.dress for pair in worn}) > 8
+    made = begun(pairs, said, 0)
+    assert made == begun(pairs, said, 0) != begun(pairs, said, 1)
+    assert 6 <= sum(bool(pair.begun) for pair in made) <= 26
+    assert all(said[pair.id].startswith(pair.begun) and pair.begun != said[pair.id] for pair in made)
