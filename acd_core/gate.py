@@ -195,7 +195,7 @@ class Gate:
                 document.get("base_model"),
                 document.get("fingerprint"),
                 document.get("metrics") or {},
-                float(document.get("carried", 0.0)),
+                float(document["carried"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise GateError(

@@ -33,6 +33,7 @@ from acd_core.evaluation.page import table
 from acd_core.evaluation.report import machine
 from acd_core.gate import HEADS, Gate, Levels
 from acd_core.hidden_states import layer_count
+from acd_core.tuning.reading import layers_read
 
 SIZES: dict[str, dict[str, int]] = {
     "10m": {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 6, "num_attention_heads": 4,
@@ -62,9 +63,9 @@ ALPHA = 0.4
 
 
 def never_opening(model: Any) -> Gate:
-    """A random reading of the layers that learnt gates read most; it opens only where a call says gate=1.0."""
+    """A random reading of the layers that learnt gates read; it opens only where a call says gate=1.0."""
     count, width = layer_count(model), model.config.hidden_size
-    layers = tuple(sorted({max(1, round(depth * count)) for depth in (0.47, 0.6)}))
+    layers = layers_read(count)
     weights = torch.randn(len(HEADS), len(layers), width, generator=torch.Generator().manual_seed(2), device="cpu")
     levels = Levels(harmless=(0.0,), harmful=(1.0,), threshold=1e9)
     return Gate(layers, weights, (0.0, 0.0, 0.0), levels, levels)

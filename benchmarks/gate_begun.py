@@ -39,6 +39,8 @@ def main() -> None:
     parser.add_argument("--results", default="benchmarks/results/gate")
     asked = parser.parse_args()
     judge, found = RefusalJudge(), {}
+    folder = Path(asked.results)
+    folder.mkdir(parents=True, exist_ok=True)
     with ContrastiveLM.from_pretrained(asked.model, asked.pair) as lm:
 
         def measure(name: str, prompts: list[str], conversations: list[Any], tokens: int) -> None:
@@ -56,6 +58,8 @@ def main() -> None:
                     row[f"opened, {arm}"] = round(statistics.fmean(opened), 3)
             found[name] = row
             print(name, row, flush=True)
+            told = {"judge": f"{judge.name} {judge.version}", "count": asked.count, "refused": found}
+            (folder / "begun.json").write_text(json.dumps(told, indent=1) + "\n")  # after every set: runs are cut
 
         for name in SETS:
             prompts = [item.prompt for item in load_benchmark(name, None).sample(asked.count, 1).items]
@@ -72,10 +76,6 @@ def main() -> None:
         for name in ATTACKED:
             prompts = [item.prompt for item in load_benchmark(name, None).sample(asked.count, 1).items]
             measure(name, prompts, [[{"role": "user", "content": prompt}] for prompt in prompts], 40)
-    folder = Path(asked.results)
-    folder.mkdir(parents=True, exist_ok=True)
-    told = {"judge": f"{judge.name} {judge.version}", "count": asked.count, "refused": found}
-    (folder / "begun.json").write_text(json.dumps(told, indent=1) + "\n")
 
 
 if __name__ == "__main__":

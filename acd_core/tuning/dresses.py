@@ -76,6 +76,7 @@ def texts() -> Mapping[str, Any]:
     return found
 
 
+@functools.cache
 def dresses(seed: int = 0) -> tuple[Dress, ...]:
     """The dresses that anchors wear while a reading or a pair is learnt; the bare request is the first."""
     rng, data = random.Random(seed), texts()
@@ -111,6 +112,13 @@ def dresses(seed: int = 0) -> tuple[Dress, ...]:
     for frame in data["frames"]:
         add("frame", template=frame)
     return tuple(made)
+
+
+@functools.cache
+def by_kind() -> Mapping[str, tuple[Dress, ...]]:
+    """The dresses but for the bare one, by kind, in the order of the kinds' names."""
+    kinds = sorted({dress.kind for dress in dresses()} - {BARE.kind})
+    return {kind: tuple(dress for dress in dresses() if dress.kind == kind) for kind in kinds}
 
 
 @functools.cache

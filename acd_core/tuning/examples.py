@@ -11,7 +11,7 @@ from acd_core.backbone import Backbone
 from acd_core.chat import SOFT, Chat
 from acd_core.errors import TuningError
 from acd_core.tuning.anchors import AnchorPair, AnchorSplit
-from acd_core.tuning.dresses import BARE, dress_named, dresses
+from acd_core.tuning.dresses import BARE, by_kind, dress_named
 from acd_core.tuning.objectives import Class, Objective
 
 WINDOW = 4
@@ -147,10 +147,9 @@ class Batches:
     def _dress(self, turn: int) -> str:
         """The dress of the `turn`-th step that wears one. Kinds take turns, whatever the number of their dresses."""
         rng = random.Random(f"{self._seed}/dress/{turn}")
-        kinds = sorted({dress.kind for dress in dresses()} - {BARE.kind})
+        kinds = list(by_kind())
         epoch, place = divmod(turn, len(kinds))
-        kind = kinds[self._shuffled("kinds", epoch, len(kinds))[place]]
-        return rng.choice([dress.name for dress in dresses() if dress.kind == kind])
+        return rng.choice(by_kind()[kinds[self._shuffled("kinds", epoch, len(kinds))[place]]]).name
 
     def _pick(self, name: str, index: int, size: int) -> int:
         epoch, place = divmod(index, size)

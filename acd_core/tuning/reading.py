@@ -30,9 +30,9 @@ from acd_core.gate import TOP, Gate, Levels
 from acd_core.hidden_states import decoder_layers, reading_layers
 from acd_core.tuning import anchors as anchor_data
 from acd_core.tuning.anchors import Instruction, SplitName
-from acd_core.tuning.dresses import BARE, Dress, dresses, dresses_digest
+from acd_core.tuning.dresses import BARE, Dress, by_kind, dresses_digest
 from acd_core.tuning.progress import Bar
-from acd_core.tuning.streams import Prefix, greedy, prefill, shared_start
+from acd_core.tuning.streams import Prefix, greedy, keys_and_values, prefill, shared_start
 
 SHARE = 0.05
 """Share of dressed harmless validation requests for which a reading may open the gate."""
@@ -54,6 +54,11 @@ LEARNT: tuple[SplitName, ...] = ("safe", "unsafe", "more_safe", "more_unsafe")
 Ids = tuple[int, ...]
 States = dict[int, Tensor]
 """layer -> [tokens, width] float16 of one row, from the start of its last turn on."""
+
+
+def layers_read(count: int) -> tuple[int, ...]:
+    """The layers that are read of a model with `count`, from 1."""
+    return tuple(sorted({max(1, round(depth * count)) for depth in DEPTHS}))
 
 
 @dataclass(frozen=True)
@@ -136,8 +141,7 @@ def _learn(
     backbone: Backbone, validation: tuple[Sequence[Instruction], Sequence[Instruction]], seed: int, progress: bool
 ) -> Gate | None:
     chat, rng = Chat(backbone.tokenizer), random.Random(seed)
-    pool = dresses()
-    kinds = sorted({dress.kind for dress in pool} - {BARE.kind})
+    kinds = list(by_kind())
 
     def requests(rows: Sequence[Instruction], harmful: bool, share: float) -> list[DressedRequest]:
         """Every one bare, and a share of them also in a dress; kinds are equally likely."""
@@ -145,9 +149,7 @@ def _learn(
         for row in rows:
             made.append(_worn(chat, row.text, BARE, harmful))
             if rng.random() < share and len(row.text.split()) <= LONGEST:
-                kind = rng.choice(kinds)
-                worn = rng.choice([dress for dress in pool if dress.kind == kind])
-                made.append(_worn(chat, row.text, worn, harmful))
+                made.append(_worn(chat, row.text, rng.choice(by_kind()[rng.choice(kinds)]), harmful))
         return made
 
     held_out = [row for part in validation for row in part]  # also where somebody's own are among the bundled ones
@@ -160,13 +162,12 @@ def _learn(
         _replied(backbone, chat, group[::3], rng) if chat.appended_header else []
         for group in (bare, [each for each in tried if each.kind == BARE.kind])
     )
-    count = len(decoder_layers(backbone.model) or ())
-    layers = sorted({max(1, round(depth * count)) for depth in DEPTHS})
+    layers = layers_read(len(decoder_layers(backbone.model) or ()))
     groups = (learnt, tried, replies, tried_replies)
     with Bar("Reading anchors", sum(map(len, groups)), shown=progress) as bar:
         states = [hidden_states(backbone, group, layers, bar.advance) for group in groups]
     best: tuple[float, Gate] | None = None
-    choices = dict.fromkeys([(layers[len(layers) // 2],), tuple(layers)])
+    choices = dict.fromkeys([(layers[len(layers) // 2],), layers])
     with Bar("Fitting readings", len(choices), shown=progress) as bar:
         for chosen in choices:
             try:
@@ -245,13 +246,8 @@ def _prefix(backbone: Backbone, ids: Ids, layers: Sequence[int], states: dict[in
     with reading_layers(backbone.model, layers, states.__setitem__, stop=True):
         embeds = backbone.embed(torch.tensor([ids], device=backbone.device))
         backbone.model(inputs_embeds=embeds, past_key_values=cache, use_cache=True)
-    kept: list[Tensor] = []
-    for layer in cache.layers[: max(layers)]:
-        keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
-        if keys is None or values is None or keys.shape[-2] != len(ids):
-            return None
-        kept += [keys, values]
-    return Prefix(len(ids), (), tuple(kept))
+    kept = keys_and_values(cache, len(ids), max(layers))
+    return None if kept is None else Prefix(len(ids), (), kept)
 
 
 def _half(states: Tensor) -> Tensor:
@@ -355,10 +351,7 @@ def _added(one: Tensor, other: Tensor, labels: Tensor) -> tuple[tuple[float, flo
     """How two readings add up to log odds of harm: weights, none below 0, and a bias."""
     found, bias = fit_pooled(list(torch.stack([one, other], -1)[:, None]), labels, 1e-3)
     first, second = found.tolist()
-    if first <= 0.0 or second <= 0.0:
-        kept = max(first, second, 1e-3)
-        return (kept if first >= second else 1e-3 * kept, kept if second > first else 0.0), bias
-    return (first, second), bias
+    return (max(first, 1e-3), max(second, 0.0)), bias  # the first is what the other is a share of
 
 
 def _limit(harmless: Tensor) -> Tensor:

@@ -99,20 +99,28 @@ def prefill(
             use_cache=True,
             logits_to_keep=backbone.last_positions(length, 1),
         )
-    roots: list[Tensor] = []
-    for layer in cache.layers:
-        keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
-        if keys is None or values is None or keys.shape[-2] != length:
-            raise TuningError(
-                f"{backbone.model_id!r} ({backbone.model_type}) does not keep keys and values of all {length} prompt "
-                "positions in every layer (a recurrent state, shared layers, or a very short window), so a prompt "
-                "cannot be tuned through its cache.",
-                hint="Use a transformer model with ordinary or wide sliding-window attention.",
-            )
-        roots += [keys, values]
+    roots = keys_and_values(cache, length)
+    if roots is None:
+        raise TuningError(
+            f"{backbone.model_id!r} ({backbone.model_type}) does not keep keys and values of all {length} prompt "
+            "positions in every layer (a recurrent state, shared layers, or a very short window), so a prompt "
+            "cannot be tuned through its cache.",
+            hint="Use a transformer model with ordinary or wide sliding-window attention.",
+        )
     wanted = soft is not None and soft.requires_grad and torch.is_grad_enabled()
     leaves = tuple(root.detach().requires_grad_(wanted) for root in roots)
-    return Prefix(length, tuple(roots), leaves)
+    return Prefix(length, roots, leaves)
+
+
+def keys_and_values(cache: DynamicCache, length: int, layers: int | None = None) -> tuple[Tensor, ...] | None:
+    """Keys and values by turns of the first `layers` layers (None: all). None where one lacks some of `length` ids."""
+    found: list[Tensor] = []
+    for layer in cache.layers[:layers]:
+        keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
+        if keys is None or values is None or keys.shape[-2] != length:
+            return None
+        found += [keys, values]
+    return tuple(found)
 
 
 def reply_logits(

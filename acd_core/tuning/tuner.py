@@ -27,7 +27,7 @@ from acd_core.pair import PromptPair, replacing
 from acd_core.tuning import anchors as anchor_data
 from acd_core.tuning.checkpoint import Checkpoint, State, forget, replaceable
 from acd_core.tuning.choice import RULES, choose, rank
-from acd_core.tuning.dresses import BEHIND, dresses, dresses_digest
+from acd_core.tuning.dresses import BEHIND, by_kind, dresses_digest
 from acd_core.tuning.examples import Batches, Encoder, Example
 from acd_core.tuning.gradients import PROMPTS
 from acd_core.tuning.memory import Fit
@@ -222,7 +222,7 @@ class _Run:
             at = max(range(len(examples)), key=lambda place: len(examples[place]))
             longest[name] = [examples[at]]
             if self.plan.dressed:
-                longest[name] += [self._worn(name, at, each.name) for each in dresses() if each.kind == BEHIND]
+                longest[name] += [self._worn(name, at, each.name) for each in by_kind()[BEHIND]]
         return longest
 
     # -- the course of a run ------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from acd_core.lm import ContrastiveLM
 from acd_core.pair import PromptPair
 from acd_core.pair_card import model_card
 from acd_core.params import GateReport
-from tests.core.test_gate import NEVER, gate, open_lm
+from tests.core.gated import NEVER, gate, open_lm
 from tests.core.tiny import family
 
 FIXED = ("--max-tokens", "8", "--device", "cpu", "--dtype", "float32", "--no-stream")

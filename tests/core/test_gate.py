@@ -17,18 +17,7 @@ from acd_core.engine import EngineOptions
 from acd_core.gate import Gate, Levels
 from acd_core.hidden_states import reading_layers
 from acd_core.params import Done, TextDelta
-from tests.core.gated import (
-    ALWAYS,
-    BEGUN,
-    NEVER,
-    NEW,
-    PROMPTS,
-    TURNS,
-    gate,
-    open_lm,
-    reading_of,
-    settle,
-)
+from tests.core.gated import ALWAYS, BEGUN, NEVER, NEW, PROMPTS, TURNS, gate, open_lm, reading_of, settle
 from tests.core.tiny import family
 
 

@@ -9,18 +9,7 @@ from typing import Any
 import pytest
 
 from acd_core.params import TextDelta
-from tests.core.gated import (
-    ALWAYS,
-    BEGUN,
-    NEVER,
-    NEW,
-    PROMPTS,
-    TURNS,
-    gate,
-    lm_params,
-    open_lm,
-    pause,
-)
+from tests.core.gated import ALWAYS, BEGUN, NEVER, NEW, PROMPTS, TURNS, gate, lm_params, open_lm, pause
 
 
 @pytest.mark.parametrize("method", ["acd", "adacd"])

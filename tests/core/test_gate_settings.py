@@ -14,11 +14,7 @@ from acd_core import ContrastiveLM, PromptPair
 from acd_core.errors import GateError, PairError, PairMismatchError, UsageError
 from acd_core.gate import GateRules, Levels
 from acd_core.params import ContrastParams
-from tests.core.gated import (
-    NEVER,
-    gate,
-    open_lm,
-)
+from tests.core.gated import NEVER, gate, open_lm
 from tests.core.tiny import family
 
 
@@ -72,7 +68,7 @@ def test_a_pair_keeps_its_gate(tmp_path: Path) -> None:
     assert PromptPair.load(tmp_path / "text").gate is not None
 
 
-@pytest.mark.parametrize("harm", ["missing", "truncated", "nan", "layers", "levels", "no dict"])
+@pytest.mark.parametrize("harm", ["missing", "truncated", "nan", "layers", "levels", "older", "no dict"])
 def test_a_damaged_gate_is_refused(tmp_path: Path, harm: str) -> None:
     folder = PromptPair(torch.ones(2, 48), torch.ones(3, 48), gate=gate(0.25)).save(tmp_path / "pair")
     weights, described = folder / "gate" / "reading.safetensors", folder / "pair.json"
@@ -86,6 +82,8 @@ def test_a_damaged_gate_is_refused(tmp_path: Path, harm: str) -> None:
         document["gate"]["biases"][0] = float("nan")
     elif harm == "layers":
         document["gate"]["layers"] = [1]
+    elif harm == "older":  # whose two readings of a prompt were not meant to be added up
+        del document["gate"]["carried"]
     elif harm == "levels":
         document["gate"]["prompt"] = {"threshold": 0.0}
     else:

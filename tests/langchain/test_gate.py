@@ -20,7 +20,7 @@ from acd_core.gate import Levels
 from acd_core.params import ContrastReport, GateReport
 from acd_integrations._gate import operator_rules, reported
 from acd_integrations.langchain import ChatACD
-from tests.core.test_gate import ALWAYS, NEVER, gate, open_lm
+from tests.core.gated import ALWAYS, NEVER, gate, open_lm
 
 HI = "hello"
 

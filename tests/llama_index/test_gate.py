@@ -14,7 +14,7 @@ from llama_index.core.llms import ChatMessage
 from acd_core import ContrastiveLM
 from acd_core.errors import UsageError
 from acd_integrations.llama_index import ACDLLM
-from tests.core.test_gate import NEVER, gate, open_lm
+from tests.core.gated import NEVER, gate, open_lm
 
 HI = "hello"
 ASK = [ChatMessage(role="user", content=HI)]

@@ -52,7 +52,7 @@ def test_a_row_counts_as_its_highest_tokens() -> None:
     assert reading.auc(reading.pool(rows[120:], weight, bias), torch.tensor(labels[120:])) > 0.97
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen2"])
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gemma2"])
 def test_states_are_the_models_own(name: str) -> None:
     model, tokenizer = family(name)
     backbone, chat = Backbone.wrap(model, tokenizer), Chat(tokenizer)
