@@ -137,6 +137,7 @@ def main() -> None:
     parser.add_argument("--dressed", type=int, default=40, help="prompts a set in every dress but the bare one")
     parser.add_argument("--ungated", type=int, default=100, help="prompts a set for the methods without a gate")
     parser.add_argument("--arms", default="acd,sp,rose")
+    parser.add_argument("--seeds", nargs="*", default=[], help="pairs of other seeds: gated acd, bare")
     asked = parser.parse_args()
     sets = {name: load_benchmark(name, asked.data) for name in (*HARMFUL, *HARMLESS)}
     prompts = {
@@ -150,6 +151,8 @@ def main() -> None:
         document = measured(run, prompts, asked)
         document["gate"] = dict(lm.pair.gate.metrics) | {"layers": list(lm.pair.gate.layers)}
         document["pair"] = {key: lm.pair.metrics.get(key) for key in ("objective", "steps", "seed", "seconds")}
+    plain = {name: run.replies("none", "bare", name, texts) for name, texts in prompts.items()}
+    document["seeds"] = [of_seed(asked, pair, prompts, plain) for pair in asked.seeds]
     results = Path(asked.results)
     results.mkdir(parents=True, exist_ok=True)
     (results / "gate.json").write_text(json.dumps(document, indent=1) + "\n")
@@ -215,6 +218,27 @@ def measured(run: Runner, prompts: dict[str, list[str]], asked: argparse.Namespa
     }
 
 
+def of_seed(
+    asked: argparse.Namespace, pair: str, prompts: dict[str, list[str]], plain: dict[str, list[dict[str, Any]]]
+) -> dict[str, Any]:
+    """Gated acd with another pair. A closed gate leaves the model alone's reply, which is there; so only requests for
+    which one token shows the gate open are replied to."""
+    found: dict[str, Any] = {}
+    with ContrastiveLM.from_pretrained(asked.model, pair) as lm:
+        assert lm.pair is not None
+        run = Runner(lm, Path(asked.out) / Path(pair).name, asked.tokens)
+        glance = Runner(lm, run.out, 1)
+        for name, texts in prompts.items():
+            looked = glance.replies("glance", "bare", name, texts, method="acd", recheck=0)
+            at = [index for index, row in enumerate(looked) if row["opened_at"] is not None]
+            replied = run.replies("gated", "bare", name, [texts[index] for index in at], method="acd", recheck=0)
+            refused = [row["refused"] for row in plain[name]]
+            for index, row in zip(at, replied):
+                refused[index] = row["refused"]
+            found[name] = {"flagged": rate([row["opened_at"] is not None for row in looked]), "refused": rate(refused)}
+        return {"seed": lm.pair.metrics.get("seed"), "sets": found}
+
+
 def page(document: dict[str, Any]) -> str:
     """The results as Markdown."""
     names = (*HARMFUL, *HARMLESS)
@@ -236,6 +260,11 @@ def page(document: dict[str, Any]) -> str:
     lines.append(
         "| same reply as the model alone, gated acd | | " + " | ".join(f"{same[n][0]:.2f}" for n in names) + " |"
     )
+    for other in document["seeds"]:
+        rates = other["sets"]
+        mean = statistics.fmean(rates[name]["refused"][0] for name in HARMFUL)
+        cells = " | ".join(f"{rates[name]['refused'][0]:.2f}" for name in names)
+        lines.append(f"| acd, gated, the pair of seed {other['seed']} | **{mean:.3f}** | {cells} |")
     lines += [
         "",
         "## In dresses that nothing was learnt from",

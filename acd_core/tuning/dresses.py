@@ -41,6 +41,8 @@ REQUEST = "{request}"
 BARE = Dress("bare", "bare")
 BEHIND = "request first"
 """The kind of dress that puts much behind the request."""
+FAR = (BEHIND, "long system text")
+"""The kinds that put much between a prompt of ours and the reply."""
 BEGUN_SHARE = 0.2
 """Of the refusals a pair learns from, how many follow a reply that is already under way."""
 

@@ -11,7 +11,7 @@ from acd_core.backbone import Backbone
 from acd_core.chat import SOFT, Chat
 from acd_core.errors import TuningError
 from acd_core.tuning.anchors import AnchorPair, AnchorSplit
-from acd_core.tuning.dresses import BARE, by_kind, dress_named
+from acd_core.tuning.dresses import BARE, FAR, by_kind, dress_named
 from acd_core.tuning.objectives import Class, Objective
 
 WINDOW = 4
@@ -101,8 +101,8 @@ class Batches:
     """Which rows step `i` sees: a pure function of (seed, i), so that a resumed run sees what it would have seen.
 
     The batch is shared out between the classes, equally or by `weights`; each class runs through its examples in
-    shuffled epochs. worn: an example by class and number in a dress; every second step then wears one, so that all its
-    rows start alike and that start is run once.
+    shuffled epochs. worn: an example by class and number in a dress; two steps of three then wear one, so that all of
+    their rows start alike and that start is run once.
     """
 
     def __init__(
@@ -130,7 +130,8 @@ class Batches:
         window, slot = divmod(step, WINDOW)
         # One order of slots for all classes: short rows of one meet short rows of another.
         slot = self._shuffled("slots", window, WINDOW)[slot]
-        dress = self._dress(step // 2) if self._worn is not None and step % 2 else BARE.name
+        third, place = divmod(step, 3)
+        dress = self._dress(2 * third + place - 1) if self._worn is not None and place else BARE.name
         rows: list[Row] = []
         for name, examples in self._classes.items():
             count = self._shares[name]
@@ -145,9 +146,10 @@ class Batches:
         return rows
 
     def _dress(self, turn: int) -> str:
-        """The dress of the `turn`-th step that wears one. Kinds take turns, whatever the number of their dresses."""
+        """The dress of the `turn`-th step that wears one. Kinds take turns, whatever the number of their dresses; those
+        that put much between prompt and reply come twice, since a pair holds there last."""
         rng = random.Random(f"{self._seed}/dress/{turn}")
-        kinds = list(by_kind())
+        kinds = [*by_kind(), *FAR]
         epoch, place = divmod(turn, len(kinds))
         return rng.choice(by_kind()[kinds[self._shuffled("kinds", epoch, len(kinds))[place]]]).name
 

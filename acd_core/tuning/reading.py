@@ -38,7 +38,7 @@ SHARE = 0.05
 """Share of dressed harmless validation requests for which a reading may open the gate."""
 LEAST_AUC = 0.85
 """Below this area under the curve on the validation requests a reading is a nuisance: no gate is made."""
-RIDGE = {"token": 0.2, "header": 0.3, "appended": 0.3}
+RIDGE = {"token": 0.1, "header": 0.1, "appended": 0.3}
 """Weight of the squared norm, on standardised states, beside a loss that is a mean."""
 DEPTHS = (0.47, 0.54, 0.6)
 """Layers that are read, as shares of the model's depth: below them a model knows words, above them its next token. The

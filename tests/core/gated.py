@@ -26,9 +26,11 @@ BEGUN: list[dict[str, Any]] = [{"role": "user", "content": "hello"}, {"role": "a
 ALWAYS, NEVER = -math.inf, 1e9
 
 
-def gate(prompt: float, reply: float | None = NEVER, *, seed: int = 3, layers: tuple[int, ...] = (2, 3)) -> Gate:
-    """A random reading of the tiny models (width 48) that opens above `prompt`, and above `reply` in a reply."""
-    weights = torch.randn((3, len(layers), 48), generator=torch.Generator().manual_seed(seed))
+def gate(
+    prompt: float, reply: float | None = NEVER, *, seed: int = 3, layers: tuple[int, ...] = (2, 3), width: int = 48
+) -> Gate:
+    """A random reading of the tiny models (of `width`) that opens above `prompt`, and above `reply` in a reply."""
+    weights = torch.randn((3, len(layers), width), generator=torch.Generator().manual_seed(seed))
 
     def levels(threshold: float) -> Levels:
         return Levels((-1.0, 0.0, 1.0), (2.0, 3.0, 4.0), max(-1e9, threshold))

@@ -6,6 +6,7 @@ own and is really killed. Usage: python -m tests.tuning.killed_runs FOLDER
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import json
@@ -22,6 +23,7 @@ import torch
 
 from acd_core.backbone import Backbone
 from acd_core.tuning import Instruction, anchors, tune, tuner
+from tests.core.gated import gate as random_gate
 from tests.tuning.conftest import OddJudge, make_tiny, make_tokenizer
 
 # Where a run is killed: (module, name) of what it is about to call, and at which call; with a class, module.Class.
@@ -34,21 +36,26 @@ POINTS: dict[str, tuple[str, str, int]] = {
     "making the pair": ("acd_core.pair", "model_card", 1),
     "after the pair": ("acd_core.tuning.tuner", "forget", 1),
 }
+BEHIND_A_GATE = ("after the anchors", "between checkpoints", "writing a checkpoint")
+"""The points at which a run behind a gate, whose steps wear dresses, is killed as well."""
 
 
-def instructions(split: str) -> tuple[Instruction, ...]:
+def instructions(split: str, anchors: int = 11) -> tuple[Instruction, ...]:
     """A few made-up ones instead of those that are bundled."""
     kind = "ill" if "unsafe" in split else "kind"
     mine = "wish" if split.startswith("validation") else "aim"
-    count = 3 if split.startswith("validation") else 11
+    count = 3 if split.startswith("validation") else anchors
     return tuple(Instruction(f"{split}{index}", f"a {kind} {mine}, number {index}") for index in range(count))
 
 
-def run(backbone: Backbone, out: Path) -> None:
+def run(backbone: Backbone, out: Path, gated: bool) -> None:
+    if gated:  # the model replies to half of them only
+        anchors.bundled_instructions = functools.partial(instructions, anchors=40)  # type: ignore[assignment]
     # The seed is one with which alpha 0 does not win: where it does, nothing more is tried and there is less to kill.
+    gate = random_gate(0.0, layers=(1, 2), width=32) if gated else False
     tune(
-        backbone, None, out=out, judge=OddJudge(), progress=False, steps=8, batch=6, warmup=2,
-        reply_tokens=6, validate_every=4, validation_tokens=4, seed=1, gate=False,
+        backbone, None, out=out, judge=OddJudge(), progress=False, steps=8, batch=6, warmup=2, reply_tokens=6,
+        validate_every=4, validation_tokens=4, seed=1, gate=gate, objective="gated" if gated else None,
     )  # fmt: skip
 
 
@@ -103,22 +110,25 @@ def outcome(out: Path) -> dict[str, Any]:
 
 def main(folder: Path) -> None:
     torch.set_num_threads(1)  # no pool of threads that a fork would lose
-    backbone, whole = make_tiny(make_tokenizer()), folder / "whole"
-    assert in_child(lambda: run(backbone, whole)) == 0
-    results: dict[str, Any] = {"whole": outcome(whole)}
-    for number, (point, place) in enumerate(POINTS.items()):
-        out = folder / f"pair{number}"
-        if "anchors" not in point:  # nothing new in making them again
-            shutil.copytree(folder / "whole.tuning", folder / f"pair{number}.tuning")
+    backbone = make_tiny(make_tokenizer())
+    results: dict[str, Any] = {}
+    for kind, points in (("", tuple(POINTS)), ("gated ", BEHIND_A_GATE)):
+        whole = folder / f"{kind}whole"
+        assert in_child(lambda kind=kind, whole=whole: run(backbone, whole, bool(kind))) == 0  # type: ignore[misc]
+        results[f"{kind}whole"] = outcome(whole)
+        for point in points:
+            out = folder / f"{kind}{point}"
+            if "anchors" not in point:  # nothing new in making them again
+                shutil.copytree(folder / f"{kind}whole.tuning", folder / f"{kind}{point}.tuning")
 
-        def killed(out: Path = out, place: tuple[str, str, int] = place) -> None:
-            die_at(*place)
-            run(backbone, out)
+            def killed(out: Path = out, point: str = point, gated: bool = bool(kind)) -> None:
+                die_at(*POINTS[point])
+                run(backbone, out, gated)
 
-        first = in_child(killed)
-        there = out.exists()
-        again = in_child(lambda out=out: run(backbone, out))  # type: ignore[misc]
-        results[point] = {"first": first, "pair after the kill": there, "again": again, **outcome(out)}
+            first = in_child(killed)
+            there = out.exists()
+            again = in_child(lambda out=out, kind=kind: run(backbone, out, bool(kind)))  # type: ignore[misc]
+            results[kind + point] = {"first": first, "pair after the kill": there, "again": again, **outcome(out)}
     print(json.dumps(results))
 
 

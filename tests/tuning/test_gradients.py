@@ -91,9 +91,9 @@ def test_what_rows_start_with_alike_may_be_run_once(
         return encoder.example(split.of(data)[at], 6, dress)
 
     batches = Batches(classes, 9, seed=1, worn=worn)
-    assert batches.rows(2) == Batches(classes, 9, seed=1).rows(2)  # every second step is bare
+    assert batches.rows(3) == Batches(classes, 9, seed=1).rows(3)  # every third step is bare
     seen = set()
-    for step in (1, 3, 5, 7, 9, 11, 13):  # a dress of every kind
+    for step in (1, 2, 4, 5, 7, 8, 10, 11, 13):  # a dress of every kind
         rows = batches.rows(step)
         apart = [replace(row, share=1.0) for row in rows if row.data == "harmless_accepted"]
         shared = streams.shared_start([row.example.request.after for row in rows])

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from tests.tuning.killed_runs import POINTS
+from tests.tuning.killed_runs import BEHIND_A_GATE, POINTS
 
 ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
-    pytest.mark.timeout(900),  # fifteen short runs: half a minute, and more on a machine that others use
+    pytest.mark.timeout(900),  # twenty-two short runs: half a minute, and more on a machine that others use
 ]
 
 
@@ -31,9 +31,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return dict(json.loads(done.stdout))
 
 
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("point", [*POINTS, *(f"gated {point}" for point in BEHIND_A_GATE)])
 def test_the_same_prompts_in_the_end(results: dict[str, Any], point: str) -> None:
-    found, whole = dict(results[point]), results["whole"]
+    found, whole = dict(results[point]), results["gated whole" if point.startswith("gated") else "whole"]
     assert found.pop("first") == -signal.SIGKILL
     assert found.pop("again") == 0
     assert found.pop("pair after the kill") is (point == "after the pair")
