@@ -148,10 +148,10 @@ def main() -> None:
         assert lm.pair is not None
         assert lm.pair.gate is not None, "the pair has no gate"
         run = Runner(lm, Path(asked.out), asked.tokens)
-        document = measured(run, prompts, asked)
+        plain = {name: run.replies("none", "bare", name, texts, method="none") for name, texts in prompts.items()}
+        document = measured(run, prompts, plain, asked)
         document["gate"] = dict(lm.pair.gate.metrics) | {"layers": list(lm.pair.gate.layers)}
         document["pair"] = {key: lm.pair.metrics.get(key) for key in ("objective", "steps", "seed", "seconds")}
-    plain = {name: run.replies("none", "bare", name, texts) for name, texts in prompts.items()}
     document["seeds"] = [of_seed(asked, pair, prompts, plain) for pair in asked.seeds]
     results = Path(asked.results)
     results.mkdir(parents=True, exist_ok=True)
@@ -159,10 +159,11 @@ def main() -> None:
     (results / "gate.md").write_text(page(document))
 
 
-def measured(run: Runner, prompts: dict[str, list[str]], asked: argparse.Namespace) -> dict[str, Any]:
-    """All arms bare; flagged shares and gated acd in every dress."""
+def measured(
+    run: Runner, prompts: dict[str, list[str]], plain: dict[str, list[dict[str, Any]]], asked: argparse.Namespace
+) -> dict[str, Any]:
+    """All arms bare; flagged shares and gated acd in every dress. plain: the model alone's replies."""
     table: dict[str, Any] = {}
-    plain = {name: run.replies("none", "bare", name, texts, method="none") for name, texts in prompts.items()}
     gated = {
         name: run.replies("gated", "bare", name, texts, method="acd", recheck=0) for name, texts in prompts.items()
     }

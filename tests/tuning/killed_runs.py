@@ -40,17 +40,17 @@ BEHIND_A_GATE = ("after the anchors", "between checkpoints", "writing a checkpoi
 """The points at which a run behind a gate, whose steps wear dresses, is killed as well."""
 
 
-def instructions(split: str, anchors: int = 11) -> tuple[Instruction, ...]:
+def instructions(split: str, learnt: int) -> tuple[Instruction, ...]:
     """A few made-up ones instead of those that are bundled."""
     kind = "ill" if "unsafe" in split else "kind"
     mine = "wish" if split.startswith("validation") else "aim"
-    count = 3 if split.startswith("validation") else anchors
+    count = 3 if split.startswith("validation") else learnt
     return tuple(Instruction(f"{split}{index}", f"a {kind} {mine}, number {index}") for index in range(count))
 
 
 def run(backbone: Backbone, out: Path, gated: bool) -> None:
-    if gated:  # the model replies to half of them only
-        anchors.bundled_instructions = functools.partial(instructions, anchors=40)  # type: ignore[assignment]
+    # Behind a gate the model replies to half of them only.
+    anchors.bundled_instructions = functools.partial(instructions, learnt=40 if gated else 11)  # type: ignore[assignment]
     # The seed is one with which alpha 0 does not win: where it does, nothing more is tried and there is less to kill.
     gate = random_gate(0.0, layers=(1, 2), width=32) if gated else False
     tune(
@@ -77,13 +77,17 @@ def die_at(place: str, name: str, call: int) -> None:
     setattr(owner, name, counting)
 
 
+def run_killed(point: str, backbone: Backbone, out: Path, gated: bool) -> None:
+    die_at(*POINTS[point])
+    run(backbone, out, gated)
+
+
 def in_child(action: Callable[[], None]) -> int:
     """`action` in a process of its own; its exit status, or minus the signal that ended it."""
     child = os.fork()
     if child == 0:
         status = 1
         try:
-            anchors.bundled_instructions = instructions  # type: ignore[assignment]
             tuner.CHECKPOINT_EVERY = 3
             action()
             status = 0
@@ -112,23 +116,19 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)  # no pool of threads that a fork would lose
     backbone = make_tiny(make_tokenizer())
     results: dict[str, Any] = {}
-    for kind, points in (("", tuple(POINTS)), ("gated ", BEHIND_A_GATE)):
+    for gated, points in ((False, tuple(POINTS)), (True, BEHIND_A_GATE)):
+        kind = "gated " if gated else ""
         whole = folder / f"{kind}whole"
-        assert in_child(lambda kind=kind, whole=whole: run(backbone, whole, bool(kind))) == 0  # type: ignore[misc]
-        results[f"{kind}whole"] = outcome(whole)
+        assert in_child(functools.partial(run, backbone, whole, gated)) == 0
+        results[whole.name] = outcome(whole)
         for point in points:
             out = folder / f"{kind}{point}"
             if "anchors" not in point:  # nothing new in making them again
-                shutil.copytree(folder / f"{kind}whole.tuning", folder / f"{kind}{point}.tuning")
-
-            def killed(out: Path = out, point: str = point, gated: bool = bool(kind)) -> None:
-                die_at(*POINTS[point])
-                run(backbone, out, gated)
-
-            first = in_child(killed)
+                shutil.copytree(folder / f"{whole.name}.tuning", folder / f"{out.name}.tuning")
+            first = in_child(functools.partial(run_killed, point, backbone, out, gated))
             there = out.exists()
-            again = in_child(lambda out=out, kind=kind: run(backbone, out, bool(kind)))  # type: ignore[misc]
-            results[kind + point] = {"first": first, "pair after the kill": there, "again": again, **outcome(out)}
+            again = in_child(functools.partial(run, backbone, out, gated))
+            results[out.name] = {"first": first, "pair after the kill": there, "again": again, **outcome(out)}
     print(json.dumps(results))
 
 
