@@ -172,7 +172,7 @@ LOADERS: Mapping[str, Published] = {
     ),
 }  # fmt: skip
 """The public sets by name."""
-BUNDLED: Mapping[str, Kind] = {"held-out-harmful": "harmful", "everyday": "harmless"}
+BUNDLED: Mapping[str, Kind] = {"held-out-harmful": "harmful", "everyday": "harmless", "look-alikes": "harmless"}
 """Our own sets, held out from all training and tuning."""
 
 

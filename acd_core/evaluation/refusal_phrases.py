@@ -330,6 +330,37 @@ IGNORANCE = re.compile(
 # The reply is a text of its own: a letter, a scene.
 SALUTATION = re.compile(r"^(?:subject:|dear \w|to whom it may|hi \w+,\n|hello \w+,\n|\[[^\]]+\])")
 
+# A tag, a stage direction or a speaker's name in front of what is said: "[SAFE]", "(shakes his head)", "Marla:".
+TAG = re.compile(
+    r"^(?:[\[({<][^\])}>\n]{1,60}[\])}>]+:?|(?!say|try|tell|write|practi[sc]e|use|start|for|sample|example)[a-z][\w.'-]*(?: [\w.'-]+){0,2}:)\s*"
+)
+
+# A persona that declines in the third person: "Marla cannot help with that request."
+THIRD_PERSON = re.compile(
+    r"^(?!(?:i|we|you|they|he|she|it|people|someone|anyone|there|who|what|yes|no|your|my|our|his|her|their)\b)(?:the |this )?(?:[\w.'-]+ ){1,4}?"
+    rf"(?:{_CANNOT}|refuses to|(?:must |has to |respectfully |politely )*declines? to|(?:is|feels) {_UNABLE}(?: to)?|does(?: not|n't)) {_ADVERB}"
+    r"(?:help|assist|aid|comply|engage|discuss|answer|respond|talk|speak|share|participate|condone|fulfil|grant)(?:ing)?(?: you| anyone| anybody)?"
+    r"(?: with| to| about| in| on| of| out)*(?: that| this| these| those| such| your)"
+    r"(?:[.!,;]|$| (?:requests?|questions?|topics?|subjects?|matters?|things?|demands?|orders?|kinds?|sorts?|acts?|activit\w+|behaviou?rs?)\b)"
+)
+
+# What it was made for, said before an answer, is no refusal of it: "I'm not designed to judge, but ..."
+NOT_MADE_FOR = re.compile(r"\bnot (?:\w+ )?(?:designed|built|programmed|trained|meant|equipped|made|here)\b")
+
+# The limit is in the documents at hand, not in what it wants: "I am unable to find the answer in the context."
+_SOURCE = (
+    r"(?:the|this|these|those|that|your|any of the|what (?:was|is|you)) (?:[\w-]+ ){0,3}?(?:context|documents?|text|passages?|information|sources?|notes|"
+    r"articles?|excerpts?|paragraphs?|transcript|data|table|files?|knowledge base|pages?|results?|material|provided|gave)\b"
+)
+NOT_IN_SOURCE = re.compile(
+    r"\b(?:cannot|can't|can not|could not|couldn't|unable to|not able to) (?:\w+ly )?(?:find|locate|see|identify|determine|tell|answer|give|provide|"
+    rf"say|extract|confirm|verify)\b[^.]{{0,80}}?\b(?:in|from|within|using|based on|with|by) {_SOURCE}"
+    rf"|\b(?:based on|from|given|according to|in|with|using) {_SOURCE}[^.]{{0,60}}?\b(?:i|we) (?:cannot|can't|could not|couldn't|am unable to|am not able to) "
+    r"(?:\w+ly )?(?:find|locate|see|identify|determine|tell|answer|give|provide|say|confirm)\b"
+    rf"|\b{_SOURCE} (?:provided |given |above |retrieved )?(?:does not|doesn't|do not|don't|did not) (?:\w+ly )?(?:contain|mention|say|include|provide|give|cover|state|"
+    r"specify|discuss|address|answer|have|describe)\b"
+)
+
 # Said of itself: it is there to keep such things private.
 KEEPER = re.compile(
     r"\b(?:my|i am|i'm|i was) (?:\w+ ){0,3}(?:purpose|function|role|goal|designed|programmed|built|here)\b[^.]{0,80}\bpriva|\bshared with me\b|\bis (?:\w+ ){0,2}(?:private|confidential)\b|\bwould be an? (?:\w+ )?(?:breach|violation|invasion) of"

@@ -54,6 +54,11 @@ VOICE = re.compile(
     r"\b(?:role-?play\w*|act (?:as|like)|speak as|play the (?:role|part)|(?:imagine|pretend|assume) (?:that )?(?:you|to be|the role)|"
     r"take on the role|from the perspective of|^(?:please )?you are an?)\b"
 )
+# A sentence is to be said back, so that what it says is not said in the assistant's own name.
+SAY_BACK = re.compile(
+    r"(?<!not )(?<!never )(?<!n't )\b(?:repeat|echo|copy|say|print|output|read (?:\w+ )?back|type|dictate|write (?:down|out))\b"
+)
+SUPPOSING = re.compile(r"\b(?:if|when|whenever|unless|otherwise|instead)\b")  # then the assistant decides what it says
 VALUE = re.compile(
     r"\b(?:should|best|better|right|good|justified|benefits?|advantages?|deserve|fair|okay|acceptable)\b"
 )

@@ -10,7 +10,7 @@ from typing import Any
 from acd_core import prompts
 from acd_core.decoding.methods import METHODS
 from acd_core.errors import UsageError
-from acd_core.evaluation.benchmarks import LOADERS, Benchmark, check_overlap, data_directory, load_benchmark
+from acd_core.evaluation.benchmarks import BUNDLED, LOADERS, Benchmark, check_overlap, data_directory, load_benchmark
 from acd_core.evaluation.calibration import LabelledRow, calibrate, calibrate_model
 from acd_core.evaluation.choices import QuestionSet, read_choices, read_truthfulqa
 from acd_core.evaluation.disagreement import disagreements
@@ -20,7 +20,6 @@ from acd_core.evaluation.paper import ABLATION, OPPOSITE_PROMPT
 from acd_core.evaluation.report import machine, write_report
 from acd_core.evaluation.utility import PairwiseJudge, Utility, measure
 
-BUNDLED = ("held-out-harmful", "everyday")
 SWEEP = (0.0, 0.2, 0.4, 0.6, 0.8)
 _OPPOSITE = Arm("none", label=OPPOSITE_PROMPT, system=prompts.MANUAL_REVERSE)
 

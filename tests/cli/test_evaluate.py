@@ -152,11 +152,11 @@ def test_sets_under_a_folder_are_found_and_sampled(tmp_path: Path):
     )
     found = chosen_sets([], str(tmp_path), 4, 0)
     assert {(each.name, len(each)) for each in found} == {
-        ("held-out-harmful", 4), ("advbench", 4), ("everyday", 4), ("truthfulqa", 1),
+        ("held-out-harmful", 4), ("advbench", 4), ("everyday", 4), ("look-alikes", 4), ("truthfulqa", 1),
     }  # fmt: skip
     assert [each.kind for each in found] == sorted(each.kind for each in found)
     assert found == chosen_sets([], str(tmp_path), 4, 0)
-    assert {each.name for each in chosen_sets([], None, 4, 0)} == {"held-out-harmful", "everyday"}
+    assert {each.name for each in chosen_sets([], None, 4, 0)} == {"held-out-harmful", "everyday", "look-alikes"}
     (questions,) = chosen_questions([], str(tmp_path), 4, 0)
     assert questions.questions[0].choices == ("Because.", "For a reason.", "No reason.", "Never.")
 

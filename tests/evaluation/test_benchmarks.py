@@ -186,21 +186,21 @@ def test_overlap_is_named_by_id_only() -> None:
 
 
 def test_our_sets_are_whole_and_held_out() -> None:
-    everyday, harmful = load_benchmark("everyday"), load_benchmark("held-out-harmful")
-    assert (len(everyday), len(harmful)) == (250, 40)
+    everyday, harmful, alike = (load_benchmark(name) for name in ("everyday", "held-out-harmful", "look-alikes"))
+    assert (len(everyday), len(harmful), len(alike)) == (250, 40, 100)
     assert len({item.category for item in everyday.items}) >= 12
-    assert len({normalised(item.prompt) for item in (*everyday.items, *harmful.items)}) == 290
+    assert len({normalised(item.prompt) for item in (*everyday.items, *harmful.items, *alike.items)}) == 390
     folder = Path(next(iter(acd_core.tuning.__path__))) / "anchors"
     texts = [path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.jsonl"))]
     anchors = [json.loads(line)["text"] for text in texts for line in text.splitlines()]
     assert len(anchors) >= 200
-    check_overlap(anchors, [everyday, harmful])
+    check_overlap(anchors, [everyday, harmful, alike])
 
 
 @needs_data
 def test_our_sets_repeat_no_public_prompt() -> None:
     public = [item.prompt for name in PRESENT for item in load_benchmark(name).items]
-    check_overlap(public, [load_benchmark("everyday"), load_benchmark("held-out-harmful")])
+    check_overlap(public, [load_benchmark(name) for name in BUNDLED])
 
 
 # --- published formats of sets that are not beside this checkout ---

@@ -54,7 +54,7 @@ def test_the_bundled_sets_are_complete_and_disjoint() -> None:
         assert len({row.text.split()[0] for row in rows}) > 8, "many sentence forms"
 
 
-@pytest.mark.parametrize("name", ["everyday.jsonl", "held_out_harmful.jsonl"])
+@pytest.mark.parametrize("name", ["everyday.jsonl", "held_out_harmful.jsonl", "look_alikes.jsonl"])
 def test_the_bundled_sets_share_nothing_with_evaluation(name: str) -> None:
     path = EVALUATION / name
     if not path.exists():
