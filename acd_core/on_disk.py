@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from acd_core.errors import ModelError
-from acd_core.gguf_header import Header, gguf_file, read_header
+from acd_core.gguf_header import SMOLLM2, Header, gguf_file, read_header
 
 REFERENCE = "reference"
 REFERENCE_MODEL_DIR = Path(__file__).parent / "reference" / "model"
 REFERENCE_PAIR_DIR = Path(__file__).parent / "reference" / "pair"
+BUNDLED_PAIRS = {REFERENCE: REFERENCE_PAIR_DIR, SMOLLM2: Path(__file__).parent / "reference" / "smollm2_pair"}
+"""Pairs in this package. Each bears the name of the model that it was tuned for."""
 CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 
 
@@ -31,16 +33,16 @@ def model_folder(name: str | os.PathLike[str], revision: str | None = None) -> P
         return None
     if file is not None:
         return file if file.is_file() else None
-    return _folder(os.fspath(name), REFERENCE_MODEL_DIR, "config.json", revision)
+    return _folder(os.fspath(name), {REFERENCE: REFERENCE_MODEL_DIR}, "config.json", revision)
 
 
 def pair_folder(name: str | os.PathLike[str], revision: str | None = None) -> Path | None:
     """As `model_folder`, for a pair."""
-    return _folder(os.fspath(name), REFERENCE_PAIR_DIR, "pair.json", revision)
+    return _folder(os.fspath(name), BUNDLED_PAIRS, "pair.json", revision)
 
 
-def _folder(name: str, bundled: Path, file: str, revision: str | None) -> Path | None:
-    path = bundled if name == REFERENCE else Path(name)
+def _folder(name: str, bundled: Mapping[str, Path], file: str, revision: str | None) -> Path | None:
+    path = bundled.get(name) or Path(name)
     if path.is_dir():
         return path
     if not is_hub_id(name):

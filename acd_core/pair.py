@@ -28,7 +28,7 @@ from safetensors.torch import save as as_safetensors
 
 from acd_core.errors import PairError, PairMismatchError, UsageError
 from acd_core.gate import Gate
-from acd_core.on_disk import REFERENCE_PAIR_DIR
+from acd_core.on_disk import BUNDLED_PAIRS
 from acd_core.pair_card import model_card
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ class PromptPair:
     def load(
         cls, source: str | os.PathLike[str], *, backbone: Backbone | None = None, revision: str | None = None
     ) -> PromptPair:
-        """Read a pair from a folder, a hub id or "reference"; with `backbone`, also check that it belongs to it.
+        """Read a pair from a folder, a hub id or by a name in BUNDLED_PAIRS; with `backbone`, check that it fits.
 
         Raises PairError for a missing, truncated or tampered pair, PairMismatchError for a pair of another model.
         """
@@ -324,7 +324,7 @@ def _swap(staging: Path, target: Path) -> None:
 
 def _find(source: str | os.PathLike[str], revision: str | None) -> Path:
     name = os.fspath(source)
-    path = REFERENCE_PAIR_DIR if name == "reference" else Path(name)
+    path = BUNDLED_PAIRS.get(name) or Path(name)
     if path.is_dir():
         return path
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:

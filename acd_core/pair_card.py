@@ -19,7 +19,8 @@ def model_card(document: Mapping[str, Any], length: int, name: str = "this-folde
     a hub id or a folder.
     """
     base = document.get("base_model") or "any chat model (textual pair)"
-    recorded = dict(_flat(document.get("metrics") or {}))
+    measured = document.get("metrics") or {}
+    recorded = dict(_flat(measured))
     figures = {key: value for key, value in recorded.items() if key.startswith(_FIGURES)}
     made = {key: value for key, value in recorded.items() if key not in figures and key not in _RECOMMENDED}
     judge = recorded.get("judge")
@@ -47,7 +48,8 @@ def model_card(document: Mapping[str, Any], length: int, name: str = "this-folde
             "## Figures",
             "",
             f"On prompts that the tuning run held out{f', judged by `{judge}`' if judge else ''}; names with `plain` "
-            "are the model alone.",
+            "are the model alone"
+            + ("; those with `test` stand for sets that nothing was learnt from." if "test" in measured else "."),
             "",
             *_table(figures),
             "",
@@ -89,7 +91,7 @@ def _gate(described: Mapping[str, Any] | None) -> Iterator[str]:
     levels = Levels(tuple(found["harmless"]), tuple(found["harmful"]), found["threshold"])
     yield "**The pair has a gate.** The prompts act only on requests that the model itself reads as harmful (in layers"
     yield f"{', '.join(map(str, described['layers']))}); to every other one it replies as if there were no pair. At the"
-    yield f"recommended threshold the gate opens for {levels.share():.1%} of the harmless requests and "
+    yield f"recommended threshold the gate opens for {levels.share():.1%} of the harmless requests and"
     yield f"{levels.caught():.1%} of the harmful ones it was validated on; `gate=False` has the prompts always act."
     yield ""
 

@@ -10,6 +10,7 @@ import typer
 from acd_core.cli.console import facts, note, say, stdout
 from acd_core.cli.gating import GATE_HELP, gate_said, gate_setting
 from acd_core.errors import ACDError, UsageError
+from acd_core.on_disk import BUNDLED_PAIRS
 from acd_core.params import Done, Generation, GenerationParams, TextDelta
 
 HELP = """/alpha X    strength of the contrast from now on, in [0, 1); 0 is exactly the model with the kept prompt
@@ -20,12 +21,14 @@ HELP = """/alpha X    strength of the contrast from now on, in [0, 1); 0 is exac
 
 
 def chat(
-    model: str = typer.Option("reference", "--model", "-m", help="Folder, hub id, GGUF file or 'reference' (bundled)."),
+    model: str = typer.Option(
+        "reference", "--model", "-m", help="Folder, hub id, GGUF file, 'smollm2' or 'reference' (bundled)."
+    ),
     pair: str = typer.Option(
         "",
         "--pair",
         "-p",
-        help="Folder, hub id or 'reference'. Default: the bundled pair, if the model is the bundled one.",
+        help="Folder, hub id, 'smollm2' or 'reference'. Default: the bundled pair, if the model has one.",
     ),
     expert: str = typer.Option("", help="Folder of a LoRA expert (acd expert), for the method safedecoding."),
     method: str = typer.Option("", help="acd (default with a pair), none, safe-prompt, rose, ... "),
@@ -45,8 +48,8 @@ def chat(
         alpha=alpha, max_tokens=max_tokens, temperature=temperature, seed=seed, method=check_method(method)
     )
     opening = gate_setting(gate)
-    if not pair and model == "reference" and (method == "acd" or not (method or expert)):
-        pair = "reference"
+    if not pair and model in BUNDLED_PAIRS and (method == "acd" or not (method or expert)):
+        pair = model
 
     note(f"loading {model} ...")
     from acd_core.lm import ContrastiveLM

@@ -14,6 +14,7 @@ from rich.table import Table
 from acd_core.cli.console import note, say, stderr, stdout
 from acd_core.cli.gating import GATE_HELP, gate_setting
 from acd_core.errors import UsageError
+from acd_core.on_disk import BUNDLED_PAIRS
 
 if TYPE_CHECKING:
     from acd_core.evaluation.harness import Evaluation
@@ -21,12 +22,14 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    model: str = typer.Option("reference", "--model", "-m", help="Folder, hub id, GGUF file or 'reference' (bundled)."),
+    model: str = typer.Option(
+        "reference", "--model", "-m", help="Folder, hub id, GGUF file, 'smollm2' or 'reference' (bundled)."
+    ),
     pair: str = typer.Option(
         "",
         "--pair",
         "-p",
-        help="Folder, hub id or 'reference'. Default: the bundled pair, if the model is the bundled one.",
+        help="Folder, hub id, 'smollm2' or 'reference'. Default: the bundled pair, if the model has one.",
     ),
     methods: str = typer.Option(
         "",
@@ -70,8 +73,8 @@ def evaluate(
 ) -> None:
     """Measure harm and over-refusal of every method on one page. Needs no network."""
     strengths, opening = _numbers(alphas), gate_setting(gate)
-    if not pair and model == "reference":
-        pair = "reference"
+    if not pair and model in BUNDLED_PAIRS:
+        pair = model
     # Files are read before the model is loaded: a typing mistake should not cost a minute.
     from acd_core.evaluation.calibration import read_labelled
     from acd_core.evaluation.study import chosen_questions, chosen_sets

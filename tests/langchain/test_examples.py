@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from acd_core.backbone import REFERENCE_MODEL_DIR
-from acd_core.pair import REFERENCE_PAIR_DIR
+from acd_core.on_disk import REFERENCE_PAIR_DIR
 from acd_integrations import langchain as adapter
 from tests.langchain.conftest import MakeChat
 from tests.langchain.standard_script import call, offered, turns

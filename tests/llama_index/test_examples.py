@@ -11,7 +11,7 @@ import pytest
 from llama_index.core import Settings
 
 from acd_core.backbone import REFERENCE_MODEL_DIR
-from acd_core.pair import REFERENCE_PAIR_DIR
+from acd_core.on_disk import REFERENCE_PAIR_DIR
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
