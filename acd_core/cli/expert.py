@@ -21,6 +21,9 @@ def expert(
         "", help="JSONL of anchor pairs, as acd tune makes them; refusals are taken. Default: the model is asked."
     ),
     unsafe: str = typer.Option("", help="JSONL of harmful instructions of your own, to ask the model."),
+    refusals: str = typer.Option(
+        "", help="Text file of refusals to learn instead, one a line, or 'ours': for models that hardly refuse."
+    ),
     epochs: int | None = typer.Option(None, help="Passes over the refusals."),
     lr: float | None = typer.Option(None, help="Step size."),
     rank: int | None = typer.Option(None, help="Rank of the LoRA matrices."),
@@ -35,6 +38,8 @@ def expert(
         raise UsageError(
             "--anchors already holds replies; --unsafe are instructions to make them from.", hint="Give one of the two."
         )
+    if anchors and refusals:
+        raise UsageError("--anchors already holds refusals.", hint="Give either --anchors or --refusals.")
     given: dict[str, Any] = {
         "epochs": epochs,
         "lr": lr,
@@ -53,7 +58,12 @@ def expert(
     ExpertSettings(**settings)  # an impossible setting, or a folder of something else, fails before a model is loaded
     check_target(Path(out))
     own = load_instructions(unsafe) if unsafe else None
-    if model == "reference" and not anchors and own is None and REFERENCE_ANCHORS.exists():
+    texts = None
+    if refusals:
+        from acd_core.tuning.refusals import REFUSALS, load_refusals
+
+        texts = REFUSALS["en"] if refusals == "ours" else load_refusals(refusals)
+    if model == "reference" and not (anchors or texts) and own is None and REFERENCE_ANCHORS.exists():
         anchors = str(REFERENCE_ANCHORS)
     bar = stderr().is_terminal
     backbone = Backbone.load(model, device=device, dtype=dtype)
@@ -62,12 +72,13 @@ def expert(
         f"{str(backbone.dtype).removeprefix('torch.')} ({backbone.dtype_reason})"
     )
     if not bar:
-        note("training ..." if anchors else "asking the model for refusals, then training ...")
-    made = train_expert(backbone, anchors or None, unsafe=own, out=out, progress=bar, **settings)
+        note("training ..." if anchors or texts else "asking the model for refusals, then training ...")
+    made = train_expert(backbone, anchors or None, unsafe=own, refusals=texts, out=out, progress=bar, **settings)
     figures = made.metrics
+    whose = "supplied" if texts else "of the model's own"
     facts(
         {
-            "refusals": f"{figures['rows']} of the model's own",
+            "refusals": f"{figures['rows']} {whose}",
             "adapted": f"{len(made.weights)} modules, rank {made.rank}",
             "loss on them": f"{figures['loss_before']:.3f} before, {figures['loss_after']:.3f} after "
             f"{figures['steps']} steps ({figures['seconds']:.0f} s)",

@@ -28,6 +28,7 @@ from acd_core.tuning import anchors as anchor_data
 from acd_core.tuning.anchors import AnchorPair, Instruction
 from acd_core.tuning.examples import Encoder, Example
 from acd_core.tuning.progress import Bar
+from acd_core.tuning.refusals import refusing_pairs
 from acd_core.tuning.streams import Prefix, pad_targets, reply_logits, tuning_view
 
 REFUSING_PROMPTS: Mapping[str, str] = {
@@ -89,6 +90,7 @@ def train_expert(
     anchors: str | os.PathLike[str] | Sequence[AnchorPair] | None = None,
     *,
     unsafe: Sequence[Instruction] | None = None,
+    refusals: Sequence[str] | None = None,
     out: str | os.PathLike[str] | None = None,
     judge: Any = None,
     progress: bool = True,
@@ -98,7 +100,9 @@ def train_expert(
 
     anchors: pairs or a file of pairs (as `acd tune` makes them), of which the refusals of harmful requests are taken.
     None has the model answer `unsafe` (default: the bundled harmful instructions) under three system texts; the replies
-    are kept in `<out>.training/refusals.jsonl`. judge: default RefusalJudge. settings: see ExpertSettings.
+    are kept in `<out>.training/refusals.jsonl`. refusals: texts to learn in place of the model's own (the authors take
+    the model's; one that hardly refuses has none, and `acd_core.tuning.refusals.REFUSALS` holds ours). judge: default
+    RefusalJudge. settings: see ExpertSettings.
     Raises TuningError (too few refusals, no attention projection, divergence), ExpertError (`out` is something else)
     and UsageError (impossible settings).
     """
@@ -112,11 +116,14 @@ def train_expert(
         check_target(target)
     backbone = Backbone.load(model) if isinstance(model, str) else model
     names = targets_of(backbone)
-    if isinstance(anchors, (str, os.PathLike)):
-        pairs: Sequence[AnchorPair] = anchor_data.load_pairs(anchors)
+    if refusals:
+        asked = anchor_data.bundled_instructions("unsafe") if unsafe is None else unsafe
+        pairs: Sequence[AnchorPair] = refusing_pairs(asked, refusals)
+    elif isinstance(anchors, (str, os.PathLike)):
+        pairs = anchor_data.load_pairs(anchors)
     else:
         pairs = _own_replies(backbone, unsafe, target, judge, chosen, progress) if anchors is None else anchors
-    rows = refusals(pairs, chosen)
+    rows = refusals_of(pairs, chosen)
     expert = _Training(backbone, names, rows, chosen).run(progress)
     if target is not None:
         expert.save(target)
@@ -138,7 +145,7 @@ def targets_of(backbone: Backbone) -> list[str]:
     )
 
 
-def refusals(pairs: Sequence[AnchorPair], settings: ExpertSettings) -> list[AnchorPair]:
+def refusals_of(pairs: Sequence[AnchorPair], settings: ExpertSettings) -> list[AnchorPair]:
     """The rows to learn from: refusals of harmful requests, `per_request` of each and `most` in all, drawn by seed."""
     taken: dict[str, list[AnchorPair]] = {}
     for pair in anchor_data.split_pairs(pairs).refused:
@@ -149,7 +156,7 @@ def refusals(pairs: Sequence[AnchorPair], settings: ExpertSettings) -> list[Anch
     if len(found) < anchor_data.MIN_CLASS:
         raise TuningError(
             f"Only {len(found)} refusals of harmful requests were found; at least {anchor_data.MIN_CLASS} are needed.",
-            hint="The model hardly refuses, even when told to: give refusals of your own with --anchors.",
+            hint="The model hardly refuses, even when told to: supply refusals with --refusals ours.",
         )
     random.Random(settings.seed).shuffle(found)
     return found[: settings.most]

@@ -91,6 +91,12 @@ def refuses_little(split: AnchorSplit) -> bool:
     return len(refused) < SUPPLY_BELOW * len(harmful)
 
 
+def refusing_pairs(rows: Sequence[Instruction], own: Sequence[str] = ()) -> tuple[AnchorPair, ...]:
+    """One supplied refusal for every request. own: texts that are used instead of REFUSALS, in turn."""
+    pairs = (AnchorPair(row.id, row.text, True, "supplied", "", "refused") for row in rows)
+    return supplied(AnchorSplit(tuple(pairs), (), (), 0, 0), own).refused
+
+
 def supplied(split: AnchorSplit, own: Sequence[str] = (), more: Sequence[Instruction] = ()) -> AnchorSplit:
     """`split` with one supplied refusal for every harmful request in place of the model's own, and for those of `more`.
     own: texts that are used instead of REFUSALS, in turn and in every language."""

@@ -45,7 +45,7 @@ def test_it_learns_the_refusals_and_is_used_as_it_was_trained(
     assert all(bool(up.any()) for _, up in expert.weights.values())
     encoder = Encoder(backbone, Chat(backbone.tokenizer))
     losses = []
-    for pair in recipe.refusals(pairs, ExpertSettings()):
+    for pair in recipe.refusals_of(pairs, ExpertSettings()):
         row = encoder.example(pair, 6)
         ids = torch.tensor([[*row.request.plain, *row.reply]])
         with torch.inference_mode(), applied(backbone.model, [expert]):
@@ -107,10 +107,18 @@ def test_the_model_is_asked_once_and_a_killed_run_asks_only_for_the_rest(
 
 def test_rows_are_refusals_of_harmful_requests_few_of_each(pairs: list[AnchorPair]) -> None:
     more = [AnchorPair("u0", "bad aim 0", True, "safe", f"I cannot, {n} times.", "refused") for n in range(5)]
-    rows = recipe.refusals([*pairs, *more], ExpertSettings(per_request=3, most=13))
+    rows = recipe.refusals_of([*pairs, *more], ExpertSettings(per_request=3, most=13))
     assert len(rows) == 13
     assert all(row.harmful and row.label == "refused" for row in rows)
     assert sum(row.id == "u0" for row in rows) <= 3
+
+
+def test_supplied_refusals_need_no_reply_of_the_model(tiny: Callable[..., Backbone], tmp_path: Path) -> None:
+    backbone, judge = tiny(), Refusing()
+    asked = [Instruction(f"u{index}", f"a made-up aim {index}") for index in range(12)]
+    expert = train_expert(backbone, unsafe=asked, refusals=["No, I won't."], judge=judge, **QUICK)
+    assert judge.seen == 0
+    assert expert.metrics["rows"] == 12
 
 
 def test_too_few_refusals_say_what_to_do(tiny: Callable[..., Backbone], pairs: list[AnchorPair]) -> None:
