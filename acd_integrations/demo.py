@@ -5,13 +5,14 @@ Registered in pyproject.toml as the entry point `frameworks` of the group `acd.d
 
 from __future__ import annotations
 
+import asyncio
 import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from acd_core.cli.demo import Quote, Reply
+from acd_core.cli.demo import Reply
 from acd_core.errors import missing_extra
 
 try:
@@ -34,8 +35,8 @@ from acd_integrations.llama_index import ACDLLM
 if TYPE_CHECKING:
     from acd_core.lm import ContrastiveLM
 
-CONCURRENCY = 8
-"""Requests in flight at a time. They share forward passes; on two cores more would only wait."""
+CONCURRENCY = 32
+"""Requests in flight at a time. They share forward passes."""
 
 
 class _Frameworks:
@@ -61,9 +62,12 @@ class _Frameworks:
             done(len(texts))
         return [Reply(texts[index], counter.tokens) for index, counter in enumerate(counters)]
 
-    def query(self, question: str) -> Quote:
-        answer = self._engine.query(question)
-        return Quote(str(answer), answer.source_nodes[0].node.metadata["name"])
+    def query(self, questions: Sequence[str]) -> list[Reply]:
+        async def all_of_them() -> list[Any]:
+            return await asyncio.gather(*(self._engine.aquery(question) for question in questions))
+
+        answers = asyncio.run(all_of_them())
+        return [Reply(str(answer), source=answer.source_nodes[0].node.metadata["name"]) for answer in answers]
 
 
 def build(lm: ContrastiveLM, documents: Mapping[str, str], *, max_tokens: int) -> _Frameworks:

@@ -2,7 +2,8 @@
 
     python examples/langchain_agent.py --model Qwen/Qwen2.5-1.5B-Instruct --pair my-pair
 
-The bundled model writes well-formed calls, but it is a small model organism: do not expect good decisions of it.
+SmolLM2's template knows no tools, so the default is the bundled test model: it writes well-formed calls and decides
+badly.
 """
 
 from __future__ import annotations

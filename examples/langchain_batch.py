@@ -41,8 +41,8 @@ def run(llm: ChatACD, questions: Sequence[str], out: Path) -> int:
 
 
 def main(
-    model: str = "reference",
-    pair: str = "reference",
+    model: str = "smollm2",
+    pair: str = "smollm2",
     questions: Sequence[str] = QUESTIONS,
     out: Path = Path("replies.jsonl"),
 ) -> list[dict[str, object]]:
@@ -57,8 +57,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("questions", type=Path, nargs="?", help="a text file, one question a line (default: four)")
     parser.add_argument("--out", type=Path, default=Path("replies.jsonl"))
-    parser.add_argument("--model", default="reference")
-    parser.add_argument("--pair", default="reference")
+    parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--pair", default="smollm2")
     chosen = parser.parse_args()
     lines = chosen.questions.read_text(encoding="utf-8").splitlines() if chosen.questions else QUESTIONS
     main(chosen.model, chosen.pair, [line.strip() for line in lines if line.strip()], chosen.out)

@@ -5,7 +5,7 @@
     python examples/langchain_fastapi.py --serve --port 8000     # serves until stopped; then, for instance:
     curl -N http://127.0.0.1:8000/chat -H 'content-type: application/json' -d '{"question": "How do I whisk eggs?"}'
 
-A client that hangs up frees its rows at the next step. For a complete OpenAI-compatible server, see `acd serve`.
+A client that hangs up frees its rows at the next step.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ async def ask_all(address: str, asked: Sequence[dict[str, Any]]) -> list[str]:
         return list(await asyncio.gather(*(one(body) for body in asked)))
 
 
-def main(model: str = "reference", pair: str = "reference", clients: int = 8) -> list[str]:
+def main(model: str = "smollm2", pair: str = "smollm2", clients: int = 8) -> list[str]:
     asked = [{"question": QUESTIONS[number % len(QUESTIONS)]} for number in range(clients)]
     with serving(create_app(ChatACD(model=model, pair=pair))) as address:
         replies = asyncio.run(ask_all(address, asked))
@@ -119,8 +119,8 @@ def main(model: str = "reference", pair: str = "reference", clients: int = 8) ->
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="reference")
-    parser.add_argument("--pair", default="reference")
+    parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--pair", default="smollm2")
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--serve", action="store_true", help="serve until stopped, instead of asking itself")
     parser.add_argument("--port", type=int, default=8000)

@@ -1,6 +1,6 @@
 """A LangGraph graph with memory, where each call chooses how strongly to contrast.
 
-python examples/langchain_graph.py --model reference --pair reference
+python examples/langchain_graph.py --model smollm2 --pair smollm2
 """
 
 import argparse
@@ -26,7 +26,7 @@ def build(llm: ChatACD) -> Any:
     return builder.compile(checkpointer=InMemorySaver())
 
 
-def main(model: str = "reference", pair: str = "reference") -> list[str]:
+def main(model: str = "smollm2", pair: str = "smollm2") -> list[str]:
     graph = build(ChatACD(model=model, pair=pair, max_tokens=80))
     said = []
     for alpha, question in ((0.4, "How do I water a cactus?"), (0.6, "And how often?")):
@@ -39,6 +39,6 @@ def main(model: str = "reference", pair: str = "reference") -> list[str]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="reference")
-    parser.add_argument("--pair", default="reference")
+    parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--pair", default="smollm2")
     main(**vars(parser.parse_args()))

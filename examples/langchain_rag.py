@@ -66,7 +66,7 @@ def build(
     return asked | RunnablePassthrough.assign(answer=answer)
 
 
-def main(model: str = "reference", pair: str = "reference", method: str | None = None) -> list[dict[str, Any]]:
+def main(model: str = "smollm2", pair: str = "smollm2", method: str | None = None) -> list[dict[str, Any]]:
     chain = build(ChatACD(model=model, pair=pair, method=method, max_tokens=60))
     found = chain.batch(list(QUESTIONS))
     for each in found:
@@ -80,7 +80,7 @@ def main(model: str = "reference", pair: str = "reference", method: str | None =
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="reference")
-    parser.add_argument("--pair", default="reference")
+    parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--pair", default="smollm2")
     parser.add_argument("--method", default=None, help="acd (default), safe-prompt, rose, none, ...")
     main(**vars(parser.parse_args()))

@@ -36,7 +36,7 @@ async def ask(agent: FunctionAgent | ReActAgent, question: str) -> None:
 
 
 async def main() -> None:
-    llm = await model_of_command_line(__doc__, max_tokens=96).aload()
+    llm = await model_of_command_line(__doc__, "reference", max_tokens=96).aload()
     agent = FunctionAgent(tools=[get_weather, add], llm=llm)
     for question in ("What is the weather in Fenmoor?", "Add 12 and 30."):
         await ask(agent, question)

@@ -43,11 +43,11 @@ class MiniLM(BaseEmbedding):
         return self._get_text_embedding(query)
 
 
-def model_of_command_line(description: str | None, **defaults: Any) -> ACDLLM:
+def model_of_command_line(description: str | None, model: str = "smollm2", **defaults: Any) -> ACDLLM:
     """The LLM that --model, --pair and --method name. It also becomes LlamaIndex's default, tokenizer included."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--model", default="reference", help='a folder, a hub id, or "reference"')
-    parser.add_argument("--pair", default="reference", help='a tuned pair\'s folder or hub id, or "reference"')
+    parser.add_argument("--model", default=model, help='a folder, a hub id, a GGUF file, "smollm2" or "reference"')
+    parser.add_argument("--pair", default=model, help="a tuned pair's folder or hub id, or the name of a bundled one")
     parser.add_argument("--method", default=None, help="acd (default), safe-prompt, rose, none, ...")
     arguments = parser.parse_args()
     llm = ACDLLM(**{"model": arguments.model, "pair": arguments.pair, "method": arguments.method, **defaults})

@@ -1,4 +1,4 @@
-"""`acd demo`: tune a pair, then plain beside ACD in a LangChain chain and a LlamaIndex query engine.
+"""`acd demo`: the model alone, a safe text, ROSE and ACD side by side, through LangChain and LlamaIndex.
 
 The core knows neither framework. It says here what it needs of them (`Side`) and asks the installed distributions for
 the entry point `frameworks` of the group `acd.demo`; acd_integrations registers its own in pyproject.toml.
@@ -13,51 +13,64 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from acd_core.cli.console import note, progress, say, stdout
+from acd_core.cli.console import Progressing, note, progress, say, stdout
 from acd_core.cli.tune import tuned
-from acd_core.errors import MissingExtraError, UsageError
+from acd_core.errors import MissingExtraError, ModelError, UsageError, missing_extra
+from acd_core.gguf_header import SMOLLM2, gguf_file
+from acd_core.on_disk import BUNDLED_PAIRS, REFERENCE
+
+if TYPE_CHECKING:
+    from acd_core.pair import PromptPair
 
 DOCUMENTS = Path(__file__).parent / "demo_documents"
 QUESTIONS = Path(__file__).parent / "demo_questions.jsonl"
 REQUESTS = Path(__file__).parents[1] / "evaluation"
-PLAIN = "safe-prompt"
-QUESTIONS_ASKED = 8
-MARGIN = 0.1
-"""The bundled pair's: beside a safe prompt that refuses harmless requests too, the default of two points shows less."""
+METHODS = {"model alone": "none", "safe text": "safe-prompt", "ROSE": "rose", "ACD": "acd"}
+"""Column -> method. ACD alone has the pair, and with it the gate where the pair has one."""
+WORDS = 7
+"""Shown of a reply that does not refuse a harmful request."""
+
+
+CHAIN, ENGINE = "LangChain chain", "LlamaIndex query engine over the demo documents"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request: its kind (harmful, look-alike, everyday), what it goes through, and what a right answer contains."""
+
+    kind: str
+    text: str
+    through: str = CHAIN
+    answer: str = ""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """One reply: its text and how many tokens it took."""
+    """One reply: its text, how many tokens it took, and the document it was drawn from, if any."""
 
     text: str
-    tokens: int
-
-
-@dataclass(frozen=True)
-class Quote:
-    """An answer out of the documents, and the name of the document it was drawn from."""
-
-    text: str
-    source: str
+    tokens: int = 0
+    source: str = ""
 
 
 class Side(Protocol):
-    """One model behind both frameworks: what the two columns of the demo are made of."""
+    """One model behind both frameworks: what a column of the demo is made of."""
 
     def chat(self, requests: Sequence[str], done: Callable[[int], None]) -> list[Reply]:
         """Every request through `prompt | llm | StrOutputParser`; `done` hears how many are finished."""
 
-    def query(self, question: str) -> Quote:
-        """`question` through a query engine over the documents."""
+    def query(self, questions: Sequence[str]) -> list[Reply]:
+        """Every question through a query engine over the documents."""
 
 
 Build = Callable[..., Side]
@@ -66,53 +79,50 @@ Build = Callable[..., Side]
 
 @dataclass
 class Column:
-    """What was measured of one side."""
+    """What one side said. `replies` and `refused` stand in the order of what was asked."""
 
     name: str
-    harmful: list[Reply]
-    harmless: list[Reply]
-    quotes: list[Quote]
-    seconds: float
-
-    @property
-    def speed(self) -> float:
-        return sum(reply.tokens for reply in self.harmful + self.harmless) / self.seconds
+    replies: list[Reply]
+    refused: list[bool]
+    speed: float
+    """Tokens per second of the chain."""
 
 
 def demo(
-    model: str = typer.Option("reference", "--model", "-m", help="The bundled model, or one of yours."),
+    model: str = typer.Option("", "--model", "-m", help="Default: 'smollm2', or 'reference' where that is not here."),
+    pair: str = typer.Option("", "--pair", "-p", help="Default: the bundled pair of the model."),
+    tune: bool = typer.Option(False, "--tune", help="Tune a pair first (SmolLM2: about 16 minutes on two cores)."),
     out: str = typer.Option("", help="Keep the tuned pair in this folder. Default: a temporary one."),
-    requests: int = typer.Option(24, min=1, help="Harmful and harmless requests, each."),
+    requests: int = typer.Option(8, min=2, help="Harmful and everyday requests, each; look-alikes are half as many."),
     seed: int = typer.Option(0, help="Which requests are drawn."),
-    max_tokens: int = typer.Option(48, min=1, help="Longest reply, in tokens."),
+    max_tokens: int = typer.Option(24, min=1, help="Longest reply, in tokens."),
 ) -> None:
-    """Tune a pair, then see plain beside ACD in a LangChain chain and a LlamaIndex query engine. No network needed."""
+    """See the model alone, a safe text, ROSE and ACD side by side, through LangChain and LlamaIndex. No network."""
     build = frameworks()
-    # Read before the tuning: a missing file or too large a number should not cost a minute.
-    harmful = _drawn(REQUESTS / "held_out_harmful.jsonl", requests, seed)
-    harmless = _drawn(REQUESTS / "everyday.jsonl", requests, seed)
-    asked = _rows(QUESTIONS)[:QUESTIONS_ASKED]
-    questions = [str(row["question"]) for row in asked]
+    model = model or _default_model()
+    if not (tune or pair or model in BUNDLED_PAIRS):
+        raise UsageError(
+            f"No pair is bundled for {model!r}.",
+            hint=f"acd demo --model {model} --tune, or --pair FOLDER with one that acd tune made.",
+        )
+    # Read before anything is loaded or tuned: too large a number should not cost a minute.
+    asked = [
+        *(Asked("harmful", text) for text in _drawn("held_out_harmful.jsonl", requests, seed)),
+        *(Asked("look-alike", text) for text in _drawn("look_alikes.jsonl", requests // 2, seed)),
+        *(Asked("everyday", text) for text in _drawn("everyday.jsonl", requests, seed)),
+        *(Asked(row["kind"], row["question"], ENGINE, row["answer"]) for row in _rows(QUESTIONS) if row["asked"]),
+    ]
     documents = {path.stem: path.read_text(encoding="utf-8") for path in sorted(DOCUMENTS.glob("*.txt"))}
 
-    started = time.perf_counter()
     with _folder(out) as folder:
-        note(f"1. tuning a pair for {model} (its weights stay as they are) ...", style="bold")
-        pair = tuned(model, folder, margin=MARGIN).pair
-        tuning_s = time.perf_counter() - started
+        loaded = _pair(model, pair, folder if tune else None)
+        started = time.perf_counter()
+        columns = _columns(model, loaded, build, documents, asked, max_tokens)
+        seconds = time.perf_counter() - started
 
-        note("2. plain beside ACD, through LangChain and LlamaIndex ...", style="bold")
-        from acd_core.lm import ContrastiveLM
-
-        columns = []
-        for name, method in (("plain (safe prompt)", PLAIN), ("ACD", "acd")):
-            with ContrastiveLM.from_pretrained(model, pair, method) as lm:
-                side = build(lm, documents, max_tokens=max_tokens)
-                columns.append(_measure(name, side, harmful, harmless, questions))
-
-    _show_examples(harmful, harmless, questions, columns)
-    _show_table(columns, [str(row["sentence"]) for row in asked])
-    _show_next(out, time.perf_counter() - started, tuning_s)
+    _show_replies(asked, columns)
+    _show_table(asked, columns)
+    _show_next(model, out if tune else "", loaded, seconds)
 
 
 def frameworks() -> Build:
@@ -127,81 +137,130 @@ def frameworks() -> Build:
     return build
 
 
-def _measure(
-    name: str, side: Side, harmful: Sequence[str], harmless: Sequence[str], questions: Sequence[str]
-) -> Column:
-    total = len(harmful) + len(harmless) + len(questions)
-    with progress(f"{name:<20}") as advance:
-        advance(0, total)
-        side.chat(list(harmless[:1]), lambda done: None)  # the first call fills caches; it is not what a user waits for
-        started = time.perf_counter()
-        replies = side.chat([*harmful, *harmless], lambda done: advance(done, total))
-        seconds = time.perf_counter() - started
-        quotes = []
-        for number, question in enumerate(questions, start=1):
-            quotes.append(side.query(question))
-            advance(len(replies) + number, total)
-    return Column(name, replies[: len(harmful)], replies[len(harmful) :], quotes, seconds)
+def _default_model() -> str:
+    """A real model if it is installed; else the bundled test model, and it is said."""
+    try:
+        if find_spec("gguf") is None:
+            raise missing_extra("gguf", "gguf")
+        gguf_file(SMOLLM2)
+    except (ModelError, MissingExtraError) as error:
+        note(f"SmolLM2 cannot be used: {error}")
+        note("Going on with the bundled test model: its answers are template text and its figures show machinery only.")
+        return REFERENCE
+    return SMOLLM2
 
 
-def _show_examples(
-    harmful: Sequence[str], harmless: Sequence[str], questions: Sequence[str], columns: Sequence[Column]
-) -> None:
-    """A few replies side by side: first those where the two sides differ, since those are what one came to see."""
-    for title, requests, replies in (
-        ("Harmful requests through a LangChain chain", harmful, [column.harmful for column in columns]),
-        ("Harmless requests through a LangChain chain", harmless, [column.harmless for column in columns]),
-        ("Questions to a LlamaIndex query engine", questions, [column.quotes for column in columns]),
-    ):
-        table = Table(title=title, title_justify="left", show_lines=True, title_style="bold")
+def _pair(model: str, pair: str, folder: Path | None) -> PromptPair:
+    """The pair to show: tuned into `folder` if there is one, else the one named, else the model's bundled one."""
+    if folder is not None:
+        note(f"tuning a pair for {model} (its weights stay as they are) ...", style="bold")
+        return tuned(model, folder).pair
+    from acd_core.pair import PromptPair
+
+    return PromptPair.load(pair or model)
+
+
+def _columns(
+    model: str,
+    pair: PromptPair,
+    build: Build,
+    documents: Mapping[str, str],
+    asked: Sequence[Asked],
+    max_tokens: int,
+) -> list[Column]:
+    note(f"loading {model} ...")
+    from acd_core.evaluation.judges import RefusalJudge
+    from acd_core.lm import ContrastiveLM
+
+    judge = RefusalJudge()
+    requests, questions = ([each.text for each in asked if each.through == way] for way in (CHAIN, ENGINE))
+    columns = []
+    with ContrastiveLM.from_pretrained(model, None, "none"):  # one copy of the weights for all columns
+        for name, method in METHODS.items():
+            with (
+                ContrastiveLM.from_pretrained(model, pair if method == "acd" else None, method) as lm,
+                progress(f"{name:<12}") as advance,
+            ):
+                side = build(lm, documents, max_tokens=max_tokens)
+                advance(0, len(asked))
+                started = time.perf_counter()
+                replies = side.chat(requests, partial(_advanced, advance, len(asked)))
+                speed = sum(reply.tokens for reply in replies) / (time.perf_counter() - started)
+                replies = [*replies, *side.query(questions)]
+                advance(len(asked), len(asked))
+            refused = [judge.judge(each.text, reply.text).refused for each, reply in zip(asked, replies)]
+            columns.append(Column(name, replies, refused, speed))
+    return columns
+
+
+def _advanced(advance: Progressing, total: int, done: int) -> None:
+    advance(done, total)
+
+
+def _show_replies(asked: Sequence[Asked], columns: Sequence[Column]) -> None:
+    """A few of each kind: first those where the columns differ, since those are what one came to see."""
+    for through, kind in dict.fromkeys((each.through, each.kind) for each in asked):
+        table = Table(title=f"{kind}, {through}", title_justify="left", show_lines=True, title_style="bold")
         for name in ("request", *(column.name for column in columns)):
             table.add_column(name, ratio=1, overflow="fold")
-        for index in _telling(replies)[:3]:
-            table.add_row(Text(requests[index]), *(Text(_short(side[index])) for side in replies))
+        own = [at for at, each in enumerate(asked) if (each.through, each.kind) == (through, kind)]
+        own.sort(key=lambda at: len({column.replies[at].text for column in columns}) == 1)
+        for at in own[: 2 if kind == "harmful" and through == CHAIN else 1]:
+            shown = [_shown(kind, column.replies[at], column.refused[at]) for column in columns]
+            table.add_row(Text(asked[at].text), *map(Text, shown))
         stdout().print(table)
         say("")
 
 
-def _telling(replies: Sequence[Sequence[Reply] | Sequence[Quote]]) -> list[int]:
-    return sorted(range(len(replies[0])), key=lambda index: len({side[index].text for side in replies}) == 1)
-
-
-def _short(reply: Reply | Quote, limit: int = 160) -> str:
-    text = " ".join(reply.text.split())
+def _shown(kind: str, reply: Reply, refused: bool, limit: int = 160) -> str:
+    """A reply in a cell. What does not refuse a harmful request is cut to a few words: enough to see that."""
+    words = reply.text.split()
+    if kind == "harmful" and not refused and len(words) > WORDS:
+        return " ".join(words[:WORDS]) + " …"
+    text = " ".join(words)
     text = text if len(text) <= limit else text[: limit - 1] + "…"
-    return f"{text} [{reply.source}]" if isinstance(reply, Quote) else text
+    return f"{text} [{reply.source}]" if reply.source else text
 
 
-def _show_table(columns: Sequence[Column], sentences: Sequence[str]) -> None:
-    """The end of the demo: what was gained, what it cost, of both."""
-    from acd_core.evaluation.judges import RefusalJudge
-
-    judge = RefusalJudge()
-
-    def refused(replies: Sequence[Reply]) -> float:
-        return sum(judge.judge("", reply.text).refused for reply in replies) / len(replies)
-
-    def quoted(quotes: Sequence[Quote]) -> float:
-        return sum(sentence.strip(". ") in quote.text for sentence, quote in zip(sentences, quotes)) / len(sentences)
-
-    requests = len(columns[0].harmful)
-    title = f"{requests} harmful and {requests} harmless requests, {len(sentences)} questions about documents"
-    table = Table(title=title, title_justify="left", title_style="bold")
+def _show_table(asked: Sequence[Asked], columns: Sequence[Column]) -> None:
+    """What was gained and what it cost, in counts: these are few requests."""
+    table = Table(title="What was gained, and what it cost", title_justify="left", title_style="bold")
     table.add_column("")
     for column in columns:
         table.add_column(column.name, justify="right")
-    table.add_row("harmless rate (harmful requests refused)", *(f"{refused(c.harmful):.0%}" for c in columns))
-    table.add_row("over-refusal (harmless requests refused)", *(f"{refused(c.harmless):.0%}" for c in columns))
-    table.add_row("document questions answered rightly", *(f"{quoted(c.quotes):.0%}" for c in columns))
-    table.add_row("tokens per second", *(f"{c.speed:.0f}" for c in columns))
+
+    def counted(name: str, places: Sequence[int], hit: Callable[[Column, int], bool]) -> None:
+        cells = [f"{sum(hit(column, at) for at in places)} of {len(places)}" for column in columns]
+        table.add_row(name, *cells)
+
+    def where(wanted: Callable[[Asked], object]) -> list[int]:
+        return [at for at, each in enumerate(asked) if wanted(each)]
+
+    for kind in dict.fromkeys(each.kind for each in asked):
+        places = where(lambda each, kind=kind: each.kind == kind)  # type: ignore[misc]
+        counted(f"{kind} requests refused", places, lambda column, at: column.refused[at])
+    counted(
+        "harmless replies word for word the model's own",
+        where(lambda each: each.kind != "harmful"),
+        lambda column, at: column.replies[at].text == columns[0].replies[at].text,
+    )
+    counted(
+        "questions answered rightly from the documents",
+        where(lambda each: each.answer),
+        lambda column, at: asked[at].answer in column.replies[at].text,
+    )
+    table.add_row("tokens per second", *(f"{column.speed:.0f}" for column in columns))
     stdout().print(table)
 
 
-def _show_next(out: str, total_s: float, tuning_s: float) -> None:
-    say(f"\n{total_s:.0f} s in all, of which tuning {tuning_s:.0f} s.")
-    say("\nOn your own model:", style="bold")
+def _show_next(model: str, out: str, pair: PromptPair, seconds: float) -> None:
+    say(f"\n{seconds:.0f} s on {model}. These are few requests and short replies; docs/ holds the measurements.")
+    if pair.gate is not None:
+        say("ACD read every request in the model's own hidden states and acted only where it read harm.")
+    say("\nOn your own model (minutes, once; its weights stay as they are):", style="bold")
     say("  acd tune --model Qwen/Qwen2.5-7B-Instruct --out my-pair")
     say("  acd chat --model Qwen/Qwen2.5-7B-Instruct --pair my-pair")
+    say('In a chain:  ChatACD(model="Qwen/Qwen2.5-7B-Instruct", pair="my-pair")')
     if out:
         say(f"The pair of this run: {out}")
 
@@ -215,11 +274,11 @@ def _folder(out: str) -> Iterator[Path]:
         yield Path(folder) / "pair"
 
 
-def _drawn(path: Path, count: int, seed: int) -> list[str]:
-    """`count` texts of `path`, without replacement."""
-    rows = _rows(path)
+def _drawn(name: str, count: int, seed: int) -> list[str]:
+    """`count` texts of a bundled set, without replacement."""
+    rows = _rows(REQUESTS / name)
     if count > len(rows):
-        raise UsageError(f"--requests is {count}, but {path.name} holds {len(rows)}.", hint="acd demo --requests 24")
+        raise UsageError(f"--requests asks for {count} of {name}, which holds {len(rows)}.", hint="acd demo")
     return [str(row["text"]) for row in random.Random(seed).sample(rows, count)]
 
 
