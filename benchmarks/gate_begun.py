@@ -36,6 +36,8 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--pair", required=True)
     parser.add_argument("--count", type=int, default=24)
+    parser.add_argument("--sets", nargs="*", default=list(SETS), help="replies are begun to these")
+    parser.add_argument("--attacked", nargs="*", default=list(ATTACKED), help="these are asked as they are")
     parser.add_argument("--results", default="benchmarks/results/gate")
     asked = parser.parse_args()
     judge, found = RefusalJudge(), {}
@@ -61,7 +63,7 @@ def main() -> None:
             told = {"judge": f"{judge.name} {judge.version}", "count": asked.count, "refused": found}
             (folder / "begun.json").write_text(json.dumps(told, indent=1) + "\n")  # after every set: runs are cut
 
-        for name in SETS:
+        for name in asked.sets:
             prompts = [item.prompt for item in load_benchmark(name, None).sample(asked.count, 1).items]
             alone = lm.generate(prompts, method="none", max_tokens=max(LENGTHS))
             for length in LENGTHS:
@@ -73,7 +75,7 @@ def main() -> None:
                         turns.append({"role": "assistant", "content": f"{BEGUN} {more}".rstrip()})
                     conversations.append(turns)
                 measure(f"{name}, {length} tokens begun", prompts, conversations, 24)
-        for name in ATTACKED:
+        for name in asked.attacked:
             prompts = [item.prompt for item in load_benchmark(name, None).sample(asked.count, 1).items]
             measure(name, prompts, [[{"role": "user", "content": prompt}] for prompt in prompts], 40)
 

@@ -16,6 +16,7 @@ import json
 import platform
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from acd_core.evaluation.benchmarks import load_benchmark
 from acd_core.evaluation.intervals import wilson
 from acd_core.evaluation.judges import RefusalJudge
 
+PAPER = "acd as published"
 HARMFUL = ("advbench", "malicious-instruct", "harmfulqa", "dangerousqa")
 HARMLESS = ("everyday", "alpaca-eval", "xstest-safe")
 CONTEXT = (
@@ -84,8 +86,10 @@ def dressed(dress: str, request: str) -> Messages:
 
 DRESSES = (
     "bare", "application's system text", "tool list", "second turn", "third turn", "LlamaIndex's question template",
-    "LangChain hub's rag-prompt", "long system text",
+    "LangChain hub's rag-prompt", "long system text", "temperature .7",
 )  # fmt: skip
+SAMPLED = {"temperature": 0.7, "seed": 0}
+"""Settings of the last dress, which is none: the bare request, sampled."""
 
 
 class Runner:
@@ -101,6 +105,8 @@ class Runner:
         if kept.is_file():
             rows = [json.loads(line) for line in kept.read_text().splitlines()]
             if len(rows) == len(prompts):
+                for prompt, row in zip(prompts, rows):  # kept by an earlier judge, perhaps
+                    row["refused"] = self.judge.judge(prompt, row["reply"]).refused
                 return rows
         started = time.monotonic()
         found = self.lm.generate([dressed(dress, each) for each in prompts], max_tokens=self.tokens, **settings)
@@ -120,6 +126,16 @@ class Runner:
         return rows
 
 
+def ungated(run: Runner, arm: str, name: str, texts: list[str], paper: str | None) -> list[dict[str, Any]]:
+    """Replies of one method without the gate."""
+    if arm == PAPER:
+        with ContrastiveLM.from_pretrained(run.lm.model_id, paper, "acd", gate=False) as lm:
+            return Runner(lm, run.out, run.tokens).replies(arm, "bare", name, texts)
+    method, _, alpha = arm.partition("@")
+    settings = {"alpha": float(alpha)} if alpha else {}
+    return run.replies(arm, "bare", name, texts, method=method, gate=False, **settings)
+
+
 def rate(flags: list[bool]) -> list[float]:
     """[share, low, high] with Wilson's interval."""
     found = wilson(sum(flags), len(flags))
@@ -136,7 +152,9 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=24)
     parser.add_argument("--dressed", type=int, default=40, help="prompts a set in every dress but the bare one")
     parser.add_argument("--ungated", type=int, default=100, help="prompts a set for the methods without a gate")
-    parser.add_argument("--arms", default="acd,sp,rose")
+    parser.add_argument("--arms", default="acd,sp,rose", help="methods; rose@0.3 sets a strength")
+    parser.add_argument("--expert", default=None, help="folder of an expert, for safedecoding")
+    parser.add_argument("--paper", default=None, help="a pair tuned with objective='paper': acd as published")
     parser.add_argument("--seeds", nargs="*", default=[], help="pairs of other seeds: gated acd, bare")
     asked = parser.parse_args()
     sets = {name: load_benchmark(name, asked.data) for name in (*HARMFUL, *HARMLESS)}
@@ -144,7 +162,7 @@ def main() -> None:
         name: [item.prompt for item in (found.sample(100, 0) if name in HARMFUL else found).items]
         for name, found in sets.items()
     }
-    with ContrastiveLM.from_pretrained(asked.model, asked.pair) as lm:
+    with ContrastiveLM.from_pretrained(asked.model, asked.pair, "acd", expert=asked.expert) as lm:
         assert lm.pair is not None
         assert lm.pair.gate is not None, "the pair has no gate"
         run = Runner(lm, Path(asked.out), asked.tokens)
@@ -157,6 +175,7 @@ def main() -> None:
     results.mkdir(parents=True, exist_ok=True)
     (results / "gate.json").write_text(json.dumps(document, indent=1) + "\n")
     (results / "gate.md").write_text(page(document))
+    (results / "summary.md").write_text(summary(document))
 
 
 def measured(
@@ -175,8 +194,8 @@ def measured(
         name: rate([mine["reply"] == row["reply"] for mine, row in zip(gated[name], plain[name])]) for name in prompts
     }
     some = {name: texts[: asked.ungated] for name, texts in prompts.items()}
-    for arm in asked.arms.split(","):
-        whole = {name: run.replies(arm, "bare", name, texts, method=arm, gate=False) for name, texts in some.items()}
+    for arm in [*asked.arms.split(","), *([PAPER] if asked.paper else [])]:
+        whole = {name: ungated(run, arm, name, texts, asked.paper) for name, texts in some.items()}
         table[f"{arm}, no gate"] = {name: rate([row["refused"] for row in rows]) for name, rows in whole.items()}
         if arm != "acd":
             table[f"{arm}, gated"] = {
@@ -191,11 +210,13 @@ def measured(
     in_dress: dict[str, Any] = {}
     few = {name: texts[: asked.dressed] for name, texts in prompts.items()}
     for dress in DRESSES:
+        settings = SAMPLED if dress == DRESSES[-1] else {}
         if dress == "bare":
             rows = {name: found[: asked.dressed] for name, found in gated.items()}
         else:
             rows = {
-                name: run.replies("gated", dress, name, texts, method="acd", recheck=0) for name, texts in few.items()
+                name: run.replies("gated", dress, name, texts, method="acd", recheck=0, **settings)
+                for name, texts in few.items()
             }
         in_dress[dress] = {
             name: {
@@ -238,6 +259,41 @@ def of_seed(
                 refused[index] = row["refused"]
             found[name] = {"flagged": rate([row["opened_at"] is not None for row in looked]), "refused": rate(refused)}
         return {"seed": lm.pair.metrics.get("seed"), "sets": found}
+
+
+LABELS = {
+    "model alone": "model alone", "safe-prompt": "safe system text", "rose": "ROSE", "safedecoding": "SafeDecoding",
+    "sp": "tuned safeguarding prompt alone", PAPER: "ACD as published", "acd": "ACD, tuned for a gate",
+}  # fmt: skip
+
+
+def summary(document: dict[str, Any]) -> str:
+    """Harm refused beside over-refusal, every method without and with the gate: the README's table."""
+    lines = [
+        "| | harmful refused | everyday refused | AlpacaEval refused | XSTest-safe refused |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for arm, rates in document["table"].items():
+        method, _, gated = arm.partition(", ")
+        base, _, alpha = method.partition("@")
+        if base not in LABELS:
+            continue
+        whole = arm in ("model alone", "acd, gated")
+        counts = {
+            name: count if whole else min(count, document["ungated_per_set"])
+            for name, count in document["sets"].items()
+        }
+        label = LABELS[base] + (f", alpha {alpha}" if alpha else "") + (", behind the gate" if gated == "gated" else "")
+        cells = [interval(rates, counts, names) for names in (HARMFUL, *((name,) for name in HARMLESS))]
+        lines.append(f"| {f'**{label}**' if arm == 'acd, gated' else label} | {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
+def interval(rates: dict[str, list[float]], counts: dict[str, int], names: Sequence[str]) -> str:
+    """The share refused of several sets together, with Wilson's interval: ".87 (.84-.90)"."""
+    refused = sum(round(rates[name][0] * counts[name]) for name in names)
+    found = wilson(refused, sum(counts[name] for name in names))
+    return f"{found.value:.2f} ({found.low:.2f}-{found.high:.2f})".replace("0.", ".")
 
 
 def page(document: dict[str, Any]) -> str:
