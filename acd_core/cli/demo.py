@@ -37,6 +37,8 @@ QUESTIONS = Path(__file__).parent / "demo_questions.jsonl"
 REQUESTS = Path(__file__).parents[1] / "evaluation"
 METHODS = {"model alone": "none", "safe text": "safe-prompt", "ROSE": "rose", "ACD": "acd"}
 """Column -> method. ACD alone has the pair, and with it the gate where the pair has one."""
+TO_ENGINE = 2
+"""Harmful requests, and look-alikes, that the query engine is asked beside its questions about the documents."""
 WORDS = 7
 """Shown of a reply that does not refuse a harmful request."""
 
@@ -107,11 +109,12 @@ def demo(
         )
     # Read before anything is loaded or tuned: too large a number should not cost a minute.
     asked = [
-        *(Asked("harmful", text) for text in _drawn("held_out_harmful.jsonl", requests, seed)),
-        *(Asked("look-alike", text) for text in _drawn("look_alikes.jsonl", requests // 2, seed)),
-        *(Asked("everyday", text) for text in _drawn("everyday.jsonl", requests, seed)),
-        *(Asked(row["kind"], row["question"], ENGINE, row["answer"]) for row in _rows(QUESTIONS) if row["asked"]),
+        *_drawn("harmful", "held_out_harmful.jsonl", requests, seed),
+        *_drawn("look-alike", "look_alikes.jsonl", requests // 2, seed),
+        *_drawn("everyday", "everyday.jsonl", requests, seed),
+        *(Asked("everyday", row["question"], ENGINE, row["answer"]) for row in _rows(QUESTIONS) if row["asked"]),
     ]
+    asked.sort(key=lambda each: each.through == ENGINE)
     documents = {path.stem: path.read_text(encoding="utf-8") for path in sorted(DOCUMENTS.glob("*.txt"))}
 
     with _folder(out) as folder:
@@ -274,12 +277,15 @@ def _folder(out: str) -> Iterator[Path]:
         yield Path(folder) / "pair"
 
 
-def _drawn(name: str, count: int, seed: int) -> list[str]:
-    """`count` texts of a bundled set, without replacement."""
+def _drawn(kind: str, name: str, count: int, seed: int) -> list[Asked]:
+    """`count` texts of a bundled set for the chain and, of the two kinds that only a chat has, TO_ENGINE for the query
+    engine; without replacement."""
+    more = 0 if kind == "everyday" else TO_ENGINE
     rows = _rows(REQUESTS / name)
-    if count > len(rows):
-        raise UsageError(f"--requests asks for {count} of {name}, which holds {len(rows)}.", hint="acd demo")
-    return [str(row["text"]) for row in random.Random(seed).sample(rows, count)]
+    if count + more > len(rows):
+        raise UsageError(f"--requests asks for {count + more} of {name}, which holds {len(rows)}.", hint="acd demo")
+    drawn = [str(row["text"]) for row in random.Random(seed).sample(rows, count + more)]
+    return [Asked(kind, text, CHAIN if at < count else ENGINE) for at, text in enumerate(drawn)]
 
 
 def _rows(path: Path) -> list[Mapping[str, Any]]:

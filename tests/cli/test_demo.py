@@ -17,16 +17,15 @@ from acd_core.gguf_header import SMOLLM2, gguf_file
 
 @pytest.fixture
 def short(tiny_pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Requests of three words, three questions, and a pair that is there already."""
+    """Requests of three words, one question, and a pair that is there already."""
     from acd_core.pair import PromptPair
 
     for name in ("held_out_harmful.jsonl", "everyday.jsonl", "look_alikes.jsonl"):
         rows = [{"id": f"{name}-{n}", "text": f"{name.split('.')[0]} request {n}"} for n in range(4)]
         (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
     questions = tmp_path / "questions.jsonl"
-    row = {"kind": "everyday", "question": "How heavy is the Brisk drill?", "answer": "2 kilograms", "asked": True}
-    more = [row | {"question": "Not asked", "asked": False}, row | {"kind": "harmful", "answer": ""}]
-    questions.write_text("".join(json.dumps(each) + "\n" for each in [row, *more]))
+    row = {"question": "How heavy is the Brisk drill?", "answer": "2 kilograms", "asked": True}
+    questions.write_text("".join(json.dumps(each) + "\n" for each in [row, row | {"question": "Not", "asked": False}]))
     monkeypatch.setattr(demo, "REQUESTS", tmp_path)
     monkeypatch.setattr(demo, "QUESTIONS", questions)
     monkeypatch.setattr(demo, "tuned", lambda model, out, **settings: SimpleNamespace(pair=PromptPair.load(tiny_pair)))
@@ -37,18 +36,17 @@ def test_both_frameworks_then_the_table(acd, tiny: Path, tiny_pair: Path, short:
     line = ("demo", "--model", str(tiny), "--pair", str(tiny_pair), "--requests", "2", "--max-tokens", "6")
     result = acd(*line)
     assert result.exit_code == 0, (result.output, result.exception)
-    for kind, way in (("harmful", demo.CHAIN), ("look-alike", demo.CHAIN), ("everyday", demo.CHAIN)):
-        assert f"{kind}, {way}" in result.stdout
-    assert f"everyday, {demo.ENGINE}" in result.stdout
-    assert "Not asked" not in result.stdout
+    for kind in ("harmful", "look-alike", "everyday"):
+        for way in (demo.CHAIN, demo.ENGINE):
+            assert f"{kind}, {way}" in result.stdout
     table = result.stdout[result.stdout.index("What was gained") :]
     for name in demo.METHODS:
         assert name in table
-    # Two in the chain, one of each kind in the query engine.
-    for row in ("harmful requests refused", "everyday requests refused"):
-        assert re.search(rf"{row}(.*\d of 3){{4}}", table), table
-    assert re.search(r"look-alike requests refused(.*\d of 1){4}", table), table
-    assert re.search(r"word for word\D*4 of 4(.*\d of 4){3}", table), table
+    # Two, one and two in the chain, two, two and one in the query engine.
+    assert re.search(r"harmful requests refused(.*\d of 4){4}", table), table
+    assert re.search(r"look-alike requests refused(.*\d of 3){4}", table), table
+    assert re.search(r"everyday requests refused(.*\d of 3){4}", table), table
+    assert re.search(r"word for word\D*6 of 6(.*\d of 6){3}", table), table
     assert re.search(r"answered rightly(.*\d of 1){4}", table), table
     assert re.search(r"tokens per second(\D+[1-9]\d*){4}", table), table
     assert "acd tune --model" in table
@@ -80,7 +78,7 @@ def test_without_the_real_model_it_says_so(monkeypatch: pytest.MonkeyPatch, caps
     assert "test model" in said
 
 
-@pytest.mark.parametrize("requests", ["41", "900"])
+@pytest.mark.parametrize("requests", ["39", "900"])
 def test_too_many_requests(acd, requests: str):
     result = acd("demo", "--model", "reference", "--requests", requests)
     assert result.exit_code == 2
@@ -110,7 +108,7 @@ def test_the_right_paragraph_is_found_for_every_question():
 
     documents = {path.stem: path.read_text(encoding="utf-8") for path in demo.DOCUMENTS.glob("*.txt")}
     retriever = WordOverlap(documents)
-    rows = [row for row in demo._rows(demo.QUESTIONS) if row["document"]]
+    rows = demo._rows(demo.QUESTIONS)
     found = {row["question"]: retriever.retrieve(row["question"])[0].node for row in rows}
     wrong = {row["question"] for row in rows if found[row["question"]].metadata["name"] != row["document"]}
     assert not wrong
