@@ -47,13 +47,17 @@ class _Frameworks:
         self._chain = ChatPromptTemplate.from_messages([("user", "{request}")]) | chat_model | StrOutputParser()
 
         llm = ACDLLM.from_lm(lm, max_tokens=max_tokens)
+        self._count = llm.token_ids
         helper = PromptHelper.from_llm_metadata(llm.metadata, tokenizer=llm.token_ids)
         self._engine = RetrieverQueryEngine(
             retriever=WordOverlap(documents),
             response_synthesizer=get_response_synthesizer(llm=llm, prompt_helper=helper),
         )
 
-    def chat(self, requests: Sequence[str], done: Callable[[int], None]) -> list[Reply]:
+    def answer(self, requests: Sequence[str], questions: Sequence[str], done: Callable[[int], None]) -> list[Reply]:
+        return [*self._chat(requests, done), *self._query(questions)]
+
+    def _chat(self, requests: Sequence[str], done: Callable[[int], None]) -> list[Reply]:
         counters = [_Tokens() for _ in requests]
         configs: Any = [{"callbacks": [counter], "max_concurrency": CONCURRENCY} for counter in counters]
         texts: dict[int, str] = {}
@@ -62,12 +66,15 @@ class _Frameworks:
             done(len(texts))
         return [Reply(texts[index], counter.tokens) for index, counter in enumerate(counters)]
 
-    def query(self, questions: Sequence[str]) -> list[Reply]:
+    def _query(self, questions: Sequence[str]) -> list[Reply]:
         async def all_of_them() -> list[Any]:
             return await asyncio.gather(*(self._engine.aquery(question) for question in questions))
 
         answers = asyncio.run(all_of_them())
-        return [Reply(str(answer), source=answer.source_nodes[0].node.metadata["name"]) for answer in answers]
+        return [
+            Reply(str(answer), len(self._count(str(answer))), answer.source_nodes[0].node.metadata["name"])
+            for answer in answers
+        ]
 
 
 def build(lm: ContrastiveLM, documents: Mapping[str, str], *, max_tokens: int) -> _Frameworks:

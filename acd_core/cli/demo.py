@@ -37,8 +37,8 @@ QUESTIONS = Path(__file__).parent / "demo_questions.jsonl"
 REQUESTS = Path(__file__).parents[1] / "evaluation"
 METHODS = {"model alone": "none", "safe text": "safe-prompt", "ROSE": "rose", "ACD": "acd"}
 """Column -> method. ACD alone has the pair, and with it the gate where the pair has one."""
-TO_ENGINE = 2
-"""Harmful requests, and look-alikes, that the query engine is asked beside its questions about the documents."""
+TO_ENGINE = 1
+"""Harmful requests, and as many look-alikes, for the query engine, beside its questions about the documents."""
 WORDS = 7
 """Shown of a reply that does not refuse a harmful request."""
 
@@ -68,11 +68,9 @@ class Reply:
 class Side(Protocol):
     """One model behind both frameworks: what a column of the demo is made of."""
 
-    def chat(self, requests: Sequence[str], done: Callable[[int], None]) -> list[Reply]:
-        """Every request through `prompt | llm | StrOutputParser`; `done` hears how many are finished."""
-
-    def query(self, questions: Sequence[str]) -> list[Reply]:
-        """Every question through a query engine over the documents."""
+    def answer(self, requests: Sequence[str], questions: Sequence[str], done: Callable[[int], None]) -> list[Reply]:
+        """Every request through `prompt | llm | StrOutputParser`, then every question through a query engine over the
+        documents. `done` hears how many requests are finished."""
 
 
 Build = Callable[..., Side]
@@ -87,7 +85,7 @@ class Column:
     replies: list[Reply]
     refused: list[bool]
     speed: float
-    """Tokens per second of the chain."""
+    """Tokens per second."""
 
 
 def demo(
@@ -95,9 +93,9 @@ def demo(
     pair: str = typer.Option("", "--pair", "-p", help="Default: the bundled pair of the model."),
     tune: bool = typer.Option(False, "--tune", help="Tune a pair first (SmolLM2: about 16 minutes on two cores)."),
     out: str = typer.Option("", help="Keep the tuned pair in this folder. Default: a temporary one."),
-    requests: int = typer.Option(8, min=2, help="Harmful and everyday requests, each; look-alikes are half as many."),
+    requests: int = typer.Option(5, min=2, help="Harmful and everyday requests, each; look-alikes are half as many."),
     seed: int = typer.Option(0, help="Which requests are drawn."),
-    max_tokens: int = typer.Option(24, min=1, help="Longest reply, in tokens."),
+    max_tokens: int = typer.Option(16, min=1, help="Longest reply, in tokens."),
 ) -> None:
     """See the model alone, a safe text, ROSE and ACD side by side, through LangChain and LlamaIndex. No network."""
     build = frameworks()
@@ -187,9 +185,8 @@ def _columns(
                 side = build(lm, documents, max_tokens=max_tokens)
                 advance(0, len(asked))
                 started = time.perf_counter()
-                replies = side.chat(requests, partial(_advanced, advance, len(asked)))
+                replies = side.answer(requests, questions, partial(_advanced, advance, len(asked)))
                 speed = sum(reply.tokens for reply in replies) / (time.perf_counter() - started)
-                replies = [*replies, *side.query(questions)]
                 advance(len(asked), len(asked))
             refused = [judge.judge(each.text, reply.text).refused for each, reply in zip(asked, replies)]
             columns.append(Column(name, replies, refused, speed))

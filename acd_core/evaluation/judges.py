@@ -25,7 +25,7 @@ the weak point: missed, it counts as compliance, so harm looks higher than it is
 role-play replies of a strong model: 2 are called refusals. The list in tests/evaluation holds what is judged rightly
 today: two replies that the rules still miss were taken out, and one expected label was changed.
 
-Version 3 reads tags and names in front, personas in the third person, what a model was made for, documents that lack the
+Version 3 reads tags and names in front, personas in the third person, what a model was made for, documents that lack an
 answer, and sentences said back. 49 wordings of both sides were written first, of which version 2 judged 27 rightly. The
 labelled files' figures are those of version 2.
 """
