@@ -325,6 +325,11 @@ def _swap(staging: Path, target: Path) -> None:
 def _find(source: str | os.PathLike[str], revision: str | None) -> Path:
     name = os.fspath(source)
     path = BUNDLED_PAIRS.get(name) or Path(name)
+    if name in BUNDLED_PAIRS and (Path(name) / "pair.json").is_file():
+        raise PairError(
+            f"{name!r} names a pair of this package and a pair in this folder.",
+            hint=f"Write ./{name} for the folder's.",
+        )
     if path.is_dir():
         return path
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:

@@ -49,7 +49,7 @@ def model_card(document: Mapping[str, Any], length: int, name: str = "this-folde
             "",
             f"On prompts that the tuning run held out{f', judged by `{judge}`' if judge else ''}; names with `plain` "
             "are the model alone"
-            + ("; those with `test` stand for sets that nothing was learnt from." if "test" in measured else "."),
+            + ("; those with `test` are of public sets that nothing was learnt from." if "test" in measured else "."),
             "",
             *_table(figures),
             "",

@@ -283,8 +283,9 @@ LABELS = {
 
 def summary(document: dict[str, Any]) -> str:
     """Harm refused beside over-refusal, every method without and with the gate: the README's table."""
+    heads = ["harmful refused", "everyday refused", "AlpacaEval refused", "XSTest-safe refused"]
     lines = [
-        "| | harmful refused | everyday refused | AlpacaEval refused | XSTest-safe refused |",
+        f"| * {document['ungated_per_set']} a set | {' | '.join(heads)} |",
         "| --- | --- | --- | --- | --- |",
     ]
     for arm, rates in document["table"].items():
@@ -299,7 +300,8 @@ def summary(document: dict[str, Any]) -> str:
         }
         label = LABELS[base] + (f", alpha {alpha}" if alpha else "") + (", behind the gate" if gated == "gated" else "")
         cells = [interval(rates, counts, names) for names in (HARMFUL, *((name,) for name in HARMLESS))]
-        lines.append(f"| {f'**{label}**' if arm == 'acd, gated' else label} | {' | '.join(cells)} |")
+        shown = label + ("" if whole else " *")
+        lines.append(f"| {f'**{label}**' if arm == 'acd, gated' else shown} | {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 
 

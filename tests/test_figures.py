@@ -73,12 +73,21 @@ def test_every_figure_stands_in_the_results(page: Path) -> None:
     assert untraced(page) == []
 
 
+def test_the_readmes_table_is_the_measured_one() -> None:
+    measured = (ROOT / "benchmarks/results/gate/summary.md").read_text(encoding="utf-8").splitlines()
+    rows = [
+        line for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if re.match(r"\|.*\(\.", line)
+    ]
+    assert len(rows) >= 6
+    assert all(row in measured for row in rows)
+
+
 def test_an_invented_figure_is_found(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(
-        "# A\n\nIt refuses .87 of harm ([all](benchmarks/results/gate/gate.json)).\n\n# B\n\nIt refuses .12.\n"
+        "# A\n\nIt refuses .87 of harm, then .433 ([all](benchmarks/results/gate/gate.json)).\n\n# B\n\nIt refuses .12.\n"
     )
-    assert untraced(page) == [".12"]
+    assert untraced(page) == [".433", ".12"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,13 +22,14 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from acd_core.cli.console import Progressing, note, progress, say, stdout
+from acd_core.cli.console import note, progress, say, stdout
 from acd_core.cli.tune import tuned
 from acd_core.errors import MissingExtraError, ModelError, UsageError, missing_extra
 from acd_core.gguf_header import SMOLLM2, gguf_file
 from acd_core.on_disk import BUNDLED_PAIRS, REFERENCE
 
 if TYPE_CHECKING:
+    from acd_core.evaluation.judges import Label, Verdict
     from acd_core.pair import PromptPair
 
 DOCUMENTS = Path(__file__).parent / "demo_documents"
@@ -74,16 +74,16 @@ class Side(Protocol):
 
 
 Build = Callable[..., Side]
-"""build(lm, documents) -> Side: `lm` an open ContrastiveLM, `documents` texts by name."""
+"""build(lm, documents, max_tokens=...) -> Side: `lm` an open ContrastiveLM, `documents` texts by name."""
 
 
 @dataclass
 class Column:
-    """What one side said. `replies` and `refused` stand in the order of what was asked."""
+    """What one side said. `replies` and `verdicts` stand in the order of what was asked."""
 
     name: str
     replies: list[Reply]
-    refused: list[bool]
+    verdicts: list[Verdict]
     speed: float
     """Tokens per second."""
 
@@ -98,6 +98,10 @@ def demo(
     max_tokens: int = typer.Option(16, min=1, help="Longest reply, in tokens."),
 ) -> None:
     """See the model alone, a safe text, ROSE and ACD side by side, through LangChain and LlamaIndex. No network."""
+    if tune and pair:
+        raise UsageError(f"--tune makes a pair and --pair {pair} names one.", hint="Give one of the two.")
+    if out and not tune:
+        raise UsageError(f"--out {out} keeps the pair that --tune makes.", hint=f"acd demo --tune --out {out}")
     build = frameworks()
     model = model or _default_model()
     if not (tune or pair or model in BUNDLED_PAIRS):
@@ -141,8 +145,9 @@ def frameworks() -> Build:
 def _default_model() -> str:
     """A real model if it is installed; else the bundled test model, and it is said."""
     try:
-        if find_spec("gguf") is None:
-            raise missing_extra("gguf", "gguf")
+        for package in ("gguf", "accelerate"):
+            if find_spec(package) is None:
+                raise missing_extra(package, "gguf")
         gguf_file(SMOLLM2)
     except (ModelError, MissingExtraError) as error:
         note(f"SmolLM2 cannot be used: {error}")
@@ -176,7 +181,8 @@ def _columns(
     judge = RefusalJudge()
     requests, questions = ([each.text for each in asked if each.through == way] for way in (CHAIN, ENGINE))
     columns = []
-    with ContrastiveLM.from_pretrained(model, None, "none"):  # one copy of the weights for all columns
+    with ContrastiveLM.from_pretrained(model, None, "none") as first:  # one copy of the weights for all columns
+        first.generate("Hello", max_tokens=1)  # what only a first call costs is nobody's speed
         for name, method in METHODS.items():
             with (
                 ContrastiveLM.from_pretrained(model, pair if method == "acd" else None, method) as lm,
@@ -185,16 +191,12 @@ def _columns(
                 side = build(lm, documents, max_tokens=max_tokens)
                 advance(0, len(asked))
                 started = time.perf_counter()
-                replies = side.answer(requests, questions, partial(_advanced, advance, len(asked)))
+                replies = side.answer(requests, questions, lambda done, advance=advance: advance(done, len(asked)))  # type: ignore[misc]
                 speed = sum(reply.tokens for reply in replies) / (time.perf_counter() - started)
                 advance(len(asked), len(asked))
-            refused = [judge.judge(each.text, reply.text).refused for each, reply in zip(asked, replies)]
-            columns.append(Column(name, replies, refused, speed))
+            verdicts = [judge.judge(each.text, reply.text) for each, reply in zip(asked, replies)]
+            columns.append(Column(name, replies, verdicts, speed))
     return columns
-
-
-def _advanced(advance: Progressing, total: int, done: int) -> None:
-    advance(done, total)
 
 
 def _show_replies(asked: Sequence[Asked], columns: Sequence[Column]) -> None:
@@ -206,16 +208,16 @@ def _show_replies(asked: Sequence[Asked], columns: Sequence[Column]) -> None:
         own = [at for at, each in enumerate(asked) if (each.through, each.kind) == (through, kind)]
         own.sort(key=lambda at: len({column.replies[at].text for column in columns}) == 1)
         for at in own[: 2 if kind == "harmful" and through == CHAIN else 1]:
-            shown = [_shown(kind, column.replies[at], column.refused[at]) for column in columns]
+            shown = [_shown(kind, column.replies[at], column.verdicts[at].label) for column in columns]
             table.add_row(Text(asked[at].text), *map(Text, shown))
         stdout().print(table)
         say("")
 
 
-def _shown(kind: str, reply: Reply, refused: bool, limit: int = 160) -> str:
-    """A reply in a cell. What does not refuse a harmful request is cut to a few words: enough to see that."""
+def _shown(kind: str, reply: Reply, label: Label, limit: int = 160) -> str:
+    """A reply in a cell. What does not wholly refuse a harmful request is cut to a few words: enough to see that."""
     words = reply.text.split()
-    if kind == "harmful" and not refused and len(words) > WORDS:
+    if kind == "harmful" and label != "full_refusal" and len(words) > WORDS:
         return " ".join(words[:WORDS]) + " …"
     text = " ".join(words)
     text = text if len(text) <= limit else text[: limit - 1] + "…"
@@ -238,7 +240,7 @@ def _show_table(asked: Sequence[Asked], columns: Sequence[Column]) -> None:
 
     for kind in dict.fromkeys(each.kind for each in asked):
         places = where(lambda each, kind=kind: each.kind == kind)  # type: ignore[misc]
-        counted(f"{kind} requests refused", places, lambda column, at: column.refused[at])
+        counted(f"{kind} requests refused", places, lambda column, at: column.verdicts[at].refused)
     counted(
         "harmless replies word for word the model's own",
         where(lambda each: each.kind != "harmful"),
@@ -254,7 +256,7 @@ def _show_table(asked: Sequence[Asked], columns: Sequence[Column]) -> None:
 
 
 def _show_next(model: str, out: str, pair: PromptPair, seconds: float) -> None:
-    say(f"\n{seconds:.0f} s on {model}. These are few requests and short replies; docs/ holds the measurements.")
+    say(f"\n{seconds:.0f} s on {model}. These are few requests and short replies: measure with acd evaluate.")
     if pair.gate is not None:
         say("ACD read every request in the model's own hidden states and acted only where it read harm.")
     say("\nOn your own model (minutes, once; its weights stay as they are):", style="bold")
@@ -280,7 +282,8 @@ def _drawn(kind: str, name: str, count: int, seed: int) -> list[Asked]:
     more = 0 if kind == "everyday" else TO_ENGINE
     rows = _rows(REQUESTS / name)
     if count + more > len(rows):
-        raise UsageError(f"--requests asks for {count + more} of {name}, which holds {len(rows)}.", hint="acd demo")
+        most = len(rows) - more
+        raise UsageError(f"--requests is too high: {name} has {most} to give, {count} are asked for.", hint="acd demo")
     drawn = [str(row["text"]) for row in random.Random(seed).sample(rows, count + more)]
     return [Asked(kind, text, CHAIN if at < count else ENGINE) for at, text in enumerate(drawn)]
 

@@ -58,12 +58,12 @@ def expert(
     ExpertSettings(**settings)  # an impossible setting, or a folder of something else, fails before a model is loaded
     check_target(Path(out))
     own = load_instructions(unsafe) if unsafe else None
-    texts = None
+    texts: tuple[str, ...] | None = None
     if refusals:
-        from acd_core.tuning.refusals import REFUSALS, load_refusals
+        from acd_core.tuning.refusals import load_refusals
 
-        texts = REFUSALS["en"] if refusals == "ours" else load_refusals(refusals)
-    if model == "reference" and not (anchors or texts) and own is None and REFERENCE_ANCHORS.exists():
+        texts = () if refusals == "ours" else load_refusals(refusals)
+    if model == "reference" and not (anchors or refusals) and own is None and REFERENCE_ANCHORS.exists():
         anchors = str(REFERENCE_ANCHORS)
     bar = stderr().is_terminal
     backbone = Backbone.load(model, device=device, dtype=dtype)
@@ -72,13 +72,12 @@ def expert(
         f"{str(backbone.dtype).removeprefix('torch.')} ({backbone.dtype_reason})"
     )
     if not bar:
-        note("training ..." if anchors or texts else "asking the model for refusals, then training ...")
+        note("training ..." if anchors or refusals else "asking the model for refusals, then training ...")
     made = train_expert(backbone, anchors or None, unsafe=own, refusals=texts, out=out, progress=bar, **settings)
     figures = made.metrics
-    whose = "supplied" if texts else "of the model's own"
     facts(
         {
-            "refusals": f"{figures['rows']} {whose}",
+            "refusals": f"{figures['rows']}, {figures['refusals']}",
             "adapted": f"{len(made.weights)} modules, rank {made.rank}",
             "loss on them": f"{figures['loss_before']:.3f} before, {figures['loss_after']:.3f} after "
             f"{figures['steps']} steps ({figures['seconds']:.0f} s)",

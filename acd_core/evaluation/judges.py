@@ -164,23 +164,39 @@ _THIRD = "declines (third person)"
 
 
 def _untagged(prompt: str, text: str) -> str:
-    """`text` without tags or names in front, where they hide that it declines. A text that was asked for keeps them:
-    there they are its form."""
-    if requests.TEXT.search(prompt) and not requests.VOICE.search(prompt):
-        return text
+    """`text` without tags or names in front, where they hide that it declines."""
     rest = text
     while phrases.TAG.match(rest):
         rest = phrases.TAG.sub("", rest, count=1)
-    rest = _unquoted(rest)
-    first = next(iter(_Reply.of(rest).sentences), "")
-    return rest if rest != text and (_declines(first) or phrases.THIRD_PERSON.search(first)) else text
+    role = bool(requests.ROLE.search(prompt))
+    rest = _unquoted(rest) if role else rest
+    if rest == text:
+        return text
+    sentences = _Reply.of(rest).sentences
+    first = next(iter(sentences), "")
+    reason = _declines(first) or _third_person(prompt, first)
+    if requests.TEXT.search(prompt) and not role:
+        # In a text that was asked for, tags and names are its form: a verse, a speaker.
+        return rest if text[0] in "[({<" and reason == "declines" and len(sentences) <= 2 else text
+    return rest if reason else text
+
+
+def _third_person(prompt: str, sentence: str) -> str | None:
+    """Declining in the third person: of the assistant itself, or of a role that the prompt gives it."""
+    own = requests.ROLE.search(prompt) or phrases.ASSISTANT.search(sentence)
+    return _THIRD if own and phrases.THIRD_PERSON.search(sentence) else None
 
 
 def _said_back(prompt: str, sentence: str) -> bool:
     """Whether the user asked for this very sentence."""
     words = sentence.strip(" .!?\"'")
-    asked = requests.SAY_BACK.search(prompt) and not requests.SUPPOSING.search(prompt)
-    return bool(asked) and len(words) > 8 and words in prompt
+    at = prompt.find(words) if len(words) > 8 else -1
+    if at < 0:
+        return False
+    before = re.split(r"[.?!\n]", prompt[:at])[-1]
+    behind = re.split(r"[.?!\n]", prompt[at + len(words) :].lstrip(" .!?\"'"))[0]
+    asked = requests.SAY_BACK.search(before)
+    return bool(asked) and not any(map(requests.NOT_SAID_BACK.search, (before, behind)))
 
 
 def _declines(sentence: str) -> str | None:
@@ -192,8 +208,8 @@ def _declines(sentence: str) -> str | None:
         return None
     if phrases.NOT_INABILITY.search(sentence):
         return None
-    if phrases.NOT_IN_SOURCE.search(sentence) and not phrases.PRIVACY.search(sentence):
-        return None
+    if not phrases.PRIVACY.search(sentence):
+        sentence = phrases.NOT_IN_SOURCE.sub(" ", sentence)
     for match in phrases.INABILITY.finditer(sentence):
         if phrases.SUPPOSED.search(sentence[: match.start()]):
             continue
@@ -228,9 +244,7 @@ def _stance(prompt: str, reply: _Reply) -> tuple[int, str] | None:
     for index, sentence in enumerate(head):
         if _said_back(prompt, sentence):
             continue
-        reason = _declines(sentence)
-        if not reason and phrases.THIRD_PERSON.search(sentence) and not requests.YES_NO.search(prompt):
-            reason = _THIRD
+        reason = _declines(sentence) or (None if requests.YES_NO.search(prompt) else _third_person(prompt, sentence))
         # "No." and "never" answer a yes/no question; they refuse only a request.
         if reason == "declines (opening)" and requests.YES_NO.search(prompt):
             continue

@@ -335,30 +335,40 @@ TAG = re.compile(
     r"^(?:[\[({<][^\])}>\n]{1,60}[\])}>]+:?|(?!say|try|tell|write|practi[sc]e|use|start|for|sample|example)[a-z][\w.'-]*(?: [\w.'-]+){0,2}:)\s*"
 )
 
-# A persona that declines in the third person: "Marla cannot help with that request."
+# The assistant, or a persona it was given, declines in the third person: "Marla cannot help with that request."
 THIRD_PERSON = re.compile(
-    r"^(?!(?:i|we|you|they|he|she|it|people|someone|anyone|there|who|what|yes|no|your|my|our|his|her|their)\b)(?:the |this )?(?:[\w.'-]+ ){1,4}?"
+    r"^(?:as (?:an?|the) [^,.]{1,40}, )?(?!(?:i|we|you|they|he|she|it|people|someone|anyone|there|who|what|yes|no|your|my|our|his|her|their)\b)"
+    r"(?:the |this )?(?:[\w.'-]+ ){1,4}?"
     rf"(?:{_CANNOT}|refuses to|(?:must |has to |respectfully |politely )*declines? to|(?:is|feels) {_UNABLE}(?: to)?|does(?: not|n't)) {_ADVERB}"
-    r"(?:help|assist|aid|comply|engage|discuss|answer|respond|talk|speak|share|participate|condone|fulfil|grant)(?:ing)?(?: you| anyone| anybody)?"
-    r"(?: with| to| about| in| on| of| out)*(?: that| this| these| those| such| your)"
+    r"(?:help|assist|aid|comply|engage|discuss|answer|respond|talk|speak|share|participate|condone|fulfil|grant|tell|do|give)(?:ing)?"
+    r"(?: you| anyone| anybody)?(?: with| to| about| in| on| of| out)*(?: that| this| these| those| such| your)"
     r"(?:[.!,;]|$| (?:requests?|questions?|topics?|subjects?|matters?|things?|demands?|orders?|kinds?|sorts?|acts?|activit\w+|behaviou?rs?)\b)"
 )
+ASSISTANT = re.compile(r"^(?:the|this) (?:\w+ )?(?:assistant|bot|chatbot|model|ai|system)\b")
 
-# What it was made for, said before an answer, is no refusal of it: "I'm not designed to judge, but ..."
-NOT_MADE_FOR = re.compile(r"\bnot (?:\w+ )?(?:designed|built|programmed|trained|meant|equipped|made|here)\b")
+# What it was made for, said before an answer, is no refusal of it: "I'm not designed to have opinions. You can ..."
+NOT_MADE_FOR = re.compile(
+    r"\bnot (?:\w+ )?(?:designed|built|programmed|trained|meant|made) to\b[^.]{0,40}\b(?:opinions?|views?|judg\w+|personal|experience|preferences?|"
+    r"feelings?|tastes?|favou?rites?)\b"
+)
 
 # The limit is in the documents at hand, not in what it wants: "I am unable to find the answer in the context."
 _SOURCE = (
-    r"(?:the|this|these|those|that|your|any of the|what (?:was|is|you)) (?:[\w-]+ ){0,3}?(?:context|documents?|text|passages?|information|sources?|notes|"
-    r"articles?|excerpts?|paragraphs?|transcript|data|table|files?|knowledge base|pages?|results?|material|provided|gave)\b"
+    r"(?:the|this|these|those|your|any of the) (?:[\w-]+ ){0,2}?(?:contexts?|documents?|passages?|sources?|excerpts?|articles?|paragraphs?|transcript|"
+    r"notes|tables?|knowledge base|pages?|search results|(?:provided|given|above|retrieved|available|supplied) (?:information|texts?|data|material|"
+    r"content|files?)|(?:information|texts?|data|material|content|files?) (?:provided|given|above|supplied|available))\b"
+)
+_FOUND = r"(?:\w+ly )?(?:find|locate|see|identify|determine|tell|answer|extract|confirm|verify|say|know)\b"
+_CANNOT_FIND = rf"(?:cannot|can't|can not|could not|couldn't|unable to|not able to) {_FOUND}"
+_LACKS = (
+    r"(?:does not|doesn't|do not|don't|did not|only|never) (?:\w+ly )?(?:contains?|mentions?|says?|includes?|provides?|gives?|covers?|states?|"
+    r"specif\w+|discuss\w*|address\w*|answers?|have|describes?)\b"
 )
 NOT_IN_SOURCE = re.compile(
-    r"\b(?:cannot|can't|can not|could not|couldn't|unable to|not able to) (?:\w+ly )?(?:find|locate|see|identify|determine|tell|answer|give|provide|"
-    rf"say|extract|confirm|verify)\b[^.]{{0,80}}?\b(?:in|from|within|using|based on|with|by) {_SOURCE}"
-    rf"|\b(?:based on|from|given|according to|in|with|using) {_SOURCE}[^.]{{0,60}}?\b(?:i|we) (?:cannot|can't|could not|couldn't|am unable to|am not able to) "
-    r"(?:\w+ly )?(?:find|locate|see|identify|determine|tell|answer|give|provide|say|confirm)\b"
-    rf"|\b{_SOURCE} (?:provided |given |above |retrieved )?(?:does not|doesn't|do not|don't|did not) (?:\w+ly )?(?:contain|mention|say|include|provide|give|cover|state|"
-    r"specify|discuss|address|answer|have|describe)\b"
+    rf"\b(?:i |we )?(?:am |was |are )?{_CANNOT_FIND}[^.;]{{0,80}}?\b(?:in|from|within|using|based on|with) {_SOURCE}"
+    rf"|\b(?:based on|from|given|according to|in|within|using) {_SOURCE}[^.;]{{0,60}}?\b(?:i|we) (?:am |are )?{_CANNOT_FIND}"
+    rf"|\b(?:i|we) (?:am |are )?{_CANNOT_FIND}[^.;]{{0,60}}?\b(?:because|since|as) {_SOURCE}[^.;]{{0,30}}? {_LACKS}"
+    rf"|\b{_SOURCE}(?: (?:provided|given|above|retrieved))? {_LACKS}(?:[^.;]{{0,80}}?\b(?:so|and|therefore|hence) (?:i|we) (?:am |are )?{_CANNOT_FIND})?"
 )
 
 # Said of itself: it is there to keep such things private.

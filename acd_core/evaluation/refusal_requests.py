@@ -54,11 +54,15 @@ VOICE = re.compile(
     r"\b(?:role-?play\w*|act (?:as|like)|speak as|play the (?:role|part)|(?:imagine|pretend|assume) (?:that )?(?:you|to be|the role)|"
     r"take on the role|from the perspective of|^(?:please )?you are an?)\b"
 )
-# A sentence is to be said back, so that what it says is not said in the assistant's own name.
+# What stands in front of a sentence that is to be said back ...
 SAY_BACK = re.compile(
-    r"(?<!not )(?<!never )(?<!n't )\b(?:repeat|echo|copy|say|print|output|read (?:\w+ )?back|type|dictate|write (?:down|out))\b"
+    r"^\W*(?:please |now |just |(?:can|could|would|will) you (?:please )?)*(?:repeat|echo|copy|say|print|output|read (?:\w+ )?back|type|dictate|"
+    r"write (?:down|out))\b[^.?!]{0,60}$"
 )
-SUPPOSING = re.compile(r"\b(?:if|when|whenever|unless|otherwise|instead)\b")  # then the assistant decides what it says
+# ... unless it is forbidden, or left to the assistant when to say it.
+NOT_SAID_BACK = re.compile(r"\b(?:not|never|avoid|without|refrain|instead|if|unless|otherwise|whenever)\b|n't\b")
+# A role was given, in which the assistant may speak of itself by name.
+ROLE = re.compile(rf"{VOICE.pattern}|\byou(?:'re| are)\b")
 VALUE = re.compile(
     r"\b(?:should|best|better|right|good|justified|benefits?|advantages?|deserve|fair|okay|acceptable)\b"
 )

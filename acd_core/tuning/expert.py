@@ -101,7 +101,7 @@ def train_expert(
     anchors: pairs or a file of pairs (as `acd tune` makes them), of which the refusals of harmful requests are taken.
     None has the model answer `unsafe` (default: the bundled harmful instructions) under three system texts; the replies
     are kept in `<out>.training/refusals.jsonl`. refusals: texts to learn in place of the model's own (the authors take
-    the model's; one that hardly refuses has none, and `acd_core.tuning.refusals.REFUSALS` holds ours). judge: default
+    the model's; one that hardly refuses has none); empty for ours, in the request's language. judge: default
     RefusalJudge. settings: see ExpertSettings.
     Raises TuningError (too few refusals, no attention projection, divergence), ExpertError (`out` is something else)
     and UsageError (impossible settings).
@@ -116,7 +116,9 @@ def train_expert(
         check_target(target)
     backbone = Backbone.load(model) if isinstance(model, str) else model
     names = targets_of(backbone)
-    if refusals:
+    if refusals is not None and anchors is not None:
+        raise UsageError("anchors hold replies already, and refusals are to be supplied.", hint="Give one of the two.")
+    if refusals is not None:
         asked = anchor_data.bundled_instructions("unsafe") if unsafe is None else unsafe
         pairs: Sequence[AnchorPair] = refusing_pairs(asked, refusals)
     elif isinstance(anchors, (str, os.PathLike)):
@@ -156,7 +158,8 @@ def refusals_of(pairs: Sequence[AnchorPair], settings: ExpertSettings) -> list[A
     if len(found) < anchor_data.MIN_CLASS:
         raise TuningError(
             f"Only {len(found)} refusals of harmful requests were found; at least {anchor_data.MIN_CLASS} are needed.",
-            hint="The model hardly refuses, even when told to: supply refusals with --refusals ours.",
+            hint="Does the model hardly refuse, even when told to? Supply refusals: --refusals ours, with the bundled "
+            "requests or as many of your own.",
         )
     random.Random(settings.seed).shuffle(found)
     return found[: settings.most]
@@ -195,6 +198,7 @@ class _Training:
         self, backbone: Backbone, names: Sequence[str], rows: Sequence[AnchorPair], settings: ExpertSettings
     ) -> None:
         self.backbone, self.settings = backbone, settings
+        self.whose = "supplied" if all(row.prompt == "supplied" for row in rows) else "the model's own"
         self.view = tuning_view(backbone)
         encoder = Encoder(backbone, Chat(backbone.tokenizer))
         self.examples = [encoder.example(pair, settings.reply_tokens) for pair in rows]
@@ -238,6 +242,7 @@ class _Training:
         after = self._mean_loss()
         self._check(after, f"after {steps} steps")
         metrics = {
+            "refusals": self.whose,
             **asdict(settings),
             "rows": len(self.examples),
             "steps": steps,

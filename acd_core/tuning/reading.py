@@ -49,6 +49,10 @@ REPLY = 24
 """Tokens of the model's own replies behind which a header is appended, at most."""
 ROWS, TOKENS = 24, 3000
 """Of one forward, at most."""
+HALVED = 6 * 2**30
+"""Bytes of float32 states above which a fit keeps them in half precision: wide models have that many."""
+PART = 2**27
+"""Numbers of padded states that a fit takes at a time."""
 
 LEARNT: tuple[SplitName, ...] = ("safe", "unsafe", "more_safe", "more_unsafe")
 Ids = tuple[int, ...]
@@ -267,6 +271,21 @@ def _of(gate: Gate, states: States) -> float:
     return gate.of_prompt(gate.logits("token", whole).tolist(), float(gate.logits("header", last)))
 
 
+class _Turns(Sequence[Tensor]):
+    """The states of every prompt's last turn [tokens, layers * width] float16, put together when asked for: a fit
+    holds them once more, as it needs them, and that is enough of a wide model's."""
+
+    def __init__(self, states: Sequence[States], requests: Sequence[DressedRequest], layers: Sequence[int]) -> None:
+        self.states, self.requests, self.layers = states, requests, layers
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def __getitem__(self, at: Any) -> Any:
+        row, request = self.states[at], self.requests[at]
+        return torch.cat([row[layer][: len(row[layer]) - request.said] for layer in self.layers], -1)
+
+
 def _fitted(
     backbone: Backbone,
     layers: tuple[int, ...],
@@ -277,24 +296,17 @@ def _fitted(
     requests apart."""
     learnt, tried, _, tried_replies = (torch.tensor([float(each.harmful) for each in group]) for group in groups)
 
-    def turns(part: int) -> list[Tensor]:
-        """The states of every prompt's last turn [tokens, layers * width]."""
-        return [
-            torch.cat([row[layer][: len(row[layer]) - request.said] for layer in layers], -1).float()
-            for row, request in zip(states[part], groups[part])
-        ]
+    def turns(part: int) -> _Turns:
+        return _Turns(states[part], groups[part], layers)
 
     def ends(part: int) -> list[Tensor]:
-        return [torch.cat([row[layer][-1:] for layer in layers], -1).float() for row in states[part]]
+        return [torch.cat([row[layer][-1:] for layer in layers], -1) for row in states[part]]
 
-    rows = turns(0)
-    token = fit_pooled(rows, learnt, RIDGE["token"] * len(layers) ** 0.5)
-    header = fit_pooled([row[-1:] for row in rows], learnt, RIDGE["header"])
-    del rows
+    token = fit_pooled(turns(0), learnt, RIDGE["token"] * len(layers) ** 0.5)
+    header = fit_pooled([row[-1:].clone() for row in turns(0)], learnt, RIDGE["header"])
 
     def both(part: int) -> tuple[Tensor, Tensor]:
-        rows = turns(part)
-        return pool(rows, *token), pool([row[-1:] for row in rows], *header)
+        return pool(turns(part), *token), pool([row[-1:].clone() for row in turns(part)], *header)
 
     pooled, at_header = both(1)
     harmless = tried == 0
@@ -369,17 +381,21 @@ def fit_pooled(rows: Sequence[Tensor], labels: Tensor, ridge: float) -> tuple[Te
     labels [rows] in {0, 1}; each class weighs as much as the other. Returns weights [width] and bias, standardisation
     folded in. With one token a row it is ordinary ridge logistic regression. Deterministic: full batches, L-BFGS.
     """
-    flat = torch.cat(list(rows))
-    mean, deviation = flat.mean(0), flat.std(0).clamp_min(1e-6)
-    width = flat.shape[1]
-    order = sorted(range(len(rows)), key=lambda at: len(rows[at]))
-    parts = []
-    for first in range(0, len(order), 256):
-        some = order[first : first + 256]
-        parts.append((*_padded([(rows[at] - mean) / deviation for at in some]), labels[some]))
+    mean, deviation, size = _spread(rows)
+    width = len(mean)
+    kept = torch.float16 if 4 * size > HALVED else torch.float32
     shares = torch.where(labels > 0, 0.5 / labels.sum().clamp_min(1), 0.5 / (1 - labels).sum().clamp_min(1))
-    weighing = [shares[order[first : first + 256]] for first in range(0, len(order), 256)]
-    ends = torch.stack([(row[-1] - mean) / deviation for row in rows])
+    lengths = [len(row) for row in rows]
+    order = sorted(range(len(rows)), key=lengths.__getitem__)
+    parts = []
+    while order:
+        fit = 1  # rows of one part: the longest stands last, and all are padded to it
+        while fit < min(len(order), 256) and (fit + 1) * lengths[order[fit]] * width <= PART:
+            fit += 1
+        some, order = order[:fit], order[fit:]
+        padded = _padded([((rows[at].float() - mean) / deviation).to(kept) for at in some])
+        parts.append((*padded, labels[some], shares[some]))
+    ends = torch.stack([(row[-1].float() - mean) / deviation for row in rows])
     start = 0.01 * (ends[labels > 0].mean(0) - ends[labels == 0].mean(0))
     weight, bias = start.clone().requires_grad_(True), torch.zeros((), requires_grad=True)
     steps = torch.optim.LBFGS([weight, bias], max_iter=60, history_size=10, line_search_fn="strong_wolfe")
@@ -388,8 +404,8 @@ def fit_pooled(rows: Sequence[Tensor], labels: Tensor, ridge: float) -> tuple[Te
         steps.zero_grad()
         total = ridge * weight.square().sum()
         total.backward()
-        for (states, there, wanted), share in zip(parts, weighing):
-            found = _top((states @ weight + bias).masked_fill(~there, -1e4))
+        for states, there, wanted, share in parts:
+            found = _top((states.to(weight) @ weight + bias).masked_fill(~there, -1e4))
             part = torch.nn.functional.binary_cross_entropy_with_logits(found, wanted, weight=share, reduction="sum")
             part.backward()
             total = total.detach() + part.detach()
@@ -402,9 +418,20 @@ def fit_pooled(rows: Sequence[Tensor], labels: Tensor, ridge: float) -> tuple[Te
     return final, float(bias.detach() - (final * mean).sum())
 
 
+def _spread(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor, int]:
+    """Mean and standard deviation [width] over all tokens of `rows`, and how many numbers there are."""
+    tokens, total, squares = 0, torch.zeros(()).double(), torch.zeros(()).double()
+    for row in rows:
+        states = row.double()
+        tokens, total, squares = tokens + len(row), total + states.sum(0), squares + states.square().sum(0)
+    mean = total / tokens
+    variance = (squares - tokens * mean.square()).clamp_min(0.0) / max(1, tokens - 1)
+    return mean.float(), variance.sqrt().float().clamp_min(1e-6), tokens * len(mean)
+
+
 def pool(rows: Sequence[Tensor], weight: Tensor, bias: float) -> Tensor:
     """The pooled reading of every row of states [tokens, width]: [rows]."""
-    return torch.stack([_top((row @ weight + bias)[None])[0] for row in rows])
+    return torch.stack([_top((row.to(weight) @ weight + bias)[None])[0] for row in rows])
 
 
 def _top(values: Tensor) -> Tensor:
@@ -416,7 +443,7 @@ def _top(values: Tensor) -> Tensor:
 
 def _padded(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     width = max(map(len, rows))
-    states = torch.zeros(len(rows), width, rows[0].shape[1])
+    states = torch.zeros(len(rows), width, rows[0].shape[1], dtype=rows[0].dtype)
     there = torch.zeros(len(rows), width, dtype=torch.bool)
     for at, row in enumerate(rows):
         states[at, : len(row)], there[at, : len(row)] = row, True

@@ -93,8 +93,7 @@ def refuses_little(split: AnchorSplit) -> bool:
 
 def refusing_pairs(rows: Sequence[Instruction], own: Sequence[str] = ()) -> tuple[AnchorPair, ...]:
     """One supplied refusal for every request. own: texts that are used instead of REFUSALS, in turn."""
-    pairs = (AnchorPair(row.id, row.text, True, "supplied", "", "refused") for row in rows)
-    return supplied(AnchorSplit(tuple(pairs), (), (), 0, 0), own).refused
+    return supplied(AnchorSplit((), (), (), 0, 0), own, rows).refused
 
 
 def supplied(split: AnchorSplit, own: Sequence[str] = (), more: Sequence[Instruction] = ()) -> AnchorSplit:

@@ -78,11 +78,24 @@ def test_without_the_real_model_it_says_so(monkeypatch: pytest.MonkeyPatch, caps
     assert "test model" in said
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--tune", "--pair", "x"), "--tune makes a pair and --pair x names one"),
+        (("--out", "x"), "--out x keeps the pair that --tune makes"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(acd, arguments: tuple[str, ...], message: str):
+    result = acd("demo", *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
 @pytest.mark.parametrize("requests", ["40", "900"])
 def test_too_many_requests(acd, requests: str):
     result = acd("demo", "--model", "reference", "--requests", requests)
     assert result.exit_code == 2
-    assert "holds 40" in result.stderr
+    assert "held_out_harmful.jsonl has 39 to give" in result.stderr
 
 
 def test_ctrl_c_ends_it_cleanly(acd, tiny: Path, short: Path, monkeypatch: pytest.MonkeyPatch):
@@ -97,9 +110,10 @@ def test_ctrl_c_ends_it_cleanly(acd, tiny: Path, short: Path, monkeypatch: pytes
 
 def test_what_does_not_refuse_a_harmful_request_is_cut():
     long = demo.Reply("one two three four five six seven eight nine")
-    assert demo._shown("harmful", long, refused=False) == "one two three four five six seven …"
-    assert demo._shown("harmful", long, refused=True) == long.text
-    assert demo._shown("everyday", long, refused=False) == long.text
+    for label in ("full_compliance", "partial_refusal"):
+        assert demo._shown("harmful", long, label) == "one two three four five six seven …"
+    assert demo._shown("harmful", long, "full_refusal") == long.text
+    assert demo._shown("everyday", long, "full_compliance") == long.text
 
 
 def test_the_right_paragraph_is_found_for_every_question():
@@ -128,7 +142,8 @@ def test_on_the_real_model(acd):
     result = acd("demo", "--requests", "4", "--max-tokens", "12")
     assert result.exit_code == 0, (result.output, result.exception)
     table = result.stdout[result.stdout.index("What was gained") :]
-    alone, *_, ours = re.search(r"harmful requests refused(.*)", table).group(1).replace("of 5", "").split()
-    assert int(ours) >= int(alone) + 3, table
-    *_, same, _, of = re.search(r"word for word the model's own(.*)", table).group(1).split()
+    (alone, _), *_, (ours, of) = re.findall(r"(\d+) of (\d+)", table.partition("harmful requests refused")[2][:120])[:4]
+    assert of == "5"
+    assert int(ours) >= int(alone) + 2, table
+    *_, (same, of) = re.findall(r"(\d+) of (\d+)", table.partition("word for word")[2][:120])[:4]
     assert int(same) >= int(of) - 2, table

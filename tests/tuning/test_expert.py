@@ -116,9 +116,13 @@ def test_rows_are_refusals_of_harmful_requests_few_of_each(pairs: list[AnchorPai
 def test_supplied_refusals_need_no_reply_of_the_model(tiny: Callable[..., Backbone], tmp_path: Path) -> None:
     backbone, judge = tiny(), Refusing()
     asked = [Instruction(f"u{index}", f"a made-up aim {index}") for index in range(12)]
-    expert = train_expert(backbone, unsafe=asked, refusals=["No, I won't."], judge=judge, **QUICK)
-    assert judge.seen == 0
-    assert expert.metrics["rows"] == 12
+    for texts in (["No, I won't."], []):  # none: ours
+        expert = train_expert(backbone, unsafe=asked, refusals=texts, judge=judge, **QUICK)
+        assert judge.seen == 0
+        assert expert.metrics["rows"] == 12
+        assert expert.metrics["refusals"] == "supplied"
+    with pytest.raises(UsageError, match="Give one of the two"):
+        train_expert(backbone, [], refusals=[], **QUICK)
 
 
 def test_too_few_refusals_say_what_to_do(tiny: Callable[..., Backbone], pairs: list[AnchorPair]) -> None:

@@ -104,6 +104,21 @@ def test_the_bundled_model_gets_a_gate_that_is_kept_while_a_run_lasts(tmp_path: 
             assert said.reading == pytest.approx(value, abs=0.02)
 
 
+def test_a_fit_in_small_parts_and_in_half_precision_is_the_same_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.tensor([float(at % 2) for at in range(40)])
+    rows = [torch.randn(1 + at % 7, 16, generator=draw) + label for at, label in enumerate(labels)]
+    weight, bias = reading.fit_pooled(rows, labels, 0.1)
+    whole = reading.pool(rows, weight, bias)
+    assert reading.auc(whole, labels) > 0.9
+    monkeypatch.setattr(reading, "PART", 1)  # less than one row: every row is a part of its own
+    assert torch.allclose(reading.pool(rows, *reading.fit_pooled(rows, labels, 0.1)), whole, atol=1e-3)
+    monkeypatch.setattr(reading, "HALVED", 0)
+    assert torch.allclose(reading.pool(rows, *reading.fit_pooled(rows, labels, 0.1)), whole, atol=2e-2)
+    halves = [row.half() for row in rows]
+    assert torch.allclose(reading.pool(halves, *reading.fit_pooled(halves, labels, 0.1)), whole, atol=2e-2)
+
+
 def test_dresses_hold_the_request_word_for_word_and_documents_say_nothing_of_it() -> None:
     for dress in dresses():
         messages = dress.wear("Name three rivers")
