@@ -15,9 +15,10 @@ from acd_core import ContrastiveLM, PromptPair
 from acd_core.backbone import Backbone
 from acd_core.chat import Chat
 from acd_core.gate import Gate
-from acd_core.tuning import reading
+from acd_core.tuning import pooled_regression, reading
 from acd_core.tuning.anchors import bundled_instructions
 from acd_core.tuning.dresses import begun, dress_named, dresses, texts
+from acd_core.tuning.pooled_regression import auc, fit_pooled, pool
 from acd_core.tuning.refusals import REFUSALS, language_of
 from tests.core.tiny import family
 
@@ -27,7 +28,7 @@ def test_with_one_token_a_row_it_is_ridge_logistic_regression() -> None:
     labels = (torch.arange(300) % 3 == 0).float()
     states = torch.randn(300, 6, generator=generator) + labels[:, None] * torch.tensor([1.0, 0.5, 0, 0, -1.0, 0])
     ridge = 0.05
-    weight, bias = reading.fit_pooled([row[None] for row in states], labels, ridge)
+    weight, bias = fit_pooled([row[None] for row in states], labels, ridge)
     # sklearn sums the loss and halves the penalty; its "balanced" weights add up to the number of rows.
     oracle = LogisticRegression(C=1 / (2 * ridge * 300), class_weight="balanced", tol=1e-8, max_iter=2000)
     scaled = StandardScaler()
@@ -35,7 +36,7 @@ def test_with_one_token_a_row_it_is_ridge_logistic_regression() -> None:
     found = states @ weight + bias
     expected = torch.tensor(oracle.decision_function(scaled.transform(states.numpy()))).float()
     assert float((found - expected).abs().max()) < 0.02
-    assert reading.auc(found, labels) == pytest.approx(roc_auc_score(labels.numpy(), found.numpy()))
+    assert auc(found, labels) == pytest.approx(roc_auc_score(labels.numpy(), found.numpy()))
 
 
 def test_a_row_counts_as_its_highest_tokens() -> None:
@@ -48,8 +49,8 @@ def test_a_row_counts_as_its_highest_tokens() -> None:
             row[at % 15 : at % 15 + 3, 0] += 4.0
         rows.append(row)
         labels.append(float(at % 2))
-    weight, bias = reading.fit_pooled(rows[:120], torch.tensor(labels[:120]), 0.01)
-    assert reading.auc(reading.pool(rows[120:], weight, bias), torch.tensor(labels[120:])) > 0.97
+    weight, bias = fit_pooled(rows[:120], torch.tensor(labels[:120]), 0.01)
+    assert auc(pool(rows[120:], weight, bias), torch.tensor(labels[120:])) > 0.97
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gemma2"])
@@ -108,15 +109,15 @@ def test_a_fit_in_small_parts_and_in_half_precision_is_the_same_fit(monkeypatch:
     draw = torch.Generator().manual_seed(0)
     labels = torch.tensor([float(at % 2) for at in range(40)])
     rows = [torch.randn(1 + at % 7, 16, generator=draw) + label for at, label in enumerate(labels)]
-    weight, bias = reading.fit_pooled(rows, labels, 0.1)
-    whole = reading.pool(rows, weight, bias)
-    assert reading.auc(whole, labels) > 0.9
-    monkeypatch.setattr(reading, "PART", 1)  # less than one row: every row is a part of its own
-    assert torch.allclose(reading.pool(rows, *reading.fit_pooled(rows, labels, 0.1)), whole, atol=1e-3)
-    monkeypatch.setattr(reading, "HALVED", 0)
-    assert torch.allclose(reading.pool(rows, *reading.fit_pooled(rows, labels, 0.1)), whole, atol=2e-2)
+    weight, bias = fit_pooled(rows, labels, 0.1)
+    whole = pool(rows, weight, bias)
+    assert auc(whole, labels) > 0.9
+    monkeypatch.setattr(pooled_regression, "PART", 1)  # less than one row: every row is a part of its own
+    assert torch.allclose(pool(rows, *fit_pooled(rows, labels, 0.1)), whole, atol=1e-3)
+    monkeypatch.setattr(pooled_regression, "HALVED", 0)
+    assert torch.allclose(pool(rows, *fit_pooled(rows, labels, 0.1)), whole, atol=2e-2)
     halves = [row.half() for row in rows]
-    assert torch.allclose(reading.pool(halves, *reading.fit_pooled(halves, labels, 0.1)), whole, atol=2e-2)
+    assert torch.allclose(pool(halves, *fit_pooled(halves, labels, 0.1)), whole, atol=2e-2)
 
 
 def test_dresses_hold_the_request_word_for_word_and_documents_say_nothing_of_it() -> None:
