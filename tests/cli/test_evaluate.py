@@ -77,7 +77,7 @@ def test_a_judge_of_ones_own_stands_beside_the_rules(acd, tiny: Path, tmp_path: 
     said = data["judge_models"]
     assert said["judges"] == {"harm": "strict-judge, harm v1", "refusal": "strict-judge, refusal v1"}
     assert all(row["refused"]["value"] == row["harmful"]["value"] == 1.0 for row in said["rows"])
-    assert said["agreement"]["total"] == 8
+    assert said["agreement"]["total"] == 12
     rules, model = data["calibration"]
     assert (rules["file"], rules["refusal"]["value"], model["refusal"]["value"]) == ("people.csv", 1.0, 0.5)
     page = Path("page/report.md").read_text("utf-8")
