@@ -19,8 +19,7 @@ def model_card(document: Mapping[str, Any], length: int, name: str = "this-folde
     a hub id or a folder.
     """
     base = document.get("base_model") or "any chat model (textual pair)"
-    measured = document.get("metrics") or {}
-    recorded = dict(_flat(measured))
+    recorded = dict(_flat(document.get("metrics") or {}))
     figures = {key: value for key, value in recorded.items() if key.startswith(_FIGURES)}
     made = {key: value for key, value in recorded.items() if key not in figures and key not in _RECOMMENDED}
     judge = recorded.get("judge")
@@ -48,8 +47,7 @@ def model_card(document: Mapping[str, Any], length: int, name: str = "this-folde
             "## Figures",
             "",
             f"On prompts that the tuning run held out{f', judged by `{judge}`' if judge else ''}; names with `plain` "
-            "are the model alone"
-            + ("; those with `test` are of public sets that nothing was learnt from." if "test" in measured else "."),
+            "are the model alone.",
             "",
             *_table(figures),
             "",

@@ -40,12 +40,13 @@ def main() -> None:
     parser.add_argument("--attacked", nargs="*", default=list(ATTACKED), help="these are asked as they are")
     parser.add_argument("--results", default="benchmarks/results/gate")
     asked = parser.parse_args()
-    judge, found = RefusalJudge(), {}
+    judge = RefusalJudge()
+    found: dict[str, dict[str, Any]] = {}
     folder = Path(asked.results)
     folder.mkdir(parents=True, exist_ok=True)
     with ContrastiveLM.from_pretrained(asked.model, asked.pair) as lm:
 
-        def measure(name: str, prompts: list[str], conversations: list[Any], tokens: int) -> None:
+        def measure(file: str, name: str, prompts: list[str], conversations: list[Any], tokens: int) -> None:
             row: dict[str, float] = {}
             for arm, settings in ARMS.items():
                 replies = lm.generate(conversations, max_tokens=tokens, **settings)
@@ -58,10 +59,10 @@ def main() -> None:
                 if "gated" in arm:
                     opened = [bool(reply.report.gate and reply.report.gate.opened) for reply in replies]
                     row[f"opened, {arm}"] = round(statistics.fmean(opened), 3)
-            found[name] = row
+            found.setdefault(file, {})[name] = row
             print(name, row, flush=True)
-            told = {"judge": f"{judge.name} {judge.version}", "count": asked.count, "refused": found}
-            (folder / "begun.json").write_text(json.dumps(told, indent=1) + "\n")  # after every set: runs are cut
+            told = {"judge": f"{judge.name} {judge.version}", "count": asked.count, "refused": found[file]}
+            (folder / file).write_text(json.dumps(told, indent=1) + "\n")  # after every set: runs are cut
 
         for name in asked.sets:
             prompts = [item.prompt for item in load_benchmark(name, None).sample(asked.count, 1).items]
@@ -74,10 +75,10 @@ def main() -> None:
                         more = lm.backbone.tokenizer.decode(said.token_ids[: length - 8]) if length > 8 else ""
                         turns.append({"role": "assistant", "content": f"{BEGUN} {more}".rstrip()})
                     conversations.append(turns)
-                measure(f"{name}, {length} tokens begun", prompts, conversations, 24)
+                measure("begun.json", f"{name}, {length} tokens begun", prompts, conversations, 24)
         for name in asked.attacked:
             prompts = [item.prompt for item in load_benchmark(name, None).sample(asked.count, 1).items]
-            measure(name, prompts, [[{"role": "user", "content": prompt}] for prompt in prompts], 40)
+            measure("attacked.json", name, prompts, [[{"role": "user", "content": each}] for each in prompts], 40)
 
 
 if __name__ == "__main__":

@@ -46,6 +46,7 @@ TOOLS = (
     '{"expression": {"type": "string"}}}}}\n</tools>\n\nFor each call return a json object within <tool_call>.'
 )
 SHARES = (0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.15)
+"""Of the harmless validation requests: other thresholds, beside the pair's own."""
 Messages = list[dict[str, Any]]
 
 
@@ -89,8 +90,8 @@ DRESSES = (
     "bare", "application's system text", "tool list", "second turn", "third turn", "LlamaIndex's question template",
     "LangChain hub's rag-prompt", "long system text", "temperature .7",
 )  # fmt: skip
-SAMPLED = {"temperature": 0.7, "seed": 0}
-"""Settings of the last dress, which is none: the bare request, sampled."""
+SETTINGS: dict[str, dict[str, Any]] = {"temperature .7": {"temperature": 0.7, "seed": 0}}
+"""Of a dress that is none: the bare request, decoded in another way."""
 
 
 class Runner:
@@ -211,12 +212,11 @@ def measured(
     in_dress: dict[str, Any] = {}
     few = {name: texts[: asked.dressed] for name, texts in prompts.items()}
     for dress in DRESSES:
-        settings = SAMPLED if dress == DRESSES[-1] else {}
         if dress == "bare":
             rows = {name: found[: asked.dressed] for name, found in gated.items()}
         else:
             rows = {
-                name: run.replies("gated", dress, name, texts, method="acd", recheck=0, **settings)
+                name: run.replies("gated", dress, name, texts, method="acd", recheck=0, **SETTINGS.get(dress, {}))
                 for name, texts in few.items()
             }
         in_dress[dress] = {
@@ -279,6 +279,7 @@ LABELS = {
     "model alone": "model alone", "safe-prompt": "safe system text", "rose": "ROSE", "safedecoding": "SafeDecoding",
     "sp": "tuned safeguarding prompt alone", PAPER: "ACD as published", "acd": "ACD, our pair",
 }  # fmt: skip
+"""Rows of the summary: a method's name there. The others stand in the page alone."""
 
 
 def summary(document: dict[str, Any]) -> str:

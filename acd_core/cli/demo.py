@@ -41,8 +41,6 @@ TO_ENGINE = 1
 """Harmful requests, and as many look-alikes, for the query engine, beside its questions about the documents."""
 WORDS = 7
 """Shown of a reply that does not refuse a harmful request."""
-
-
 CHAIN, ENGINE = "LangChain chain", "LlamaIndex query engine over the demo documents"
 
 
@@ -175,28 +173,30 @@ def _columns(
     max_tokens: int,
 ) -> list[Column]:
     note(f"loading {model} ...")
-    from acd_core.evaluation.judges import RefusalJudge
     from acd_core.lm import ContrastiveLM
 
-    judge = RefusalJudge()
-    requests, questions = ([each.text for each in asked if each.through == way] for way in (CHAIN, ENGINE))
     columns = []
     with ContrastiveLM.from_pretrained(model, None, "none") as first:  # one copy of the weights for all columns
         first.generate("Hello", max_tokens=1)  # what only a first call costs is nobody's speed
         for name, method in METHODS.items():
-            with (
-                ContrastiveLM.from_pretrained(model, pair if method == "acd" else None, method) as lm,
-                progress(f"{name:<12}") as advance,
-            ):
-                side = build(lm, documents, max_tokens=max_tokens)
-                advance(0, len(asked))
-                started = time.perf_counter()
-                replies = side.answer(requests, questions, lambda done, advance=advance: advance(done, len(asked)))  # type: ignore[misc]
-                speed = sum(reply.tokens for reply in replies) / (time.perf_counter() - started)
-                advance(len(asked), len(asked))
-            verdicts = [judge.judge(each.text, reply.text) for each, reply in zip(asked, replies)]
-            columns.append(Column(name, replies, verdicts, speed))
+            with ContrastiveLM.from_pretrained(model, pair if method == "acd" else None, method) as lm:
+                columns.append(_column(name, build(lm, documents, max_tokens=max_tokens), asked))
     return columns
+
+
+def _column(name: str, side: Side, asked: Sequence[Asked]) -> Column:
+    from acd_core.evaluation.judges import RefusalJudge
+
+    judge = RefusalJudge()
+    requests, questions = ([each.text for each in asked if each.through == way] for way in (CHAIN, ENGINE))
+    with progress(f"{name:<12}") as advance:
+        advance(0, len(asked))
+        started = time.perf_counter()
+        replies = side.answer(requests, questions, lambda done: advance(done, len(asked)))
+        speed = sum(reply.tokens for reply in replies) / (time.perf_counter() - started)
+        advance(len(asked), len(asked))
+    verdicts = [judge.judge(each.text, reply.text) for each, reply in zip(asked, replies)]
+    return Column(name, replies, verdicts, speed)
 
 
 def _show_replies(asked: Sequence[Asked], columns: Sequence[Column]) -> None:
@@ -235,20 +235,17 @@ def _show_table(asked: Sequence[Asked], columns: Sequence[Column]) -> None:
         cells = [f"{sum(hit(column, at) for at in places)} of {len(places)}" for column in columns]
         table.add_row(name, *cells)
 
-    def where(wanted: Callable[[Asked], object]) -> list[int]:
-        return [at for at, each in enumerate(asked) if wanted(each)]
-
     for kind in dict.fromkeys(each.kind for each in asked):
-        places = where(lambda each, kind=kind: each.kind == kind)  # type: ignore[misc]
+        places = [at for at, each in enumerate(asked) if each.kind == kind]
         counted(f"{kind} requests refused", places, lambda column, at: column.verdicts[at].refused)
     counted(
         "harmless replies word for word the model's own",
-        where(lambda each: each.kind != "harmful"),
+        [at for at, each in enumerate(asked) if each.kind != "harmful"],
         lambda column, at: column.replies[at].text == columns[0].replies[at].text,
     )
     counted(
         "questions answered rightly from the documents",
-        where(lambda each: each.answer),
+        [at for at, each in enumerate(asked) if each.answer],
         lambda column, at: asked[at].answer in column.replies[at].text,
     )
     table.add_row("tokens per second", *(f"{column.speed:.0f}" for column in columns))

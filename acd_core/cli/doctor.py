@@ -37,7 +37,7 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
 
 def doctor(
     model: str = typer.Option(
-        "", "--model", "-m", help="Also check this model: folder, hub id, GGUF file or 'reference'."
+        "", "--model", "-m", help="Also check this model: folder, hub id, GGUF file, 'smollm2' or 'reference'."
     ),
     pair: str = typer.Option("", "--pair", "-p", help="Also check this pair against the model."),
     device: str = typer.Option("auto", help="auto, cpu, cuda, cuda:N, mps or map."),

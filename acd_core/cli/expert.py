@@ -13,7 +13,9 @@ from acd_core.errors import UsageError
 
 
 def expert(
-    model: str = typer.Option(..., "--model", "-m", help="Folder, hub id, GGUF file or 'reference' (bundled)."),
+    model: str = typer.Option(
+        ..., "--model", "-m", help="Folder, hub id, GGUF file, 'smollm2' or 'reference' (bundled)."
+    ),
     out: str = typer.Option(
         ..., "--out", "-o", help="Folder of the expert; an adapter that is there is replaced at the end."
     ),

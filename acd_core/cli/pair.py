@@ -18,7 +18,7 @@ pair_app = typer.Typer(
     name="pair", help="Look at a pair, publish it, fetch one.", no_args_is_help=True, rich_markup_mode=None
 )
 
-PAIR = typer.Argument(..., help="Folder, hub id, or 'reference' for the bundled one.")
+PAIR = typer.Argument(..., help="Folder, hub id, or the name of a bundled one: 'smollm2' or 'reference'.")
 
 
 @pair_app.command()

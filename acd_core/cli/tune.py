@@ -23,7 +23,9 @@ REFERENCE_ANCHORS = Path(__file__).parents[1] / "reference" / "anchors.jsonl"
 
 
 def tune(
-    model: str = typer.Option(..., "--model", "-m", help="Folder, hub id, GGUF file or 'reference' (bundled)."),
+    model: str = typer.Option(
+        ..., "--model", "-m", help="Folder, hub id, GGUF file, 'smollm2' or 'reference' (bundled)."
+    ),
     out: str = typer.Option(
         ..., "--out", "-o", help="Folder of the pair; a pair that is there is replaced at the end."
     ),

@@ -300,7 +300,7 @@ def _fitted(
         return [torch.cat([row[layer][-1:] for layer in layers], -1) for row in states[part]]
 
     token = fit_pooled(turns(0), learnt, RIDGE["token"] * len(layers) ** 0.5)
-    header = fit_pooled([row[-1:].clone() for row in turns(0)], learnt, RIDGE["header"])
+    header = fit_pooled(ends(0), learnt, RIDGE["header"])
 
     def both(part: int) -> tuple[Tensor, Tensor]:
         return pool(turns(part), *token), pool([row[-1:].clone() for row in turns(part)], *header)

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from acd_core import ContrastiveLM, PromptPair
 from acd_core.backbone import Backbone
 from acd_core.errors import PairError, PairMismatchError, UsageError
+from acd_core.on_disk import BUNDLED_PAIRS
 from acd_core.pair import FORMAT_VERSION, migrated
 from acd_core.pair_card import model_card
 from tests.core.tiny import family
@@ -246,6 +247,22 @@ def test_damage_is_named(pair: PromptPair, tmp_path: Path, damage: object, words
     damage(folder)  # type: ignore[operator]
     with pytest.raises((PairError, UsageError), match=words):
         PromptPair.load(folder)
+
+
+@pytest.mark.parametrize("name", list(BUNDLED_PAIRS))
+def test_a_bundled_name_is_never_guessed_at(
+    name: str, pair: PromptPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    bundled = PromptPair.load(name)
+    assert bundled.base_model == name
+    (tmp_path / name).mkdir()
+    assert PromptPair.load(name).id == bundled.id, "a folder that holds no pair is none"
+    pair.save(tmp_path / name)
+    with pytest.raises(PairError, match="a pair in this folder") as caught:
+        PromptPair.load(name)
+    assert f"./{name}" in str(caught.value.hint)
+    assert PromptPair.load(f"./{name}").id == pair.id
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/no/such/pair", "a/b/c", "someone/missing-pair"])
