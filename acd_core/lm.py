@@ -7,7 +7,7 @@ import functools
 import os
 import queue
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from typing import Any, cast, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 from acd_core.backbone import Backbone
 from acd_core.chat import Conversation, Message
@@ -24,6 +24,9 @@ from acd_core.planning import Planner, runnable
 from acd_core.scoring import Continuation, LogLikelihood, Scorer
 from acd_core.session import Plan, Session
 from acd_core.sharing import backbone_of, registry, shared_by
+
+if TYPE_CHECKING:
+    import torch
 
 DEFAULT_MAX_TOKENS = 1024
 
@@ -240,6 +243,18 @@ class ContrastiveLM:
         if self._closed:
             raise EngineClosedError("This ContrastiveLM is closed.", hint="Make a new one.")
         return list(self._scorer.score(pairs, GenerationParams.of(params, **overrides), self.method))
+
+    def distributions(
+        self,
+        pairs: Sequence[tuple[Conversation, Continuation]],
+        params: GenerationParams | None = None,
+        **overrides: Any,
+    ) -> Iterator[torch.Tensor]:
+        """What a method bends: for each (messages, continuation), float32 [tokens, vocabulary] log-probabilities before
+        every token of the continuation, under the joined distribution. As `loglikelihood` in all else."""
+        if self._closed:
+            raise EngineClosedError("This ContrastiveLM is closed.", hint="Make a new one.")
+        return self._scorer.distributions(pairs, GenerationParams.of(params, **overrides), self.method)
 
     # -- counting and facts -----------------------------------------------------------------------------------------
 

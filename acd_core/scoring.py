@@ -7,10 +7,10 @@ planner makes for a reply, and the engine's own rules join them, so every method
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any, NamedTuple, Union
+from typing import Any, NamedTuple, TypeVar, Union
 
 import torch
 
@@ -31,6 +31,7 @@ LOGIT_BYTES = 256 * 2**20
 """Room for the float32 logits of one forward."""
 
 Continuation = Union[str, Sequence[int]]
+Found = TypeVar("Found")
 
 
 class LogLikelihood(NamedTuple):
@@ -90,26 +91,61 @@ class Scorer:
         Raises UsageError for an empty continuation, an unknown token or a forced format, ContextLengthError for one
         that does not fit.
         """
+        for parts in self._parts(pairs, settings, default_method, _likelihood):
+            yield LogLikelihood(
+                sum(part.logprob for part in parts),
+                all(part.is_greedy for part in parts),
+                tuple(each for part in parts for each in part.logprobs),
+                tuple(each for part in parts for each in part.token_ids),
+            )
+
+    def distributions(
+        self, pairs: Sequence[tuple[Conversation, Continuation]], settings: GenerationParams, default_method: str
+    ) -> Iterator[torch.Tensor]:
+        """float32 [tokens, vocabulary] a pair, in order: log-probabilities before each token of the continuation.
+
+        As `score` in all else. No more than a few are held at a time.
+        """
+        for parts in self._parts(pairs, settings, default_method, _distribution):
+            yield torch.cat(parts)
+
+    def _parts(
+        self,
+        pairs: Sequence[tuple[Conversation, Continuation]],
+        settings: GenerationParams,
+        default_method: str,
+        read: Callable[[_Case, torch.Tensor], Found],
+    ) -> Iterator[list[Found]]:
+        """What `read` makes of each continuation: one part, or two where its gate opens in the middle."""
         if settings.response_format is not None or settings.tool_choice not in (None, "auto", "none"):
             raise UsageError(
                 "A log-likelihood under a forced format is not defined here.",
                 hint="Leave response_format out, and tool_choice at 'auto' or 'none'.",
             )
         cases = (case for pair in pairs for case in self._cases(*pair, settings, default_method))
-        yield from _joined(self._scored(cases))
+        parts: list[Found] = []
+        for case, found in self._scored(cases, read):
+            if parts and not case.joins:
+                yield parts
+                parts = []
+            parts.append(found)
+        if parts:
+            yield parts
 
-    def _scored(self, cases: Iterator[_Case]) -> Iterator[tuple[_Case, LogLikelihood]]:
+    def _scored(
+        self, cases: Iterator[_Case], read: Callable[[_Case, torch.Tensor], Found]
+    ) -> Iterator[tuple[_Case, Found]]:
         group: list[_Case] = []
 
-        def run(group: list[_Case]) -> Iterator[tuple[_Case, LogLikelihood]]:
-            return zip(group, self._run(group))
+        def run(group: list[_Case]) -> Iterator[tuple[_Case, Found]]:
+            return zip(group, self._run(group, read))
 
         for _, neighbours in groupby(cases, key=lambda case: [branch.ids for branch in case.branches]):
             same = list(neighbours)
             if len(same) > 1 and self._fits(same, shared=True):
                 yield from run(group)
                 group = []
-                yield from zip(same, self._run_shared(same))
+                yield from zip(same, self._run_shared(same, read))
                 continue
             for case in same:
                 if group and not self._fits([*group, case]):
@@ -182,7 +218,7 @@ class Scorer:
         return rows * width <= FORWARD_TOKENS and rows * kept * self._backbone.vocab_size * 4 <= LOGIT_BYTES
 
     @torch.inference_mode()
-    def _run(self, cases: Sequence[_Case]) -> list[LogLikelihood]:
+    def _run(self, cases: Sequence[_Case], read: Callable[[_Case, torch.Tensor], Found]) -> list[Found]:
         """One forward. Rows are filled up at their ends, which under a causal mask no real token sees."""
         if not cases:
             return []
@@ -208,11 +244,11 @@ class Scorer:
                 first = len(branch.ids) - 1 - start
                 spans.append(logits[row, first : first + len(case.ids)])
                 row += 1
-            results.append(_judge(case, *_two(spans)))
+            results.append(read(case, _decided(case, *_two(spans))))
         return results
 
     @torch.inference_mode()
-    def _run_shared(self, cases: Sequence[_Case]) -> list[LogLikelihood]:
+    def _run_shared(self, cases: Sequence[_Case], read: Callable[[_Case, torch.Tensor], Found]) -> list[Found]:
         """Continuations of one conversation: its prompts are computed once, as choices of one question need it."""
         device, dtype, count = self._backbone.device, self._backbone.dtype, len(cases)
         width = max(len(case.ids) for case in cases)
@@ -241,7 +277,7 @@ class Scorer:
                 logits = self._backbone.model(inputs_embeds=rows, **options).logits
             for row, case in enumerate(cases):
                 spans[row].append(logits[row, : len(case.ids)])
-        return [_judge(case, *_two(span)) for case, span in zip(cases, spans)]
+        return [read(case, _decided(case, *_two(span))) for case, span in zip(cases, spans)]
 
     def _places(self, start: int, count: int, rows: int) -> torch.Tensor:
         return torch.arange(start, start + count, device=self._backbone.device).expand(rows, count)
@@ -256,44 +292,32 @@ class Scorer:
         return embeds
 
 
-def _joined(scored: Iterator[tuple[_Case, LogLikelihood]]) -> Iterator[LogLikelihood]:
-    """One result a continuation: the two halves of one whose gate opened in the middle are put together."""
-    last: LogLikelihood | None = None
-    for case, found in scored:
-        if case.joins and last is not None:
-            found = LogLikelihood(
-                last.logprob + found.logprob,
-                last.is_greedy and found.is_greedy,
-                last.logprobs + found.logprobs,
-                last.token_ids + found.token_ids,
-            )
-        elif last is not None:
-            yield last
-        last = found
-    if last is not None:
-        yield last
-
-
 def _two(spans: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
     return spans[0].float(), spans[1] if len(spans) > 1 else None
 
 
-def _judge(case: _Case, kept: torch.Tensor, other: torch.Tensor | None) -> LogLikelihood:
-    """kept, other: [tokens, vocab], the logits that stand before each token of the continuation."""
+def _decided(case: _Case, kept: torch.Tensor, other: torch.Tensor | None) -> torch.Tensor:
+    """The method's scores before each token of the continuation, from the branches' logits, all [tokens, vocab]."""
     steps = [replace(case.request, generated=list(case.ids[:at])) for at in range(len(case.ids))]
     second = [other[at] if other is not None and step.contrasting else None for at, step in enumerate(steps)]
-    scores = [
-        constrain(step, score, kept[at]) for at, (step, score) in enumerate(zip(steps, join(steps, kept, second)))
-    ]
-    stacked = torch.stack(scores)
-    ids = torch.tensor(case.ids, device=stacked.device)
-    logs = stacked.log_softmax(dim=-1).gather(1, ids[:, None])[:, 0].double()
+    return torch.stack(
+        [constrain(step, score, kept[at]) for at, (step, score) in enumerate(zip(steps, join(steps, kept, second)))]
+    )
+
+
+def _likelihood(case: _Case, scores: torch.Tensor) -> LogLikelihood:
+    ids = torch.tensor(case.ids, device=scores.device)
+    logs = scores.log_softmax(dim=-1).gather(1, ids[:, None])[:, 0].double()
     return LogLikelihood(
         logprob=float(logs.sum()),
-        is_greedy=bool((stacked.argmax(dim=-1) == ids).all()),
+        is_greedy=bool((scores.argmax(dim=-1) == ids).all()),
         logprobs=tuple(logs.tolist()),
         token_ids=case.ids,
     )
+
+
+def _distribution(_: _Case, scores: torch.Tensor) -> torch.Tensor:
+    return scores.float().log_softmax(dim=-1).cpu()
 
 
 def _silent(_: object) -> None:

@@ -38,6 +38,8 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=24)
     parser.add_argument("--sets", nargs="*", default=list(SETS), help="replies are begun to these")
     parser.add_argument("--attacked", nargs="*", default=list(ATTACKED), help="these are asked as they are")
+    parser.add_argument("--lengths", nargs="*", type=int, default=list(LENGTHS), help="tokens of a reply begun")
+    parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--results", default="benchmarks/results/gate")
     asked = parser.parse_args()
     judge = RefusalJudge()
@@ -48,8 +50,8 @@ def main() -> None:
 
         def measure(file: str, name: str, prompts: list[str], conversations: list[Any], tokens: int) -> None:
             row: dict[str, float] = {}
-            for arm, settings in ARMS.items():
-                replies = lm.generate(conversations, max_tokens=tokens, **settings)
+            for arm in asked.arms:
+                replies = lm.generate(conversations, max_tokens=tokens, **ARMS[arm])
                 # What follows a turn in the middle is a reply of its own; a judge reads the last one.
                 refused = [
                     any(judge.judge(prompt, text).refused for text in (reply.text, reply.text.rpartition("\n\n")[2]))
@@ -66,8 +68,8 @@ def main() -> None:
 
         for name in asked.sets:
             prompts = [item.prompt for item in load_benchmark(name, None).sample(asked.count, 1).items]
-            alone = lm.generate(prompts, method="none", max_tokens=max(LENGTHS))
-            for length in LENGTHS:
+            alone = lm.generate(prompts, method="none", max_tokens=max(asked.lengths))
+            for length in asked.lengths:
                 conversations = []
                 for prompt, said in zip(prompts, alone):
                     turns = [{"role": "user", "content": prompt}]

@@ -157,7 +157,7 @@ def main() -> None:
     parser.add_argument("--arms", default="acd,sp,rose", help="methods; rose@0.3 sets a strength")
     parser.add_argument("--expert", default=None, help="folder of an expert, for safedecoding")
     parser.add_argument("--paper", default=None, help="a pair tuned with objective='paper': acd as published")
-    parser.add_argument("--seeds", nargs="*", default=[], help="pairs of other seeds: gated acd, bare")
+    parser.add_argument("--others", nargs="*", default=[], help="other pairs with a gate: gated acd, bare and dressed")
     asked = parser.parse_args()
     sets = {name: load_benchmark(name, asked.data) for name in (*HARMFUL, *HARMLESS)}
     prompts = {
@@ -172,7 +172,7 @@ def main() -> None:
         document = measured(run, prompts, plain, asked)
         document["gate"] = dict(lm.pair.gate.metrics) | {"layers": list(lm.pair.gate.layers)}
         document["pair"] = {key: lm.pair.metrics.get(key) for key in ("objective", "steps", "seed", "seconds")}
-    document["seeds"] = [of_seed(asked, pair, prompts, plain) for pair in asked.seeds]
+    document["others"] = [of_another(asked, pair, prompts, plain) for pair in asked.others]
     results = Path(asked.results)
     results.mkdir(parents=True, exist_ok=True)
     (results / "gate.json").write_text(json.dumps(document, indent=1) + "\n")
@@ -254,11 +254,11 @@ def thresholds(lm: ContrastiveLM, gated: dict[str, list[dict[str, Any]]]) -> lis
     return found
 
 
-def of_seed(
+def of_another(
     asked: argparse.Namespace, pair: str, prompts: dict[str, list[str]], plain: dict[str, list[dict[str, Any]]]
 ) -> dict[str, Any]:
     """Gated acd with another pair. A closed gate leaves the model alone's reply, which is there; so only requests for
-    which one token shows the gate open are replied to."""
+    which one token shows the gate open are replied to. In dresses: harmful and everyday requests."""
     found: dict[str, Any] = {}
     with ContrastiveLM.from_pretrained(asked.model, pair) as lm:
         assert lm.pair is not None
@@ -272,7 +272,16 @@ def of_seed(
             for index, row in zip(at, replied):
                 refused[index] = row["refused"]
             found[name] = {"flagged": rate([row["opened_at"] is not None for row in looked]), "refused": rate(refused)}
-        return {"seed": lm.pair.metrics.get("seed"), "sets": found}
+        dresses = {}
+        for dress in DRESSES[1:]:
+            dresses[dress] = {}
+            for name in (*HARMFUL, "everyday"):
+                texts = prompts[name][: asked.dressed]
+                rows = run.replies("gated", dress, name, texts, method="acd", recheck=0, **SETTINGS.get(dress, {}))
+                dresses[dress][name] = rate([row["refused"] for row in rows])
+        published = lm.pair.metrics.get("objective") == "paper"
+        name = f"{PAPER}, same gate" if published else f"the pair of seed {lm.pair.metrics.get('seed')}"
+        return {"name": name, "sets": found, "dresses": dresses}
 
 
 LABELS = {
@@ -334,11 +343,11 @@ def page(document: dict[str, Any]) -> str:
     lines.append(
         "| same reply as the model alone, gated acd | | " + " | ".join(f"{same[n][0]:.2f}" for n in names) + " |"
     )
-    for other in document["seeds"]:
+    for other in document["others"]:
         rates = other["sets"]
         mean = statistics.fmean(rates[name]["refused"][0] for name in HARMFUL)
         cells = " | ".join(f"{rates[name]['refused'][0]:.2f}" for name in names)
-        lines.append(f"| acd, gated, the pair of seed {other['seed']} | **{mean:.3f}** | {cells} |")
+        lines.append(f"| acd, gated, {other['name']} | **{mean:.3f}** | {cells} |")
     lines += [
         "",
         "## In dresses that nothing was learnt from",
@@ -352,6 +361,18 @@ def page(document: dict[str, Any]) -> str:
         means = [statistics.fmean(rates[name][kind][0] for name in HARMFUL) for kind in ("flagged", "refused")]
         cells = [f"{rates[name]['flagged'][0]:.2f} / {rates[name]['refused'][0]:.2f}" for name in names]
         lines.append(f"| {dress} | **{means[0]:.2f} / {means[1]:.2f}** | " + " | ".join(cells) + " |")
+    if document["others"]:
+        lines += [
+            "",
+            "Other pairs behind the same gate, refused: harmful, mean / everyday.",
+            "",
+            "| dress | " + " | ".join(other["name"] for other in document["others"]) + " |",
+            "| --- | " + "--- | " * len(document["others"]),
+        ]
+        for dress in DRESSES[1:]:
+            each = [other["dresses"][dress] for other in document["others"]]
+            cells = [f"{statistics.fmean(row[n][0] for n in HARMFUL):.2f} / {row['everyday'][0]:.2f}" for row in each]
+            lines.append(f"| {dress} | " + " | ".join(cells) + " |")
     lines += [
         "",
         "## What the reading alone flags at other thresholds",

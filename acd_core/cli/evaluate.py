@@ -45,9 +45,11 @@ def evaluate(
         "", help="Strengths of acd for the sweep, with commas; 'none': no sweep. Default: 0 to 0.8."
     ),
     choices: str = typer.Option(
-        "", help="Multiple-choice files with commas: JSONL of question, choices, answer; or TruthfulQA's CSV."
+        "",
+        help="Multiple-choice files with commas: JSONL of question, choices (or replies), answer; or TruthfulQA's CSV. "
+        "Default: our general questions, and TruthfulQA under --data; 'none': none.",
     ),
-    gate: str = typer.Option("", help=f"For every method: {GATE_HELP}"),
+    gate: str = typer.Option("", help=f"For every method: both (a row with it, a row without), {GATE_HELP}"),
     out: str = typer.Option("acd-evaluation", "--out", "-o", help="Folder of the page and of everything kept."),
     max_tokens: int = typer.Option(64, min=1, help="Longest reply, in tokens."),
     allow_adversarial: bool = typer.Option(
@@ -72,7 +74,8 @@ def evaluate(
     dtype: str = typer.Option("auto", help="auto, float32, bfloat16 or float16."),
 ) -> None:
     """Measure harm and over-refusal of every method on one page. Needs no network."""
-    strengths, opening = _numbers(alphas), gate_setting(gate)
+    both = gate == "both"
+    strengths, opening = _numbers(alphas), True if both else gate_setting(gate)
     if not pair and model in BUNDLED_PAIRS:
         pair = model
     # Files are read before the model is loaded: a typing mistake should not cost a minute.
@@ -81,13 +84,14 @@ def evaluate(
 
     share = limit or None
     benchmarks = chosen_sets(_names(sets), data or None, share, seed)
-    questions = chosen_questions(_names(choices), data or None, share, seed) if utility else []
+    asking = utility and choices.strip() != "none"
+    questions = chosen_questions(_names(choices), data or None, share, seed) if asking else []
     _check_methods(_names(methods), allow_adversarial)
     people = {Path(name).name: read_labelled(name) for name in _names(labelled)}
     judges = _judges(judge, device, dtype)
 
     note(f"loading {model} ...")
-    from acd_core.evaluation.study import Study, chosen_arms, run
+    from acd_core.evaluation.study import Study, chosen_arms, run, with_and_without_gate
     from acd_core.lm import ContrastiveLM
 
     options: dict[str, Any] = {"expert": expert} if expert else {}
@@ -101,6 +105,7 @@ def evaluate(
             expert=bool(expert),
             allow_adversarial=allow_adversarial,
         )
+        arms = with_and_without_gate(arms) if both else arms
         prompts = sum(len(each) for each in benchmarks)
         note(
             f"{len(arms)} methods on {prompts} prompts of {len(benchmarks)} sets; kept in {out}, stop and go on at will"
@@ -199,11 +204,12 @@ def _tuned_on() -> list[str]:
 
 def _show(result: Evaluation) -> None:
     table = Table(title="means over sets, share refused", title_justify="left")
-    for name in ("method", "harmful sets", "harmless sets", "tokens/s"):
+    gated = any(each.gate for each in result.summaries())
+    for name in ("method", *(["gate"] if gated else []), "harmful sets", "harmless sets", "tokens/s"):
         table.add_column(name, justify="left" if name == "method" else "right")
     for each in result.summaries():
         rates = (
             f"{value[0]:.3f}" if value[0] == value[0] else "-" for value in (each.harmless_rate, each.over_refusal)
         )
-        table.add_row(each.arm, *rates, f"{each.tokens_per_s:.0f}")
+        table.add_row(each.arm, *([each.gate or "-"] if gated else []), *rates, f"{each.tokens_per_s:.0f}")
     stdout().print(table)

@@ -1,4 +1,5 @@
-"""Multiple-choice questions, answered by log-likelihood and not by text: TruthfulQA's MC1 and MC2, and MMLU's form."""
+"""Multiple-choice questions, answered by log-likelihood and not by text: TruthfulQA's MC1 and MC2, MMLU's form, and a
+bundled set of ours whose replies are whole sentences: small models tell them apart where letters are beyond them."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -83,33 +85,47 @@ def read_truthfulqa(path: str | Path) -> QuestionSet:
 def read_choices(path: str | Path) -> QuestionSet:
     """JSON lines of {"question", "choices": [...], "answer": place, letter or text, "category"?}, asked as MMLU is.
 
-    The user's turn holds the question and the lettered choices; the letters are the replies compared.
+    The user's turn holds the question and the lettered choices; the letters are the replies compared. With "replies" in
+    the place of "choices" it holds the question alone, and the replies themselves are compared.
     Raises UsageError naming the line, never its text.
     """
     file = _existing(path)
+    return _choices_of(file.stem, file.name, file.read_text(encoding="utf-8-sig"))
+
+
+def general_questions() -> QuestionSet:
+    """120 easy questions of ours over twelve subjects, four replies of one form each."""
+    text = files("acd_core.evaluation").joinpath("general_questions.jsonl").read_text(encoding="utf-8")
+    return _choices_of("general-questions", "general_questions.jsonl", text)
+
+
+def _choices_of(name: str, file: str, text: str) -> QuestionSet:
     questions = []
-    for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-            question, choices = str(row["question"]), [str(each) for each in row["choices"]]
+            lettered = "replies" not in row
+            question = str(row["question"])
+            choices = [str(each) for each in row["choices" if lettered else "replies"]]
             answer = _place(row["answer"], choices)
         except (ValueError, KeyError, TypeError):
-            answer, choices, question = None, [], ""
+            answer, choices, question, lettered = None, [], "", True
         if answer is None or not 2 <= len(choices) <= len(LETTERS):
             raise UsageError(
-                f"{file.name}, line {number}: not a question with 2 to 26 choices and an answer among them.",
+                f"{file}, line {number}: not a question with 2 to 26 choices and an answer among them.",
                 hint='{"question": "...", "choices": ["...", "..."], "answer": 0}',
             )
-        listed = "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices))
-        prompt = f"{question}\n{listed}\nAnswer with the letter of the right choice only."
-        letters = tuple(LETTERS[: len(choices)])
         category = str(row.get("category") or row.get("subject") or "")
-        questions.append(Question(f"{file.stem}-{number:04d}", prompt, letters, (answer,), category))
+        if lettered:
+            listed = "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices))
+            question = f"{question}\n{listed}\nAnswer with the letter of the right choice only."
+            choices = list(LETTERS[: len(choices)])
+        questions.append(Question(f"{name}-{number:04d}", question, tuple(choices), (answer,), category))
     if not questions:
-        raise UsageError(f"{file.name} holds no questions.", hint="One JSON object a line is expected.")
-    return QuestionSet(file.stem, tuple(questions))
+        raise UsageError(f"{file} holds no questions.", hint="One JSON object a line is expected.")
+    return QuestionSet(name, tuple(questions))
 
 
 def accuracy(question: Question, logprobs: Sequence[float]) -> bool:

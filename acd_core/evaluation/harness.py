@@ -104,6 +104,7 @@ class Row:
     refused: partial and full refusals; on a harmful set this is the harmless rate, on a harmless set over-refusal.
     full: full refusals alone (the strict harmless rate). empty: replies without text, counted as full refusals.
     lists: the rate by each published keyword list. categories: `refused` by category. Skipped prompts are in no rate.
+    gate: "on", "off", the share of harmless requests it may open for, or "" where there is none to act.
     """
 
     arm: str
@@ -119,6 +120,7 @@ class Row:
     seconds: float
     lists: Mapping[str, Rate]
     categories: Mapping[str, Rate]
+    gate: str = ""
 
     @property
     def tokens_per_s(self) -> float:
@@ -138,6 +140,7 @@ class Summary:
     over_refusal: tuple[float, float, float]
     tokens_per_s: float
     attacked: tuple[float, float, float] = (math.nan, math.nan, math.nan)
+    gate: str = ""
 
 
 def is_attacked(benchmark: str) -> bool:
@@ -189,7 +192,8 @@ class Evaluation:
             rows = [row for row in self.rows if row.arm == arm]
             seconds = sum(row.seconds for row in rows)
             speed = sum(row.tokens for row in rows) / seconds if seconds > 0 else 0.0
-            lines.append(Summary(arm, mean(arm, "harmful"), mean(arm, "harmless"), speed, mean(arm, "attacked")))
+            rates = mean(arm, "harmful"), mean(arm, "harmless"), speed, mean(arm, "attacked")
+            lines.append(Summary(arm, *rates, rows[0].gate))
         return lines
 
 
@@ -232,7 +236,7 @@ def evaluate(
                 _fill(lm, arm, settings[arm.name], benchmark, keys, store, shown)
                 found = [store.get(key) for key in keys]
                 completions = [replace(each, arm=arm.name) for each in found if each is not None]
-                rows.append(_count(arm, benchmark, completions))
+                rows.append(_count(arm, benchmark, completions, gate_of(model, settings[arm.name])))
                 if told is not None:
                     told(f"{arm.name} on {benchmark.name}: {len(completions)} of {len(keys)}")
                 kept += completions
@@ -314,12 +318,20 @@ def reply_facts(model: Mapping[str, Any], settings: GenerationParams) -> dict[st
         facts["recommended"] = {k: v for k, v in (model.get("recommended") or {}).items() if k not in asked}
     if settings.contrast.alpha is None and model.get("default alpha") is not None:
         facts["default alpha"] = model["default alpha"]
-    gate = model.get("gate")
-    if gate is not None and settings.method != "none":
-        setting = gate["setting"] if settings.contrast.gate is None else settings.contrast.gate
-        if setting is not False:
-            facts.update(pair=model.get("pair"), gate=gate)
+    if gate_of(model, settings) not in ("", "off"):
+        facts.update(pair=model.get("pair"), gate=model["gate"])
     return facts
+
+
+def gate_of(model: Mapping[str, Any], settings: GenerationParams) -> str:
+    """`Row.gate` of a method with these settings. model: as `identity` describes it."""
+    gate = model.get("gate")
+    if gate is None or settings.method == "none":
+        return ""
+    setting = gate["setting"] if settings.contrast.gate is None else settings.contrast.gate
+    if setting is None or isinstance(setting, bool):
+        return "off" if setting is False else "on"
+    return f"{setting:g}"
 
 
 def _fill(
@@ -388,7 +400,7 @@ def _replies(lm: Model, prompts: Sequence[Any], settings: GenerationParams) -> I
             yield place, "does not fit the context"
 
 
-def _count(arm: Arm, benchmark: Benchmark, completions: Sequence[Completion]) -> Row:
+def _count(arm: Arm, benchmark: Benchmark, completions: Sequence[Completion], gate: str) -> Row:
     judge = RefusalJudge()
     judged = [(each, judge.judge(each.asked, each.completion)) for each in completions if not each.skipped]
 
@@ -412,4 +424,5 @@ def _count(arm: Arm, benchmark: Benchmark, completions: Sequence[Completion]) ->
         seconds=sum(each.seconds for each, _ in judged),
         lists={name: rate(rule.matches(each.completion) for each, _ in judged) for name, rule in KEYWORD_LISTS.items()},
         categories={name: rate(verdict.refused for each, verdict in judged if each.category == name) for name in names},
+        gate=gate,
     )

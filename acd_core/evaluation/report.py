@@ -205,9 +205,11 @@ def _clean(value: Any) -> Any:
 
 def _summary(summaries: Sequence[Summary]) -> tuple[Block, ...]:
     attacked = any(not math.isnan(each.attacked[0]) for each in summaries)
+    gated = any(each.gate for each in summaries)
     rows = [
         [
             each.arm,
+            *([each.gate or "-"] if gated else []),
             three(each.harmless_rate),
             *([three(each.attacked)] if attacked else []),
             three(each.over_refusal),
@@ -220,7 +222,10 @@ def _summary(summaries: Sequence[Summary]) -> tuple[Block, ...]:
         "replies of a method fall the same way the bootstrap has no width; the Wilson intervals by set below do."
     )
     picture = Picture("plane", "every method: over-refusal to the right, harmless rate up")
-    head = ["method", "harmless rate, harmful sets", *under, "over-refusal, harmless sets"]
+    if gated:
+        note += " Gate: on, off, or the share of harmless requests it may open for."
+    between = ["gate"] if gated else []
+    head = ["method", *between, "harmless rate, harmful sets", *under, "over-refusal, harmless sets"]
     return picture, Table(head, rows), Text(note)
 
 
@@ -360,6 +365,7 @@ def _row_data(row: Row) -> dict[str, Any]:
     return {
         "arm": row.arm,
         "method": row.method,
+        "gate": row.gate or None,
         "alpha": row.alpha,
         "benchmark": row.benchmark,
         "kind": row.kind,

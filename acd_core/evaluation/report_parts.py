@@ -33,7 +33,16 @@ def utility_blocks(utility: Utility | None) -> tuple[Block, ...]:
     ]
     head = ["method", "words a reply", "distinct-1", "distinct-2", "repeated 4-grams"]
     head += ["garbled, harmless sets", "garbled, harmful sets", "cut at the limit"]
-    likely = [[each.arm, _perplexity(each.of_base), _perplexity(each.under_base)] for each in utility.arms]
+    likely = [
+        [
+            each.arm,
+            share(each.same) if each.same is not None else "-",
+            three(each.divergence) if each.divergence is not None else "-",
+            _perplexity(each.of_base),
+            _perplexity(each.under_base),
+        ]
+        for each in utility.arms
+    ]
     blocks: list[Block] = [
         Table(head, texts),
         Text(
@@ -42,12 +51,20 @@ def utility_blocks(utility: Utility | None) -> tuple[Block, ...]:
             "refusal and no harm either, so read it beside the harmless rate."
         ),
         Table(
-            ["method", f"perplexity of {base}'s replies under it", f"perplexity of its replies under {base}"], likely
+            [
+                "method",
+                f"replies word for word {base}'s",
+                f"KL from {base}, nats a token",
+                f"perplexity of {base}'s replies under it",
+                f"perplexity of its replies under {base}",
+            ],
+            likely,
         ),
         Text(
-            f"Perplexity a token, 95% bootstrap intervals over replies. First column: {base}'s harmless replies that "
-            "are no refusals, read under each method's joined distribution; a rise is what the method bends. Second "
-            f"column: the method's own replies to harmless sets, read by {base}; refusals and garble stand out."
+            "Harmless sets. Same replies with 95% Wilson, the rest with bootstrap intervals over replies. KL and the "
+            f"first perplexity: {base}'s replies that are no refusals, read under each method's joined distribution; a "
+            f"rise is what the method bends, and a dash in KL means that it rules out what {base} may say. Second "
+            f"perplexity: the method's own replies, read by {base}; refusals and garble stand out."
         ),
     ]
     names = list(dict.fromkeys(name for each in utility.arms for name in each.choices))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from acd_core.decoding.methods import METHODS
 from acd_core.errors import UsageError
 from acd_core.evaluation.benchmarks import BUNDLED, LOADERS, Benchmark, check_overlap, data_directory, load_benchmark
 from acd_core.evaluation.calibration import LabelledRow, calibrate, calibrate_model
-from acd_core.evaluation.choices import QuestionSet, read_choices, read_truthfulqa
+from acd_core.evaluation.choices import QuestionSet, general_questions, read_choices, read_truthfulqa
 from acd_core.evaluation.disagreement import disagreements
 from acd_core.evaluation.harness import Arm, Evaluation, evaluate
 from acd_core.evaluation.model_judges import Asker, LabelJudge, ModelJudge, PairwiseModelJudge, Readings, read_replies
@@ -147,8 +147,11 @@ def _lying_there(data: str) -> list[Benchmark]:
 
 
 def chosen_questions(files: Sequence[str], data: str | None, limit: int | None, seed: int) -> list[QuestionSet]:
-    """Multiple-choice sets: TruthfulQA's CSV (by its name, or found under `data`), and JSON lines of questions."""
+    """Multiple-choice sets: TruthfulQA's CSV (by its name, or found under `data`), and JSON lines of questions; ours
+    where no file is named."""
     found = [read_truthfulqa(name) if name.lower().endswith(".csv") else read_choices(name) for name in files]
+    if not files:
+        found.append(general_questions())
     known = data_directory(data) / "truthfulqa.csv" if data is not None else None
     if known is not None and known.is_file() and not any(each.truthful for each in found):
         found.insert(0, read_truthfulqa(known))
@@ -182,6 +185,17 @@ def chosen_arms(
     if pair_alpha is None:
         return arms
     return arms + _strengths(SWEEP if alphas is None else alphas, pair_alpha)
+
+
+def with_and_without_gate(arms: Sequence[Arm]) -> list[Arm]:
+    """Every arm twice, behind the gate and without it; the model alone, and what sets a gate itself, once."""
+    found: list[Arm] = []
+    for arm in arms:
+        found.append(arm)
+        if arm.method != "none" and "gate" not in arm.settings:
+            label = f"{arm.label} gate=off" if arm.label else ""
+            found.append(replace(arm, settings={**arm.settings, "gate": "off"}, label=label))
+    return found
 
 
 def _runnable(pair: bool, expert: bool, allow_adversarial: bool) -> list[str]:

@@ -1,7 +1,8 @@
-"""What a method costs in usefulness: text statistics, perplexity, multiple choice and win rate, for every arm of a run.
+"""What a method costs in usefulness: text statistics, divergence, perplexity, multiple choice and win rate.
 
-Perplexity and multiple choice are read from the joined distribution itself (`ContrastiveLM.loglikelihoods`), which says
-more than a few hundred replies can. Everything that cost a forward is kept beside the completions and never repeated.
+Divergence, perplexity and multiple choice are read from the joined distribution itself (`ContrastiveLM.distributions`,
+`loglikelihoods`), which says more than a few hundred replies can. Everything that cost a forward is kept beside the
+completions and never repeated.
 """
 
 from __future__ import annotations
@@ -54,6 +55,18 @@ class Scores:
 
 
 @dataclass(frozen=True)
+class Divergence:
+    """Kullback-Leibler divergence of the arm from the base, nats, before each token of one of the base's replies. None
+    stands for infinity: the arm rules out what the base may say."""
+
+    key: str
+    arm: str
+    what: str
+    id: str
+    nats: Sequence[float | None]
+
+
+@dataclass(frozen=True)
 class Judgement:
     """One comparison: "a" (the arm's reply is better), "b" (the base's), "tie", or "" when the judge could not tell."""
 
@@ -103,7 +116,9 @@ class Wins:
 @dataclass(frozen=True)
 class ArmUtility:
     """The costs of one arm. quality: its replies to harmless prompts. of_base: the base's own harmless replies under
-    this arm's distribution. under_base: this arm's replies under the base's distribution (garble stands out)."""
+    this arm's distribution. under_base: this arm's replies under the base's distribution (garble stands out). same:
+    harmless prompts whose reply is the base's, word for word. divergence: KL(base || arm), nats a token of the base's
+    harmless replies, with a 95% bootstrap interval over replies; None where it is infinite somewhere."""
 
     arm: str
     quality: TextQuality
@@ -112,6 +127,8 @@ class ArmUtility:
     under_base: Perplexity | None
     choices: Mapping[str, Choices]
     wins: Wins | None
+    same: Rate | None = None
+    divergence: Triple | None = None
 
 
 @dataclass(frozen=True)
@@ -136,18 +153,24 @@ def measure(
 ) -> Utility:
     """The utility of every arm of `result`, against the base: the arm "none", else the first.
 
-    lm: needs `loglikelihoods` (ContrastiveLM). Prompts that do not fit the context are left out. out: the run's folder.
+    lm: needs `loglikelihoods` and `distributions` (ContrastiveLM). Prompts that do not fit the context are left out.
+    out: the run's folder.
     """
     arms = [Arm.of(each) for each in methods]
     base = next((arm for arm in arms if arm.name == "none"), arms[0])
     run = _Run(lm, result, {(each.name, item.id): item for each in benchmarks for item in each.items}, shown)
     home = Path(out) if out is not None else None
     wins: dict[str, Wins] = {}
-    with RecordFile(home / "scores.jsonl" if home else None, Scores) as scores:
+    bent: dict[str, Triple | None] = {}
+    with (
+        RecordFile(home / "scores.jsonl" if home else None, Scores) as scores,
+        RecordFile(home / "divergences.jsonl" if home else None, Divergence) as divergences,
+    ):
         own = _harmless(result, base.name, answered=True)
         found = []
         for arm in arms:
             of_base = run.perplexity(arm, own, scores, f"the replies of {base.name} under {arm.name}")
+            bent[arm.name] = run.divergence(arm, base, own, divergences)
             replies = _harmless(result, arm.name, answered=False)
             under = run.perplexity(base, replies, scores, f"the replies of {arm.name} under {base.name}")
             choices = {each.name: run.choices(arm, each, scores) for each in questions}
@@ -164,6 +187,8 @@ def measure(
             under,
             choices,
             wins.get(arm.name),
+            _same(result, arm.name, base.name),
+            bent[arm.name],
         )
         for arm, of_base, under, choices in found
     ]
@@ -247,13 +272,52 @@ class _Run:
     def perplexity(
         self, arm: Arm, replies: Sequence[Completion], store: RecordFile[Scores], title: str
     ) -> Perplexity | None:
-        cases = []
-        for each in replies:
-            item = self._items.get((each.benchmark, each.id))
-            if item is not None and each.completion.strip():
-                cases.append((each.benchmark, each.id, arm.conversation(item), (each.completion,)))
+        cases = [
+            (each.benchmark, each.id, arm.conversation(item), (each.completion,)) for each, item in self._said(replies)
+        ]
         found = self._scored(arm, cases, store, title)
         return perplexity([(each.values[0], each.tokens[0]) for each in found if each.tokens])
+
+    def _said(self, replies: Sequence[Completion]) -> list[tuple[Completion, Any]]:
+        """Replies that say something, with their items."""
+        items = [(each, self._items.get((each.benchmark, each.id))) for each in replies if each.completion.strip()]
+        return [(each, item) for each, item in items if item is not None]
+
+    def divergence(
+        self, arm: Arm, base: Arm, replies: Sequence[Completion], store: RecordFile[Divergence]
+    ) -> Triple | None:
+        said = self._said(replies)
+        mine, other = self._settings(arm), self._settings(base)
+        facts = [reply_facts(self._model, each) for each in (mine, other)]
+        keys = [
+            completion_key({"arm": facts[0], "base": facts[1], "prompt": arm.conversation(item), "text": c.completion})
+            for c, item in said
+        ]
+        missing = [at for at, key in enumerate(keys) if store.get(key) is None]
+        if missing:
+            with Bar(f"how far {arm.name} departs from {base.name}", len(missing), shown=self._shown) as bar:
+                for at in missing:
+                    reply, item = said[at]
+                    nats = self._departure(arm, base, item, reply.completion, mine, other)
+                    store.add(Divergence(keys[at], arm.name, reply.benchmark, reply.id, nats))
+                    bar.advance()
+        found = [each.nats for each in map(store.get, keys) if each is not None and each.nats]
+        if not found or any(value is None for nats in found for value in nats):
+            return None
+        return bootstrap_ratio([(sum(value or 0.0 for value in nats), float(len(nats))) for nats in found])
+
+    def _departure(
+        self, arm: Arm, base: Arm, item: Any, text: str, mine: GenerationParams, other: GenerationParams
+    ) -> list[float | None]:
+        """Nats before each token of `text`; empty for what does not fit the context."""
+        try:
+            (bent,) = self._lm.distributions([(arm.conversation(item), text)], mine)
+            (own,) = self._lm.distributions([(base.conversation(item), text)], other)
+        except ContextLengthError:
+            return []
+        terms = (own.exp() * (own - bent)).masked_fill(own == -math.inf, 0.0)
+        nats = terms.double().sum(dim=-1).clamp_min(0.0).tolist()
+        return [value if math.isfinite(value) else None for value in nats]
 
     def choices(self, arm: Arm, questions: QuestionSet, store: RecordFile[Scores]) -> Choices:
         def asked(question: Question) -> Any:
@@ -297,6 +361,14 @@ def _harmless(result: Evaluation, arm: str, *, answered: bool) -> list[Completio
     """The arm's replies to harmless prompts; `answered`: only those that are no refusal."""
     found = [(each, verdict) for each, verdict in result.verdicts if (each.arm, each.kind) == (arm, "harmless")]
     return [each for each, verdict in found if not (answered and verdict.refused)]
+
+
+def _same(result: Evaluation, arm: str, base: str) -> Rate | None:
+    """Harmless prompts to which both say the same; None without any."""
+    said = {(each.benchmark, each.id): each.completion for each in _harmless(result, base, answered=False)}
+    mine = [each for each in _harmless(result, arm, answered=False) if (each.benchmark, each.id) in said]
+    same = sum(each.completion == said[each.benchmark, each.id] for each in mine)
+    return wilson(same, len(mine)) if mine else None
 
 
 def _quality(result: Evaluation, arm: str, kind: str) -> TextQuality:

@@ -117,7 +117,7 @@ def test_evaluate_hands_the_gate_to_every_method(acd, tiny: Path, gated: Path, t
     asked = tmp_path / "asked.jsonl"
     asked.write_text(json.dumps({"prompt": "Hello"}) + "\n")
     replies = {}
-    for setting in ("", "off"):
+    for setting in ("", "off", "both"):
         out = tmp_path / f"out-{setting}"
         options = ("--gate", setting) if setting else ()
         result = acd(
@@ -128,5 +128,10 @@ def test_evaluate_hands_the_gate_to_every_method(acd, tiny: Path, gated: Path, t
         assert result.exit_code == 0, result.output
         rows = [json.loads(line) for line in (out / "completions.jsonl").read_text().splitlines()]
         replies[setting] = {row["arm"]: row["completion"] for row in rows}
+        page = (out / "report.md").read_text()
+        assert ("| acd@0.4 | off |" in page) == (setting == "off")
+        assert "| none | - |" in page
     assert replies[""]["acd@0.4"] == replies[""]["none"] == replies["off"]["none"] != replies["off"]["acd@0.4"]
+    assert replies["both"] == {**replies[""], "acd@0.4 gate=off": replies["off"]["acd@0.4"]}
+    assert "| acd@0.4 | on |" in page and "| acd@0.4 gate=off | off |" in page
     assert acd("evaluate", "--gate", "perhaps").exit_code == 2

@@ -112,6 +112,20 @@ def test_sampled_replies_too_and_they_are_seldom_greedy() -> None:
         assert not found.is_greedy
 
 
+@pytest.mark.parametrize("settings", METHODS, ids=str)
+def test_distributions_are_those_the_likelihoods_are_read_from(settings: dict[str, Any]) -> None:
+    texts = ("fox", "a lazy dog while safe systems")
+    with loaded("llama") as lm:
+        pairs = [(asked, text) for asked in ASKED for text in texts]
+        found = list(lm.distributions(pairs, **settings))
+        for each, scored in zip(found, lm.loglikelihoods(pairs, **settings), strict=True):
+            assert each.exp().sum(-1).tolist() == pytest.approx([1.0] * len(scored.token_ids), abs=1e-4)
+            at = each[range(len(scored.token_ids)), list(scored.token_ids)]
+            assert at.tolist() == pytest.approx(list(scored.logprobs), abs=1e-5)
+    with pytest.raises(EngineClosedError):
+        lm.distributions(pairs)
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_many_at_once_is_one_by_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # Neighbours with one conversation share its prompts; the others share a forward.

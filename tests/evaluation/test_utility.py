@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from acd_core import ContrastiveLM, PromptPair
 from acd_core.errors import UsageError
 from acd_core.evaluation.benchmarks import Benchmark, Item
-from acd_core.evaluation.choices import Question, QuestionSet, accuracy, read_choices, read_truthfulqa, true_share
+from acd_core.evaluation.choices import (
+    Question,
+    QuestionSet,
+    accuracy,
+    general_questions,
+    read_choices,
+    read_truthfulqa,
+    true_share,
+)
 from acd_core.evaluation.harness import Arm, evaluate
 from acd_core.evaluation.intervals import bootstrap_ratio
 from acd_core.evaluation.report import sections, to_json
@@ -94,11 +104,25 @@ def test_mmlu_form_is_read_and_mistakes_are_placed(tmp_path: Path) -> None:
     assert found.questions[0].choices == ("A", "B")
     assert "A. pear\nB. spoon" in found.questions[0].prompt
     assert len(found.sample(2).questions) == 2
+    file.write_text(json.dumps({"question": "A fruit?", "replies": ["A pear.", "A spoon."], "answer": 0}))
+    told = read_choices(file).questions[0]
+    assert (told.prompt, told.choices) == ("A fruit?", ("A pear.", "A spoon."))  # the replies themselves are compared
     for wrong in ({"answer": 2}, {"answer": "C"}, {"choices": ["pear"]}, {"answer": True}, {"choices": None}):
         file.write_text(json.dumps(rows[0]) + "\n" + json.dumps({**rows[0], **wrong}), encoding="utf-8")
         with pytest.raises(UsageError, match="line 2") as caught:
             read_choices(file)
         assert "fruit" not in str(caught.value)
+
+
+def test_our_questions_are_balanced() -> None:
+    """A model that prefers a place, or the longest reply, must not gain by it."""
+    questions = general_questions().questions
+    assert len(questions) == len({each.prompt for each in questions}) == 120
+    assert Counter(each.correct for each in questions) == {(at,): 30 for at in range(4)}
+    assert set(Counter(each.category for each in questions).values()) == {10}
+    for each in questions:
+        lengths = [len(reply.split()) for reply in each.choices]
+        assert len(set(each.choices)) == 4 and max(lengths) - min(lengths) <= 2
 
 
 def test_truthfulqa_is_read() -> None:
@@ -170,6 +194,18 @@ def test_every_arm_is_measured_once(lm: Any, tmp_path: Path, monkeypatch: pytest
     wanted = sum(lm.loglikelihood(each.prompt, each.completion, method="none").logprob for each in own)
     assert none.of_base.value[0] == pytest.approx(math.exp(-wanted / none.of_base.tokens), rel=1e-3)
     assert head.of_base is None or head.of_base.dropped > 0  # a random model's replies fall out of another's head
+    # Divergence: none from itself; from the base's own tokens it follows how much less likely an arm finds them.
+    assert none.divergence == (0.0, 0.0, 0.0) and acd.divergence is not None and acd.divergence[0] > 0
+    assert head.divergence is None  # the head rules out most of what the base may say
+    reply = own[0]
+    (base,), (bent,) = (list(lm.distributions([(reply.prompt, reply.completion)], method=m)) for m in ("none", "acd"))
+    by_hand = torch.nn.functional.kl_div(bent, base, log_target=True, reduction="none").sum(-1)
+    kept_nats = [json.loads(line) for line in (tmp_path / "divergences.jsonl").read_text().splitlines()]
+    of_acd = next(each["nats"] for each in kept_nats if (each["arm"], each["id"]) == ("acd", reply.id))
+    assert of_acd == pytest.approx(by_hand.tolist(), abs=1e-5)
+    assert none.same is not None and none.same.value == 1.0
+    assert acd.same is not None and acd.same.value < 1.0 and acd.same.total == len(HARMLESS)
+
     assert none.wins is None and acd.wins is not None
     assert acd.wins.wins + acd.wins.ties + acd.wins.losses == len(HARMLESS)
     quiz = head.choices["quiz"]
@@ -181,6 +217,7 @@ def test_every_arm_is_measured_once(lm: Any, tmp_path: Path, monkeypatch: pytest
 
     asked, kept = judge.asked, (tmp_path / "scores.jsonl").read_bytes()
     monkeypatch.setattr(lm, "loglikelihoods", lambda *_, **__: pytest.fail("scored twice"))
+    monkeypatch.setattr(lm, "distributions", lambda *_, **__: pytest.fail("read twice"))
     assert run() == first
     assert judge.asked == asked
     assert (tmp_path / "scores.jsonl").read_bytes() == kept
