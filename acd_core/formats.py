@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 from acd_core.backbone import Backbone
 from acd_core.chat import Chat
@@ -21,31 +21,49 @@ from acd_core.toolcalls import (
     ToolCallReader,
     kept_special_ids,
     parses_tools,
+    reopening,
     response_template_for,
     special_tokens,
+    thought_marks,
     tool_call_format,
 )
 
 Tools = tuple[Mapping[str, Any], ...]
 
 
+class MakeReader(Protocol):
+    """prefix: the rendered prompt. begun: whether it ends within the reply's text."""
+
+    def __call__(self, prefix: str, begun: bool = False, /) -> Reader: ...
+
+
+def _plain(_: str, begun: bool = False) -> Reader:
+    return PlainReader()
+
+
 @dataclass(frozen=True)
 class Format:
-    """The resolved form of one reply. tools: what the template shows. matcher: makes the grammar's state, if there is
-    one. forced: the grammar allows nothing but the format, so it leaves no words to refuse with. hidden_ids: tokens
-    whose text is never part of the reply."""
+    """The resolved form of one reply. tools: what the template shows. reader: of a reply to a rendered prompt, which
+    may end within the reply's text.
+    hidden_ids: tokens whose text is never part of the reply. matcher: makes the grammar's state, if there is one; told
+    that a thought stands before it, the state of what may follow one. forced: the grammar allows nothing but the
+    format, so it leaves no words to refuse with. free, free_hidden_ids: reader and hidden tokens of the words spoken
+    before a forced format. closing: ids that end a thought."""
 
     tools: Tools
-    reader: Callable[[str], Reader]
+    reader: MakeReader
     hidden_ids: frozenset[int]
     needs_prefix: bool
-    matcher: Callable[[], Matcher] | None = None
+    matcher: Callable[[bool], Matcher] | None = None
     forced: bool = False
+    free: MakeReader = _plain
+    free_hidden_ids: frozenset[int] = frozenset()
+    closing: tuple[int, ...] = ()
 
     @staticmethod
-    def refuses(text: str) -> bool:
-        """Whether `text`, possibly the first words only, declines the request."""
-        return bool(text.strip()) and RefusalJudge().judge("", text).refused
+    def refuses(request: str, text: str) -> bool:
+        """Whether `text`, possibly the first words only, declines `request`, the last thing the user said."""
+        return bool(text.strip()) and RefusalJudge().judge(request, text).refused
 
 
 class Formats:
@@ -91,54 +109,93 @@ class Formats:
         shown = tuple(_without_strict(tool) for tool in tools)
         parallel = settings.parallel_tool_calls
         # Keys hold the order of properties as the caller gave it: the grammar writes them in that order.
-        spec: GrammarSpec | None = None
+        asked: tuple[str, str | None, str] | None = None
         if calls_forced:
-            spec = self._compiled("tools", choice, json.dumps(shown), parallel)
+            asked = "tools", choice, json.dumps(shown)
         elif settings.response_format is not None:
-            spec = self._compiled("json", json.dumps(shown), json.dumps(_schema(settings.response_format)), parallel)
+            asked = "json", json.dumps(shown), json.dumps(_schema(settings.response_format))
         elif any(strict):
             held = [tool if kept else _any_arguments(tool) for tool, kept in zip(shown, strict)]
-            spec = self._compiled("tools", "auto", json.dumps(held), parallel)
-        return self._format(shown, spec.matcher if spec is not None else None, forced=forced, parallel=parallel)
+            asked = "tools", "auto", json.dumps(held)
+        if asked is None:
+            return self._format(shown, None, forced=forced, parallel=parallel)
+        variables = json.dumps(settings.chat_template_kwargs, default=str)
+        self._compiled(*asked, parallel, variables, False)  # what cannot be enforced is said before anything is queued
 
-    def _compile(self, kind: str, choice: str | None, document: str, parallel: bool) -> GrammarSpec:
+        def matcher(behind: bool) -> Matcher:
+            return self._compiled(*asked, parallel, variables, behind).matcher()
+
+        return self._format(shown, matcher, forced=forced, parallel=parallel)
+
+    def _compile(
+        self, kind: str, choice: str | None, document: str, parallel: bool, variables: str, behind: bool
+    ) -> GrammarSpec:
         content = json.loads(document)
         if kind == "json":
-            return self._document(content, json.loads(choice or "[]"), parallel)
-        return self._grammar.for_tools(content, choice or "required", parallel=parallel, wire=self._wire())
+            return self._document(content, json.loads(choice or "[]"), parallel, variables, behind)
+        wire = self._wire(variables, behind)
+        return self._grammar.for_tools(content, choice or "required", parallel=parallel, wire=wire)
 
-    def _document(self, schema: dict[str, Any] | None, tools: list[dict[str, Any]], parallel: bool) -> GrammarSpec:
+    def _document(
+        self, schema: dict[str, Any] | None, tools: list[dict[str, Any]], parallel: bool, variables: str, behind: bool
+    ) -> GrammarSpec:
         """JSON of `schema` (None: any object); with tools the model may call one of those first, as agents do."""
         if tools:
-            wire = self._wire()
+            wire = self._wire(variables, behind)
             return self._grammar.for_schema(schema or {"type": "object"}, tools=tools, wire=wire, parallel=parallel)
         return self._grammar.for_json_object() if schema is None else self._grammar.for_schema(schema)
 
-    def _wire(self) -> ToolCallFormat:
-        """How this model writes calls, or ModelError where its template does not say."""
-        layout = tool_call_format(self._tokenizer, self._backbone.eos_ids)
+    def _wire(self, variables: str, behind: bool) -> ToolCallFormat:
+        """How this model writes calls, to a fresh prompt or behind a thought; ModelError where its template does not
+        say."""
+        layout = tool_call_format(self._tokenizer, self._backbone.eos_ids, json.loads(variables))
         if layout is None:
             raise ModelError(
                 f"The chat template of {self._backbone.model_id!r} shows no way to write a tool call in JSON, so a "
                 "call cannot be forced.",
                 hint='Use tool_choice="auto" without strict, or a model whose template renders tool calls as JSON.',
             )
-        return layout
+        if not behind:
+            return layout
+        closed = max((layout.head.rfind(end) + len(end) for end in self._thought_ends if end in layout.head), default=0)
+        again = reopening(self._tokenizer, self._backbone.model_type)
+        return replace(layout, head=again + layout.head[closed:])
 
-    def _format(self, tools: Tools, matcher: Callable[[], Matcher] | None, *, forced: bool, parallel: bool) -> Format:
-        # A JSON document must reach the caller to the letter: no reader may take it for something else.
-        template = self._template if tools or not forced else None
+    @functools.cached_property
+    def _thought_ends(self) -> tuple[str, ...]:
+        """Marks that close a thought."""
+        return tuple(close for _, close in thought_marks(self._template))
+
+    @functools.cached_property
+    def _closing(self) -> tuple[int, ...]:
+        if not self._thought_ends:
+            return ()
+        text = f"\n{self._thought_ends[0]}\n\n"
+        return tuple(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def _format(
+        self, tools: Tools, matcher: Callable[[bool], Matcher] | None, *, forced: bool, parallel: bool
+    ) -> Format:
+        template = self._template
         if template is None:
-            return Format(tools, lambda _: PlainReader(), self._special, False, matcher, forced)
-        kept = kept_special_ids(self._tokenizer, template)
-        return Format(
-            tools,
-            lambda prefix: ToolCallReader(self._tokenizer, prefix, tools, template, parallel=parallel),
-            self._special - kept,
-            True,
-            matcher,
-            forced,
-        )
+            return Format(tools, _plain, self._special, False, matcher, forced, _plain, self._special)
+        read, hidden = self._read(tools, parallel)
+        if not forced:
+            return Format(tools, read, hidden, True, matcher)
+        if tools:
+            return Format(tools, read, hidden, True, matcher, True, read, hidden, self._closing)
+        # A JSON document must reach the caller to the letter: no reader may take it for something else.
+        return Format(tools, _plain, self._special, True, matcher, True, read, hidden, self._closing)
+
+    def _read(self, tools: Tools, parallel: bool) -> tuple[MakeReader, frozenset[int]]:
+        """A reader of thoughts, and of calls where there are tools; and the tokens it need not see."""
+        tokenizer, template = self._tokenizer, self._template
+        assert template is not None
+
+        def read(prefix: str, begun: bool = False) -> Reader:
+            return ToolCallReader(tokenizer, prefix, tools, template, parallel=parallel, begun=begun)
+
+        return read, self._special - kept_special_ids(tokenizer, template)
 
 
 def _is_strict(tool: Mapping[str, Any]) -> bool:

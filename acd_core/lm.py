@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import os
 import queue
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast, overload
 
 from acd_core.backbone import Backbone
 from acd_core.chat import Conversation, Message
-from acd_core.decoding.methods import method_named
+from acd_core.decoding.model_defaults import ModelDefaults
 from acd_core.engine import EngineOptions
 from acd_core.engine.request import Item
 from acd_core.errors import EngineClosedError
@@ -23,7 +22,7 @@ from acd_core.params import Done, Event, Generation, GenerationParams
 from acd_core.planning import Planner, runnable
 from acd_core.scoring import Continuation, LogLikelihood, Scorer
 from acd_core.session import Plan, Session
-from acd_core.sharing import backbone_of, registry, shared_by
+from acd_core.sharing import backbone_of, defaults_of, registry, shared_by
 
 if TYPE_CHECKING:
     import torch
@@ -39,8 +38,9 @@ class ContrastiveLM:
     `gate`, `recheck`: as in `ContrastParams`, for calls that say nothing; a pair's gate is used unless `gate` is False.
     `gate_floor`: the operator's; no call may have the gate open for a smaller share of harmless requests.
     `expert` is a LoRA expert or its folder. `deterministic=True` serves each request alone, so that low-precision
-    rounding cannot depend on neighbours. `allow_adversarial=True` unlocks decoding under the adversarial prompt alone,
-    for the ablation only.
+    rounding cannot depend on neighbours. `generation_defaults=False` leaves the model's own generation_config out of
+    account (repetition penalty, suppressed tokens, ...: see decoding/model_defaults.py; `acd doctor` shows it).
+    `allow_adversarial=True` unlocks decoding under the adversarial prompt alone, for the ablation only.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class ContrastiveLM:
         recheck: int = EVERY,
         options: EngineOptions | None = None,
         deterministic: bool = False,
+        generation_defaults: bool = True,
         allow_adversarial: bool = False,
     ) -> None:
         self.backbone = backbone
@@ -66,6 +67,7 @@ class ContrastiveLM:
         self.method = method if method is not None else ("acd" if pair is not None else alone)
         self.alpha = GenerationParams.of(alpha=alpha).contrast.alpha
         self.deterministic = deterministic
+        self.defaults = defaults_of(backbone) if generation_defaults else ModelDefaults()
         if pair is not None:
             pair.check(backbone)
         self.gate_rules = GateRules(pair.gate if pair is not None else None, gate, gate_floor, recheck)
@@ -81,9 +83,11 @@ class ContrastiveLM:
             self.expert,
             alpha=self.alpha,
             gate=self.gate_rules,
+            defaults=self.defaults,
             deterministic=deterministic,
             allow_adversarial=allow_adversarial,
         )
+        self._facts: dict[str, ModelFacts] = {}
         self._scorer = Scorer(backbone, shared.chat, self._planner)
         self._shared = shared
         self._closed = False
@@ -106,6 +110,7 @@ class ContrastiveLM:
         revision: str | None = None,
         options: EngineOptions | None = None,
         deterministic: bool = False,
+        generation_defaults: bool = True,
         allow_adversarial: bool = False,
     ) -> ContrastiveLM:
         """Load a model by folder, hub id or "reference", a pair by folder, hub id, "reference" or object, and an expert
@@ -127,6 +132,7 @@ class ContrastiveLM:
             recheck=recheck,
             options=options,
             deterministic=deterministic,
+            generation_defaults=generation_defaults,
             allow_adversarial=allow_adversarial,
         )
 
@@ -146,6 +152,7 @@ class ContrastiveLM:
         recheck: int = EVERY,
         options: EngineOptions | None = None,
         deterministic: bool = False,
+        generation_defaults: bool = True,
         allow_adversarial: bool = False,
     ) -> ContrastiveLM:
         """Use a model and tokenizer the caller loaded (any dtype, quantised, device-mapped); neither is changed."""
@@ -162,6 +169,7 @@ class ContrastiveLM:
             recheck=recheck,
             options=options,
             deterministic=deterministic,
+            generation_defaults=generation_defaults,
             allow_adversarial=allow_adversarial,
         )
 
@@ -269,6 +277,11 @@ class ContrastiveLM:
         return list(self.chat.encode_text(text))
 
     @property
+    def closed(self) -> bool:
+        """Whether this LM was given up; every call on it raises EngineClosedError."""
+        return self._closed
+
+    @property
     def model_id(self) -> str:
         return self.backbone.model_id
 
@@ -277,15 +290,26 @@ class ContrastiveLM:
         """Positions of the model, prompts of ours included."""
         return self.backbone.context_length
 
-    @functools.cached_property
+    @property
     def facts(self) -> ModelFacts:
         """What adapters tell their hosts of this model, pair and method; `read_facts` says the same before loading."""
-        method = method_named(self.method, allow_adversarial=self.allow_adversarial)
-        return facts_of(self.chat, self.context_length, self.pair, method, self.formats.parses_tools)
+        return self.facts_for(self.method)
+
+    def facts_for(self, method: str) -> ModelFacts:
+        """`facts` of calls that name this method. Raises UsageError for one that this model cannot run."""
+        known = self._facts.get(method)
+        if known is None:
+            parses, planner = self.formats.parses_tools, self._planner
+            chosen = runnable(method, self.pair, self.expert, self.backbone, allow_adversarial=self.allow_adversarial)
+            contrasts, gated = planner.contrasts(chosen), planner.gated(chosen)
+            known = self._facts[method] = facts_of(
+                self.chat, self.context_length, self.pair, chosen, parses, contrasts=contrasts, gated=gated
+            )
+        return known
 
     @property
     def max_input_tokens(self) -> int:
-        """Context less what the method's prompts take: soft vectors, or the tokens of a text."""
+        """Tokens of a conversation and its reply together: the context less what the method's prompts take."""
         return self.facts.max_input_tokens
 
     @property

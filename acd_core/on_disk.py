@@ -58,8 +58,29 @@ def is_hub_id(name: Any) -> bool:
     return isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name) is not None
 
 
+def adapter_base(folder: str | os.PathLike[str]) -> str | None:
+    """The model that the adapter in `folder` (PEFT's layout) was made for; None for a folder that is no bare adapter.
+
+    A path is read as it stands, else from the adapter's own folder.
+    """
+    path = Path(folder)
+    if not (path / "adapter_config.json").is_file() or (path / "config.json").is_file():
+        return None
+    named = str(_read(path / "adapter_config.json").get("base_model_name_or_path") or "")
+    beside = path / named
+    return str(beside) if named and not Path(named).exists() and beside.exists() else named
+
+
+def _base_folder(folder: Path) -> Path | None:
+    """Where the base of the adapter in `folder` is; None for one that is not here and for what is no adapter."""
+    base = adapter_base(folder) if folder.is_dir() else None
+    found = model_folder(base) if base else None
+    return found if found is not None and (found.is_file() or not adapter_base(found)) else None
+
+
 def context_length(folder: Path) -> int | None:
     """Positions of the model in `folder`, None where its files do not say."""
+    folder = _base_folder(folder) or folder
     if folder.is_file():
         header = _header(folder)
         return bounded(header.context_length) if header else None
@@ -96,6 +117,8 @@ def mentions_tools(folder: Path) -> bool | None:
     if template.is_file():
         return "tools" in template.read_text(encoding="utf-8")
     found = _read(folder / "tokenizer_config.json").get("chat_template")
+    if found is None and (base := _base_folder(folder)) is not None:
+        return mentions_tools(base)
     return None if found is None else "tools" in str(found)
 
 

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Union
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from acd_core.errors import UsageError
+
+OWN_TEMPLATE_VARIABLES = frozenset(
+    (
+        "messages", "conversation", "tools", "add_generation_prompt", "continue_final_message", "chat_template",
+        "tokenize", "padding", "truncation", "max_length", "return_tensors", "return_dict", "tokenizer_kwargs",
+        "return_assistant_tokens_mask", "bos_token", "eos_token",
+    )
+)  # fmt: skip
+"""Names that `chat_template_kwargs` may not hold: what is rendered, and how, follows from the request."""
 
 FinishReason = Literal["stop", "length", "tool_calls", "refusal"]
 
@@ -57,7 +67,8 @@ class GenerationParams(BaseModel):
     method: a name from `acd_core.decoding.methods.METHODS`; None takes the ContrastiveLM's own.
     max_tokens: new tokens at most; None means as many as the context holds (at most 1024).
     temperature: 0 is greedy. top_p in (0, 1], top_k 0 = off, min_p in [0, 1].
-    repetition_penalty: 1 = off; sees the prompt's and the reply's token ids, never the soft vectors.
+    repetition_penalty: 1 = off, None = what the model's own generation_config asks for; sees the prompt's and the
+        reply's token ids, never the soft vectors.
     stop: strings that end the reply and are stripped from it.
     seed: fixes the draws of this request, whatever else is in the batch. None draws a fresh one.
     logprobs: None, or how many alternatives to report per token, from the joined distribution.
@@ -66,6 +77,8 @@ class GenerationParams(BaseModel):
     parallel_tool_calls: whether one reply may hold several calls. False: the first call is the only one.
     response_format: {"type": "json_schema", "json_schema": {"name", "schema"}} or {"type": "json_object"}.
     deadline_s: seconds from submission after which the request fails with DeadlineError.
+    chat_template_kwargs: variables of the model's chat template, such as {"enable_thinking": False} or
+        {"reasoning_effort": "low"}. Texts in them cannot become control tokens either.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -76,7 +89,7 @@ class GenerationParams(BaseModel):
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
     top_k: int = Field(default=0, ge=0)
     min_p: float = Field(default=0.0, ge=0.0, le=1.0)
-    repetition_penalty: float = Field(default=1.0, gt=0.0, allow_inf_nan=False)
+    repetition_penalty: float | None = Field(default=None, gt=0.0, allow_inf_nan=False)
     stop: tuple[str, ...] = ()
     seed: int | None = Field(default=None, ge=0, lt=2**63)
     logprobs: int | None = Field(default=None, ge=0, le=100)
@@ -85,6 +98,7 @@ class GenerationParams(BaseModel):
     parallel_tool_calls: bool = True
     response_format: dict[str, Any] | None = None
     deadline_s: float | None = Field(default=None, gt=0.0)
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
     contrast: ContrastParams = ContrastParams()
 
     @field_validator("stop", mode="before")
@@ -101,10 +115,22 @@ class GenerationParams(BaseModel):
             raise ValueError("a stop string is empty; it would end every reply before its first token")
         return value
 
+    @field_validator("chat_template_kwargs", mode="before")
+    @classmethod
+    def _variables_of_the_template_only(cls, value: Any) -> Any:
+        taken = sorted(OWN_TEMPLATE_VARIABLES & set(value)) if isinstance(value, Mapping) else []
+        if taken:
+            raise ValueError(f"{taken[0]!r} is set by the conversation itself")
+        return {} if value is None else value
+
     @field_validator("tools", mode="before")
     @classmethod
     def _no_tools_is_none(cls, value: Any) -> Any:
         return () if value is None else value
+
+    def __hash__(self) -> int:
+        """Of what is asked for, with the dicts in it."""
+        return hash(self.model_dump_json(fallback=repr))
 
     @classmethod
     def of(cls, params: GenerationParams | None = None, **overrides: Any) -> GenerationParams:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,11 +12,13 @@ import torch
 from acd_core.backbone import Backbone
 from acd_core.chat import SOFT, Chat, Conversation, Layout, check_conversation, is_continued
 from acd_core.decoding.methods import Method, Slot, Source, method_named
+from acd_core.decoding.model_defaults import ModelDefaults
 from acd_core.decoding.sampling import Sampler
 from acd_core.engine import Branch, Matcher, Request, TextStream, soft_branch
 from acd_core.engine.request import Gating, Item, expert_branch
 from acd_core.errors import ContextLengthError, UsageError
 from acd_core.experts import Expert
+from acd_core.facts import own_tokens
 from acd_core.formats import Formats
 from acd_core.gate import GateRules
 from acd_core.pair import PromptPair
@@ -23,6 +26,7 @@ from acd_core.params import GenerationParams
 from acd_core.session import Plan, demonstrated
 
 DEFAULT_MAX_TOKENS = 1024
+_DEFAULT_TEXT = 256  # tokens that a system text of a template's own may have
 _CONTEXT_IDS = 8  # of a begun reply: SentencePiece tokenizers drop the space before the first token they decode
 
 
@@ -58,10 +62,12 @@ class Planner:
         *,
         alpha: float | None,
         gate: GateRules,
+        defaults: ModelDefaults,
         deterministic: bool,
         allow_adversarial: bool,
     ) -> None:
         self._gate = gate
+        self._defaults = defaults
         self._backbone = backbone
         self._chat = chat
         self._formats = formats
@@ -69,6 +75,7 @@ class Planner:
         self._pair = pair
         self._expert = expert
         self._default_alpha = alpha
+        self._own: dict[tuple[str, bool, bool], tuple[int, int]] = {}
         self._deterministic = deterministic
         self._allow_adversarial = allow_adversarial
 
@@ -93,13 +100,22 @@ class Planner:
             tokens = pair.contrast_tokens if tokens is None and pair is not None else tokens
         return plausibility, tokens
 
+    def contrasts(self, method: Method, settings: GenerationParams | None = None) -> bool:
+        """Whether a request with these settings has a second branch under `method`; None: one that says nothing."""
+        asked = settings or GenerationParams()
+        return method.contrasts and self.alpha(method, asked) > 0.0 and self.head_and_window(method, asked)[1] != 0
+
+    def gated(self, method: Method) -> bool:
+        """Whether a gate decides over a request that says nothing of one."""
+        return method.name != "none" and self._gate.of(GenerationParams().contrast) is not None
+
     def plan(self, conversation: Conversation, settings: GenerationParams, default_method: str) -> Plan:
         """How to make the reply. Raises before anything is queued: UsageError, TemplateError, ContextLengthError."""
         name = settings.method or default_method
         method = runnable(name, self._pair, self._expert, self._backbone, allow_adversarial=self._allow_adversarial)
         alpha, asked = self.alpha(method, settings), settings.contrast
         plausibility, contrast_tokens = self.head_and_window(method, settings)
-        form = self._formats.resolve(settings)
+        form, variables = self._formats.resolve(settings), settings.chat_template_kwargs
         messages = check_conversation(conversation)
         if method.demonstration is not None:
             messages = demonstrated(messages, method.demonstration)
@@ -109,7 +125,7 @@ class Planner:
             prompt = self._prompt(source)
             text = prompt if isinstance(prompt, str) or prompt is None else SOFT
             if text not in layouts:
-                layouts[text] = self._chat.layout(messages, text, form.tools, method.wrap_user)
+                layouts[text] = self._chat.layout(messages, text, form.tools, method.wrap_user, variables)
             layout = layouts[text]
             if isinstance(prompt, torch.Tensor):
                 return soft_branch(layout.before, prompt, layout.after)
@@ -118,19 +134,28 @@ class Planner:
             return expert_branch(layout.ids, expert, self._backbone.embed(torch.tensor(layout.ids[:1])).detach())
 
         kept = branch(method.kept)
-        contrasts = alpha > 0.0 and contrast_tokens != 0
+        contrasts = self.contrasts(method, settings)
         other = None
         if method.other is not None and contrasts:
             other = branch(method.other, self._expert if method.expert else None)
         self._gate.check_method(method.name, default_method)
         opening = self._gate.of(asked) if method.name != "none" else None  # nothing would take over from "none"
-        alone = Branch(self._chat.layout(conversation, None, form.tools).ids) if opening is not None else kept
-        start = self._chat.turn_start(conversation, form.tools, alone.ids) if opening is not None else 0
+        plain = functools.cache(lambda: self._chat.layout(conversation, None, form.tools, variables=variables).ids)
+        alone = Branch(plain()) if opening is not None else kept
+        start = self._chat.turn_start(conversation, form.tools, alone.ids, variables) if opening is not None else 0
         continued = is_continued(messages)
+        key = (name, contrasts, opening is not None)
+        if key not in self._own:
+            self._own[key] = own_tokens(self._chat, method, self._pair, contrasts=contrasts, gated=key[2])
+        most, beside_system = self._own[key]
         max_tokens = self._room(
-            settings, (alone, kept, other), lambda: len(self._chat.layout(conversation, None, form.tools))
+            settings,
+            (alone, kept, other),
+            beside_system if any(each["role"] == "system" and each["content"] for each in messages) else most,
+            lambda: len(plain()),
         )
-        prefix = self._chat.text(messages, form.tools) if form.needs_prefix else ""
+        prefix = self._chat.text(messages, form.tools, variables) if form.needs_prefix else ""
+        request = next((str(each["content"]) for each in reversed(messages) if each["role"] == "user"), "")
         begun = [each for each in kept.ids[-_CONTEXT_IDS:] if each >= 0] if continued else []
 
         # One deadline for the whole reply, which takes two requests under a forced format.
@@ -154,14 +179,16 @@ class Planner:
             )
 
         def make(matcher: Matcher | None, sink: Callable[[Item], None]) -> Request:
+            free = form.forced and matcher is None
+            hidden = form.free_hidden_ids if free else form.hidden_ids
             # A stop string inside a document would leave it broken: a forced format ends where the grammar says.
-            stops = () if form.forced and matcher is not None else settings.stop
+            stops = () if form.forced and matcher is not None else (*settings.stop, *self._defaults.stop)
             return Request(
                 kept=alone,
                 other=other if opening is None else None,
-                sampler=Sampler(settings, self._backbone.device),
+                sampler=Sampler(settings, self._backbone.device, self._defaults),
                 sink=sink,
-                text=TextStream(self._decoder, stops, form.hidden_ids, begun),
+                text=TextStream(self._decoder, stops, hidden, begun),
                 max_tokens=max_tokens,
                 eos_ids=self._backbone.eos_ids,
                 rule=method.rule,
@@ -178,14 +205,20 @@ class Planner:
 
         return Plan(
             make=make,
-            reader=lambda: form.reader(prefix),
+            reader=lambda said: form.reader(prefix + said, continued and not said),
             method=method.name,
             alpha=alpha,
             prompt_tokens=len(alone.visible),
             matcher=form.matcher,
             probes_refusal=form.forced,
-            refuses=form.refuses,
+            free=lambda: form.free(prefix, continued),
+            refuses=lambda text: form.refuses(request, text),
+            decode=self._decoded,
+            closing=form.closing,
         )
+
+    def _decoded(self, ids: Sequence[int]) -> str:
+        return str(self._chat.tokenizer.decode(list(ids), skip_special_tokens=False))
 
     def _prompt(self, source: Source) -> str | torch.Tensor | None:
         if isinstance(source, str):
@@ -195,21 +228,35 @@ class Planner:
         assert self._pair is not None
         return self._pair.safeguarding if source is Slot.PAIR_SAFE else self._pair.adversarial
 
-    def _room(self, settings: GenerationParams, branches: tuple[Branch | None, ...], asked: Callable[[], int]) -> int:
+    def _room(
+        self,
+        settings: GenerationParams,
+        branches: tuple[Branch | None, ...],
+        own: int,
+        asked: Callable[[], int],
+    ) -> int:
         """How many new tokens fit; raises ContextLengthError saying how long the prompt is and how much fits.
 
-        asked: counts the tokens of the conversation without our prompts.
+        own: the most that the method adds to a conversation of this kind, and what counts for all of them, so that what
+        `ModelFacts.max_input_tokens` says is true to the token. asked: counts the tokens of the conversation without
+        our prompts.
         """
-        context = self._backbone.context_length
+        context, wanted = self._backbone.context_length, settings.max_tokens
         prompt = max(len(branch.ids) for branch in branches if branch is not None)
         free = context - prompt
-        wanted = settings.max_tokens if settings.max_tokens is not None else min(DEFAULT_MAX_TOKENS, max(free, 1))
+        if own and free - own - _DEFAULT_TEXT < (
+            DEFAULT_MAX_TOKENS if wanted is None else wanted
+        ):  # else it fits anyway
+            free = min(free, context - own - asked())
+        if wanted is None:
+            wanted = min(DEFAULT_MAX_TOKENS, max(free, 1))
         if free < wanted:
-            own = prompt - asked()
+            taken = asked()
+            added = max(own, prompt - taken)
             raise ContextLengthError(
-                f"The conversation takes {prompt - own} tokens and the prompts of the method {own} more; with {wanted} "
-                f"new tokens that is {prompt + wanted}, but the model's context holds {context}.",
-                hint=f"At most {max(context - own - wanted, 0)} tokens of conversation fit: shorten it or lower "
+                f"The conversation takes {taken} tokens and the prompts of the method {added} more; with {wanted} "
+                f"new tokens that is {taken + added + wanted}, but the model's context holds {context}.",
+                hint=f"At most {max(context - added - wanted, 0)} tokens of conversation fit: shorten it or lower "
                 "max_tokens.",
             )
         return wanted

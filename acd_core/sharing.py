@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import copy
+import logging
 import threading
 import weakref
 from typing import Any
 
 from acd_core.backbone import Backbone
 from acd_core.chat import Chat
+from acd_core.decoding.model_defaults import ModelDefaults
 from acd_core.engine import Engine, EngineOptions
-from acd_core.errors import UsageError
+from acd_core.errors import ModelError, UsageError
 from acd_core.formats import Formats
+
+_log = logging.getLogger("acd_core")
 
 
 class Shared:
@@ -53,3 +57,26 @@ def backbone_of(model: Any, tokenizer: Any, model_id: str | None) -> Backbone:
         if backbone is None or backbone.model is not model or backbone.tokenizer is not tokenizer:
             backbone = _wrapped[key] = Backbone.wrap(model, tokenizer, model_id)
         return backbone
+
+
+def defaults_of(backbone: Backbone) -> ModelDefaults:
+    """What the generation_config of a backbone's model asks for. What of it cannot be done is logged, once a backbone.
+
+    Raises ModelError for a value that transformers itself refuses.
+    """
+    try:
+        found = ModelDefaults.of(backbone.model, backbone.eos_ids, backbone.device)
+    except (TypeError, ValueError) as error:
+        raise ModelError(
+            f"The generation_config of {backbone.model_id!r} cannot be followed: {' '.join(str(error).split())[:200]}",
+            hint="Mend generation_config.json, or leave it out of account: generation_defaults=False.",
+        ) from error
+    with registry:
+        if found.ignored and backbone.attached.get("told") != found.ignored:
+            backbone.attached["told"] = found.ignored
+            _log.warning(
+                "The generation_config of %r asks for %s, which is not done here: replies may differ from `generate`.",
+                backbone.model_id,
+                ", ".join(found.ignored),
+            )
+    return found

@@ -29,12 +29,14 @@ def reported(report: ContrastReport) -> dict[str, Any]:
     }
 
 
-def operator_rules(floor: float | None, recheck: int | None) -> tuple[tuple[str, Any], ...]:
-    """Settings of the gate that calls are held to, so that the ContrastiveLM must have them: a floor and, under it, how
-    often replies are read. Other settings go with each call. Pairs, so that they can stand in a key."""
+def operator_rules(floor: float | None, recheck: int | None, defaults: bool) -> tuple[tuple[str, Any], ...]:
+    """Settings that the ContrastiveLM must have: whether the model's own generation_config counts, a floor of the gate
+    that calls are held to and, under it, how often replies are read. Other settings go with each call. Pairs, so that
+    they can stand in a key."""
+    own: tuple[tuple[str, Any], ...] = () if defaults else (("generation_defaults", False),)
     if floor is None:
-        return ()
-    return (("gate_floor", floor), *((("recheck", recheck),) if recheck is not None else ()))
+        return own
+    return (*own, ("gate_floor", floor), *((("recheck", recheck),) if recheck is not None else ()))
 
 
 def _number(value: float) -> Union[float, str]:

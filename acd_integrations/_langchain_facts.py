@@ -1,95 +1,25 @@
-"""What ChatACD knows of its model: the loaded one, shared between copies; and what can be told without loading it."""
+"""What ChatACD knows of its model, loaded or not: metadata, cache keys, a profile."""
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import functools
 import hashlib
 import importlib.util
 import os
-import threading
-import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.language_models.model_profile import ModelProfile
 
 from acd_core import on_disk
-from acd_core.errors import TemplateError, UsageError
+from acd_core.errors import ACDError, TemplateError
+from acd_integrations._holder import expert_key, pair_key
 
 if TYPE_CHECKING:
     from acd_core.lm import ContrastiveLM
-
-
-class Holder:
-    """Keeps loaded models alive for a ChatACD and every copy of it: LangChain makes a new object per call wherever
-    `configurable_fields` are used, and without this each would load the weights again. Copies share it; pickles are
-    empty and load anew."""
-
-    def __init__(self, lm: ContrastiveLM | None = None) -> None:
-        self.given = lm
-        self._known: dict[tuple[Any, ...], ContrastiveLM] = {}
-        self._last: ContrastiveLM | None = lm
-        self._lock = threading.Lock()
-
-    @property
-    def loaded(self) -> ContrastiveLM | None:
-        """The model of the last call, None before the first."""
-        return self._last
-
-    def get(
-        self,
-        model: str,
-        pair: Any,
-        expert: Any,
-        revision: str | None,
-        dtype: str,
-        device: str,
-        rules: tuple[tuple[str, Any], ...] = (),
-    ) -> ContrastiveLM:
-        """The ContrastiveLM of these settings, loaded at the first call. rules: the operator's, of the gate."""
-        if self.given is not None:
-            own = (self.given.model_id, _pair_key(self.given.pair), _expert_key(self.given.expert))
-            floor = dict(rules).get("gate_floor")
-            if (model, _pair_key(pair), _expert_key(expert)) != own or floor != self.given.gate_rules.floor:
-                raise UsageError(
-                    "This ChatACD was made from a ContrastiveLM, so its model, pair, expert and gate_floor cannot be "
-                    "changed.",
-                    hint="ChatACD.from_lm(other_lm), or ChatACD(model=..., pair=...).",
-                )
-            return self.given
-        key = (model, _pair_key(pair), _expert_key(expert), revision, dtype, device, rules)
-        known = self._known.get(key)  # without the lock: somebody else may be loading another model behind it
-        if known is None:
-            with self._lock:
-                if key not in self._known:
-                    from acd_core.lm import ContrastiveLM  # torch and transformers, not before they are needed
-
-                    self._known[key] = ContrastiveLM.from_pretrained(
-                        model, pair, expert=expert, dtype=dtype, device=device, revision=revision, **dict(rules)
-                    )
-                known = self._known[key]
-        self._last = known
-        return known
-
-    async def aget(self, model: str, pair: Any, expert: Any, *others: Any) -> ContrastiveLM:
-        """`get`, off the event loop where something must be loaded."""
-        if self.given is not None or (model, _pair_key(pair), _expert_key(expert), *others) in self._known:
-            return self.get(model, pair, expert, *others)
-        return await asyncio.to_thread(self.get, model, pair, expert, *others)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Holder:
-        return self
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        if self.given is not None:
-            raise UsageError(
-                "A ChatACD made from a ContrastiveLM cannot be sent to another process.",
-                hint="Use ChatACD(model=..., pair=...): the other process loads its own.",
-            )
-        return (Holder, ())
 
 
 def of(lm: ContrastiveLM) -> dict[str, Any]:
@@ -110,41 +40,53 @@ def identity(model: str, pair: Any, expert: Any, given: ContrastiveLM | None) ->
         known["fingerprint"] = given.backbone.fingerprint
         known["defaults"] = (given.method, given.alpha, str(given.backbone.dtype), str(given.backbone.device))
         known["gate_defaults"] = (given.gate_rules.setting, given.gate_rules.recheck)
+        known.update(_chosen(given))
     else:
-        known["model_files"] = _state(model, on_disk.model_folder(model), _signature)
+        folder = on_disk.model_folder(model)
+        known["model_files"] = _state(model, folder, _signature)
+        base = on_disk.adapter_base(folder) if folder is not None else None
+        if base is not None:
+            known["base_files"] = _state(base, on_disk.model_folder(base), _signature)
     if pair is None or isinstance(pair, (str, os.PathLike)):
         known["pair"] = None if pair is None else str(pair)
         if pair is not None:
             known["pair_files"] = _state(pair, on_disk.pair_folder(pair), _digest)
     else:
-        known["pair"] = _pair_key(pair)
-    known["expert"] = _expert_key(expert)
+        known["pair"] = pair_key(pair)
+    known["expert"] = expert_key(expert)
     if isinstance(expert, (str, os.PathLike)) and Path(expert).is_dir():
         known["expert_files"] = _digest(Path(expert))
     return known
 
 
-def _pair_key(pair: Any) -> Any:
-    """What stands for `pair` in a key; for one in memory the digest of its vectors, computed once."""
-    if pair is None or isinstance(pair, (str, os.PathLike)):
-        return str(pair)
-    place = id(pair)
-    known = _pair_ids.get(place)
-    if known is None or known[0]() is not pair:
-        known = _pair_ids[place] = (weakref.ref(pair, lambda _: _pair_ids.pop(place, None)), pair.id)
-    return known[1], pair.alpha, pair.plausibility, pair.contrast_tokens
+def _chosen(given: ContrastiveLM) -> dict[str, Any]:
+    """What the caller chose of the model's own: the adapters that are active now, and whether its config counts."""
+    from acd_core.weight_state import adapter_settings
+
+    found: dict[str, Any] = {}
+    settings = adapter_settings(given.backbone.model)
+    if settings:
+        found["adapters"] = hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
+    if given.defaults.honoured:
+        found["generation_config"] = given.defaults.honoured
+    return found
 
 
-def _expert_key(expert: Any) -> str | None:
-    """What stands for `expert` in a key; for one in memory the digest of its weights, which it computes once."""
-    return None if expert is None else str(getattr(expert, "id", expert))
+def profile(
+    model: str,
+    pair: Any,
+    lm: ContrastiveLM | None,
+    method: str | None = None,
+    *,
+    expert: Any = None,
+    revision: str | None = None,
+) -> ModelProfile | None:
+    """What LangChain may know of the model, from its files alone; None for one that is not here yet.
 
-
-_pair_ids: dict[int, tuple[weakref.ref[Any], str]] = {}  # by identity: `==` on vectors compares elements
-
-
-def profile(model: str, pair: Any, lm: ContrastiveLM | None) -> ModelProfile | None:
-    """What LangChain may know of the model, from its files alone; None for one that is not here yet."""
+    `max_input_tokens` is that of calls by this method (None: the one that the pair or the expert stands for), exact for
+    the conversation and its reply together: `ModelFacts.max_input_tokens`. How much a method's prompts take only the
+    tokenizer can tell, so before the model is loaded the figure is worked out when somebody reads it.
+    """
     structured = importlib.util.find_spec("llguidance") is not None
     found = ModelProfile(
         text_inputs=True,
@@ -159,20 +101,82 @@ def profile(model: str, pair: Any, lm: ContrastiveLM | None) -> ModelProfile | N
         mid_conversation_system_messages=False,  # templates know one system text, at the front
     )
     if lm is not None:
-        found["max_input_tokens"] = lm.max_input_tokens
+        found["max_input_tokens"] = lm.facts_for(method or lm.method).max_input_tokens
         tools = lm.supports_tools
     else:
-        folder = on_disk.model_folder(model)
+        folder = on_disk.model_folder(model, revision)
         if folder is None:
             return None
         positions = on_disk.context_length(folder)
         if positions is not None:
-            found["max_input_tokens"] = positions - _soft_length(pair)
+            if method is None:
+                method = "acd" if pair is not None else "safedecoding" if expert is not None else "none"
+            found["max_input_tokens"] = positions
+            if method not in ("none", "safedecoding"):  # those two add no prompt
+                found["max_input_tokens"] -= _soft_length(pair)
+                found = cast(ModelProfile, WorkedOut(found, (model, pair, method, revision)))
         tools = on_disk.mentions_tools(folder) is not False
     found["tool_calling"] = tools
     found["tool_call_streaming"] = tools
     found["tool_choice"] = tools and structured
     return found
+
+
+class WorkedOut(dict[str, Any]):
+    """A profile whose `max_input_tokens` is worked out at the first reading of it: that takes the model's tokenizer,
+    and making a ChatACD must not. Until then it is the context less the pair's vectors; it stays that where the model
+    cannot be read, which its first call says with the reason."""
+
+    def __init__(self, known: Mapping[str, Any], asked: tuple[str, Any, str, str | None] | None) -> None:
+        super().__init__(known)
+        self._asked = asked
+
+    def _work_out(self) -> None:
+        asked, self._asked = self._asked, None
+        if asked is None:
+            return
+        from acd_core.facts import read_facts  # torch and transformers
+
+        model, pair, method, revision = asked
+        with contextlib.suppress(ACDError):
+            self["max_input_tokens"] = read_facts(model, pair, method, revision=revision).max_input_tokens
+
+    def __getitem__(self, key: str) -> Any:
+        if key == "max_input_tokens":
+            self._work_out()
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        if key == "max_input_tokens":
+            self._work_out()
+        return super().get(key, default)
+
+    def __iter__(self) -> Iterator[str]:  # its being here keeps dict(p) and {**p} from reading past __getitem__
+        return super().__iter__()
+
+    def items(self) -> Any:
+        self._work_out()
+        return super().items()
+
+    def values(self) -> Any:
+        self._work_out()
+        return super().values()
+
+    def copy(self) -> dict[str, Any]:
+        return dict(self.items())
+
+    def __eq__(self, other: object) -> bool:
+        self._work_out()
+        return super().__eq__(other)
+
+    __hash__ = None
+
+    def __repr__(self) -> str:
+        self._work_out()
+        return super().__repr__()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (WorkedOut, (dict(super().items()), self._asked))
 
 
 def _soft_length(pair: Any) -> int:

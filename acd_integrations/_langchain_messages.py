@@ -24,18 +24,17 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk
 
 from acd_core.errors import UsageError
 from acd_core.params import Event, Generation, ReasoningDelta, TextDelta, ToolCallDelta
+from acd_integrations._characters import whole, whole_texts
 from acd_integrations._gate import reported
+from acd_integrations._langchain_blocks import broken_calls, calls_of, text_of, thoughts_of
 
-_ROLES = {"developer": "system", "human": "user", "ai": "assistant", "model": "assistant"}
-# Blocks of an assistant's own turn that are no text: calls are read from message.tool_calls, thoughts apart.
-_CALL_BLOCKS = ("tool_use", "tool_call", "tool_call_chunk", "invalid_tool_call", "function_call")
-_TEXT_BLOCKS = ("text", "text-plain", "input_text", "output_text")
-_THOUGHT_BLOCKS = ("reasoning", "thinking", "redacted_thinking")
+_ROLES = {"developer": "system", "human": "user", "ai": "assistant", "model": "assistant", "function": "tool"}
 
 
 def conversation(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
-    """OpenAI-style dicts, in order. Raises UsageError for what a text model cannot read (images, audio, files)."""
-    return [out for message in messages for out in _messages(message)]
+    """OpenAI-style dicts, in order, of whole characters. Raises UsageError for what a text model cannot read (images,
+    audio, files)."""
+    return whole_texts([out for message in messages for out in _messages(message)])
 
 
 def _messages(message: BaseMessage) -> list[dict[str, Any]]:
@@ -61,20 +60,23 @@ def _is_tool_result(block: Any) -> bool:
 
 def _message(message: BaseMessage) -> dict[str, Any]:
     if isinstance(message, ToolMessage):
-        text = _text(message)
+        text = text_of(message)
         if message.status == "error" and not text.lower().startswith("error"):
             text = f"Error: {text}"  # templates have no place for the status
         return _named({"role": "tool", "content": text, "tool_call_id": message.tool_call_id}, message)
     if isinstance(message, FunctionMessage):
-        return {"role": "tool", "content": _text(message), "name": message.name}
+        return {"role": "tool", "content": text_of(message), "name": message.name}
     if isinstance(message, AIMessage):
         return _assistant(message)
     if isinstance(message, HumanMessage):
-        return _named({"role": "user", "content": _text(message)}, message)
+        return _named({"role": "user", "content": text_of(message)}, message)
     if isinstance(message, SystemMessage):
-        return {"role": "system", "content": _text(message)}
+        return {"role": "system", "content": text_of(message)}
     if isinstance(message, ChatMessage):
-        return _named({"role": _ROLES.get(message.role, message.role), "content": _text(message)}, message)
+        role = _ROLES.get(message.role, message.role)
+        if role == "assistant":
+            return _named(_assistant(AIMessage(message.content, additional_kwargs=message.additional_kwargs)), message)
+        return _named({"role": role, "content": text_of(message)}, message)
     raise UsageError(f"A message of type {type(message).__name__} cannot be sent to a model.")
 
 
@@ -84,69 +86,24 @@ def _named(out: dict[str, Any], message: BaseMessage) -> dict[str, Any]:
     return out
 
 
-def _assistant(message: AIMessage) -> dict[str, Any]:
-    """An assistant turn. A call that was malformed stays visible as the text it was."""
-    out: dict[str, Any] = {"role": "assistant", "content": _text(message)}
-    calls = [_call(call["id"], call["name"], call["args"]) for call in message.tool_calls]
-    known = {call["id"] for call in calls}
-    for block in _blocks(message):
-        if block.get("type") in ("tool_use", "tool_call") and block.get("id") not in known:
-            calls.append(_call(block.get("id"), block["name"], block.get("input", block.get("args", {}))))
-    if calls:
+def _assistant(message: BaseMessage) -> dict[str, Any]:
+    """An assistant turn. A call that was malformed stays visible as the text it was. `additional_kwargs["prefix"]`
+    False on the last one asks for a new turn, where it would be continued otherwise."""
+    out: dict[str, Any] = {"role": "assistant", "content": text_of(message, assistant=True)}
+    if calls := calls_of(message):
         out["tool_calls"] = calls
-    broken = [str(call["args"]) for call in message.invalid_tool_calls if call.get("args")]
-    out["content"] = "\n".join([part for part in (out["content"], *broken) if part])
-    thoughts = message.additional_kwargs.get("reasoning_content") or "".join(
-        str(block.get("reasoning") or block.get("thinking") or "")
-        for block in _blocks(message)
-        if block.get("type") in _THOUGHT_BLOCKS
-    )
-    if thoughts:
-        out["reasoning_content"] = str(thoughts)
-    return out
-
-
-def _call(call_id: Any, name: str, arguments: Any) -> dict[str, Any]:
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments or "{}")
-        except ValueError:
-            arguments = {"input": arguments}
-    return {"id": str(call_id or ""), "type": "function", "function": {"name": name, "arguments": dict(arguments)}}
-
-
-def _blocks(message: BaseMessage) -> list[Mapping[str, Any]]:
-    return [block for block in message.content if isinstance(block, Mapping)] if _is_list(message) else []
-
-
-def _is_list(message: BaseMessage) -> bool:
-    return isinstance(message.content, list)
-
-
-def _text(message: BaseMessage) -> str:
-    """The text of a message, its text blocks joined. Raises UsageError naming any block that is not text."""
-    if isinstance(message.content, str):
-        return message.content
-    parts: list[str] = []
-    for block in message.content:
-        if isinstance(block, str):
-            parts.append(block)
-            continue
-        kind = block.get("type", "text" if "text" in block else None)
-        if isinstance(message, AIMessage) and kind in (*_CALL_BLOCKS, *_THOUGHT_BLOCKS):
-            continue
-        if kind in _TEXT_BLOCKS and isinstance(block.get("text"), str):
-            parts.append(block["text"])
-        elif kind == "refusal":
-            parts.append(str(block.get("refusal", "")))
-        elif isinstance(message, ToolMessage) and kind == "json":
-            parts.append(json.dumps(block.get("json"), ensure_ascii=False))
-        else:
+    out["content"] = "\n".join([part for part in (out["content"], *broken_calls(message)) if part])
+    if thoughts := thoughts_of(message):
+        out["reasoning_content"] = thoughts
+    prefix = message.additional_kwargs.get("prefix")
+    if prefix is not None:
+        if not isinstance(prefix, bool):
             raise UsageError(
-                f"A {message.type} message holds a block of type {kind!r}; this model reads text only.",
-                hint="Send text, or turn the block into text first (a caption, a transcript, the text of the file).",
+                f"additional_kwargs['prefix'] of an assistant message is {prefix!r}.",
+                hint="True continues the message, False asks for a new turn after it.",
             )
-    return "".join(parts)
+        out["prefix"] = prefix
+    return out
 
 
 # -- replies ----------------------------------------------------------------------------------------------------------
@@ -157,9 +114,14 @@ def result(generation: Generation, facts: Mapping[str, Any]) -> ChatGeneration:
     message = AIMessage(
         content=generation.text,
         additional_kwargs=_extras(generation, whole=True),
-        tool_calls=[ToolCall(name=c.name, args=c.arguments, id=c.id, type="tool_call") for c in generation.tool_calls],
+        tool_calls=[
+            ToolCall(name=whole(c.name), args=whole_texts(c.arguments), id=c.id, type="tool_call")
+            for c in generation.tool_calls
+        ],
         invalid_tool_calls=[
-            InvalidToolCall(name=c.name, args=_quoted(c.text), id=c.id, error=c.error, type="invalid_tool_call")
+            InvalidToolCall(
+                name=whole_texts(c.name), args=_quoted(c.text), id=c.id, error=whole(c.error), type="invalid_tool_call"
+            )
             for c in generation.invalid_tool_calls
         ],
         usage_metadata=_usage(generation, facts),
@@ -178,11 +140,14 @@ def chunk(event: Event, facts: Mapping[str, Any]) -> ChatGenerationChunk:
         )
     if isinstance(event, ToolCallDelta):
         call = event.call
-        piece = tool_call_chunk(name=call.name, args=json.dumps(call.arguments), id=call.id, index=event.index)
+        arguments = json.dumps(whole_texts(call.arguments))
+        piece = tool_call_chunk(name=whole(call.name), args=arguments, id=call.id, index=event.index)
         return ChatGenerationChunk(message=AIMessageChunk(content="", tool_call_chunks=[piece]))
     generation = event.generation
     broken = [
-        tool_call_chunk(name=call.name, args=_quoted(call.text), id=call.id, index=len(generation.tool_calls) + place)
+        tool_call_chunk(
+            name=whole_texts(call.name), args=_quoted(call.text), id=call.id, index=len(generation.tool_calls) + place
+        )
         for place, call in enumerate(generation.invalid_tool_calls)
     ]
     message = AIMessageChunk(
@@ -199,7 +164,7 @@ def chunk(event: Event, facts: Mapping[str, Any]) -> ChatGenerationChunk:
 def _quoted(text: str) -> str:
     """The text of a malformed call as a JSON string. LangChain completes partial JSON when it adds chunks up: a call
     that was cut off would come out as a valid one, with arguments missing."""
-    return json.dumps(text, ensure_ascii=False)
+    return json.dumps(whole(text), ensure_ascii=False)
 
 
 def _extras(generation: Generation, *, whole: bool) -> dict[str, Any]:

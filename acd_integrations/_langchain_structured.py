@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import Any, ClassVar, Literal
@@ -14,11 +15,17 @@ from langchain_core.outputs import ChatGeneration, Generation
 from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 from langchain_core.utils.pydantic import is_basemodel_subclass
+from pydantic import ValidationError
 
+from acd_core.decoding.disjoint import kinds
+from acd_core.decoding.schemas import at, mapped, place_of
 from acd_core.errors import RefusalError, UsageError
 
 Method = Literal["json_schema", "function_calling", "json_mode"]
 METHODS = ("json_schema", "function_calling", "json_mode")
+_WRAPPED = "value"  # the one argument of a call that stands for a value which is no object
+_OF_SCHEMAS = frozenset({"type", "properties", "$ref", "$defs", "anyOf", "oneOf", "allOf", "enum", "const", "items"})
+_OF_FUNCTIONS = frozenset({"parameters", "input_schema", "schema", "toolSpec", "function"})
 
 
 def tool_choice_of(choice: Any, names: Sequence[str]) -> str | None:
@@ -50,7 +57,7 @@ def tools_of(tools: Sequence[Any], *, strict: bool | None = None) -> list[dict[s
     converted = []
     for tool in tools:
         try:
-            out = convert_to_openai_tool(tool)
+            out = _tool_of_schema(tool) if _is_schema(tool) and "title" in tool else convert_to_openai_tool(tool)
         except (ValueError, TypeError, AttributeError) as error:
             raise UsageError(
                 f"{str(tool)[:80]!r} cannot be used as a tool: {' '.join(str(error).split())[:160]}"
@@ -69,21 +76,100 @@ def tools_of(tools: Sequence[Any], *, strict: bool | None = None) -> list[dict[s
 
 
 def schema_of(schema: Any) -> tuple[str, dict[str, Any]]:
-    """(name, JSON schema) of a Pydantic class (v1 or v2), a TypedDict, a JSON schema or an OpenAI function."""
+    """(name, JSON schema) of a Pydantic class (v1 or v2), a TypedDict, a JSON schema, an OpenAI function or format."""
+    if isinstance(schema, Mapping):
+        return _schema_of_dict(schema)
     try:
         converted = convert_to_json_schema(schema)
     except (ValueError, TypeError, AttributeError) as error:
-        if not isinstance(schema, Mapping):
-            raise UsageError(
-                f"{str(schema)[:80]!r} is no schema: {' '.join(str(error).split())[:160]}",
-                hint="Give a Pydantic class, a TypedDict, or a JSON schema with title and properties.",
-            ) from error
-        converted = dict(schema)  # a JSON schema without a title
+        raise UsageError(
+            f"{str(schema)[:80]!r} is no schema: {' '.join(str(error).split())[:160]}",
+            hint="Give a Pydantic class, a TypedDict, or a JSON schema.",
+        ) from error
     name = str(converted.get("title") or "reply")
     if isinstance(schema, type) and hasattr(schema, "model_json_schema"):
         # LangChain's conversion writes references out, which never ends for a schema that contains itself.
         converted = schema.model_json_schema()
     return name, converted
+
+
+def _schema_of_dict(schema: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """LangChain's own conversion keeps a JSON schema only where it lists properties; here it is kept in any case."""
+    if schema.get("type") == "json_schema" and isinstance(schema.get("json_schema"), Mapping):
+        schema = schema["json_schema"]
+    if "name" in schema and isinstance(schema.get("schema"), Mapping):
+        return str(schema["name"]), dict(schema["schema"])
+    if _is_schema(schema):
+        return str(schema.get("title") or schema.get("name") or "reply"), dict(schema)
+    if schema.get("type") == "function" and "function" not in schema:  # a tool of the Responses API
+        schema = {key: value for key, value in schema.items() if key != "type"}
+    try:
+        function = convert_to_openai_tool(schema)["function"]
+        name = str(function["name"])
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise UsageError(
+            f"{str(schema)[:80]!r} is no schema: {' '.join(str(error).split())[:160]}",
+            hint="Give a JSON schema, an OpenAI function, or a Pydantic class.",
+        ) from error
+    described = {"description": function["description"]} if function.get("description") else {}
+    return name, {"title": name, **described, **(function.get("parameters") or {"type": "object", "properties": {}})}
+
+
+def _is_schema(schema: Any) -> bool:
+    """Whether a dict is a JSON schema, and no function or tool of a provider."""
+    if not isinstance(schema, Mapping) or schema.get("type") == "function" or _OF_FUNCTIONS & schema.keys():
+        return False
+    return bool(_OF_SCHEMAS & schema.keys()) or ("title" in schema and "name" not in schema)
+
+
+def _tool_of_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON schema as a tool whose arguments it describes. Raises ValueError for one that allows no object."""
+    name, parameters = _schema_of_dict(schema)
+    if "object" not in kinds(parameters):
+        raise ValueError("the arguments of a tool are an object, and its schema allows none")
+    return _tool(name, parameters)
+
+
+def _tool(name: str, parameters: Mapping[str, Any], description: Any = None) -> dict[str, Any]:
+    """An OpenAI-style tool. What `parameters` say of the whole moves to where a model looks for it."""
+    described = description or parameters.get("description")
+    rest = {key: value for key, value in parameters.items() if key not in ("title", "description")}
+    function = {"name": name, **({"description": described} if described else {}), "parameters": rest}
+    return {"type": "function", "function": function}
+
+
+def _only_objects(schema: Any, root: Mapping[str, Any], depth: int = 8) -> bool:
+    """Whether every value that fits is an object, as far as can be seen."""
+    if not isinstance(schema, Mapping) or not depth:
+        return False
+    if kinds(schema) == {"object"} or ("type" not in schema and "properties" in schema):
+        return True
+    place = place_of(schema.get("$ref"))
+    if place is not None:
+        return _only_objects(at(root, place), root, depth - 1)
+    for key, enough in (("allOf", any), ("anyOf", all), ("oneOf", all)):
+        parts = schema.get(key)
+        if isinstance(parts, list) and parts and enough(_only_objects(part, root, depth - 1) for part in parts):
+            return True
+    return False
+
+
+def _wrapped(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """An object whose one property is a value of `schema`; definitions and references keep their meaning."""
+    lifted = {} if "$id" in schema else {key: schema[key] for key in ("$defs", "definitions") if key in schema}
+
+    def moved(_: Any, part: Any) -> Any:
+        if not isinstance(part, Mapping):
+            return part
+        out = mapped(part, moved)
+        place = place_of(out.get("$ref"))
+        if place is not None and (not place or place[0] not in lifted):
+            out["$ref"] = f"#/properties/{_WRAPPED}{out['$ref'][1:]}"
+        return out
+
+    inner: dict[str, Any] = dict(schema) if "$id" in schema else moved((), schema)
+    found = {key: inner.pop(key) for key in lifted}
+    return {"type": "object", "properties": {_WRAPPED: inner}, "required": [_WRAPPED], **found}
 
 
 class _Checked:
@@ -143,6 +229,28 @@ class _PydanticTools(_Checked, PydanticToolsParser):
     is_json: ClassVar[bool] = False
 
 
+class _Value(_KeyTools):
+    """The arguments of the call, or the one value that they wrap; as an instance of a class, if there is one."""
+
+    wrapped: bool
+    made_of: Any = None
+
+    def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
+        found = super().parse_result(result, partial=partial)
+        if self.wrapped and found is not None:
+            if _WRAPPED not in found:
+                return None  # not yet
+            found = found[_WRAPPED]
+        if self.made_of is None or (found is None and partial):
+            return found
+        try:
+            return self.made_of.model_validate(found)
+        except ValidationError as error:
+            if partial:
+                return None
+            raise OutputParserException(f"The call does not fit: {error}", llm_output=result[0].text) from error
+
+
 def binding(schema: Any, method: str) -> tuple[dict[str, Any], Runnable[Any, Any]]:
     """(what to bind to the model, the parser of its reply) for one of METHODS."""
     if method not in METHODS:
@@ -152,20 +260,27 @@ def binding(schema: Any, method: str) -> tuple[dict[str, Any], Runnable[Any, Any
     note = {"ls_structured_output_format": {"kwargs": {"method": method}, "schema": schema}}
     is_class = isinstance(schema, type) and is_basemodel_subclass(schema)
     if method == "function_calling":
-        tool = convert_to_openai_tool(schema)
-        parser: Runnable[Any, Any] = (
-            _PydanticTools(tools=[schema], first_tool_only=True)
-            if is_class
-            else _KeyTools(key_name=tool["function"]["name"], first_tool_only=True)
-        )
-        only = {"tools": [schema], "tool_choice": tool["function"]["name"], "parallel_tool_calls": False}
-        return {**only, **note}, parser
+        tool, parser = _called(schema, is_class)
+        name = tool["function"]["name"] if isinstance(tool, dict) else convert_to_openai_tool(tool)["function"]["name"]
+        return {"tools": [tool], "tool_choice": name, "parallel_tool_calls": False, **note}, parser
     parser = _Pydantic(pydantic_object=schema) if is_class else _Json()
     if method == "json_mode":
         return {"response_format": {"type": "json_object"}, **(note if schema is not None else {})}, parser
     name, json_schema = schema_of(schema)
     response_format = {"type": "json_schema", "json_schema": {"name": name, "schema": json_schema, "strict": True}}
     return {"response_format": response_format, **note}, parser
+
+
+def _called(schema: Any, is_class: bool) -> tuple[Any, Runnable[Any, Any]]:
+    """(the tool whose call is the reply, the parser of it). A value that is no object is the call's one argument."""
+    name, parameters = schema_of(schema)
+    usable = re.sub(r"[^\w.:/-]+", "_", name).strip("_") or "reply"
+    wrapped = not _only_objects(parameters, parameters)
+    if is_class and not wrapped and usable == name:
+        return schema, _PydanticTools(tools=[schema], first_tool_only=True)
+    tool = _tool(usable, _wrapped(parameters) if wrapped else parameters, parameters.get("description"))
+    made_of = schema if is_class and hasattr(schema, "model_validate") else None
+    return tool, _Value(key_name=usable, first_tool_only=True, wrapped=wrapped, made_of=made_of)
 
 
 def with_raw(llm: Runnable[Any, Any], parser: Runnable[Any, Any]) -> Runnable[Any, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from llama_index.core.base.llms.types import (
@@ -24,6 +24,7 @@ from llama_index.core.llms.llm import ToolSelection
 
 from acd_core.errors import RefusalError, UsageError
 from acd_core.params import Done, Event, Generation, ReasoningDelta, TextDelta, ToolCall, ToolCallDelta
+from acd_integrations._characters import whole, whole_texts
 from acd_integrations._gate import reported
 
 _ROLES = {
@@ -36,16 +37,20 @@ _ROLES = {
     MessageRole.TOOL: "tool",
     MessageRole.FUNCTION: "tool",
 }
+# Kinds of items that are calls of the application's tools; those of any other kind are the provider's own.
+_CALLS = ("function", "function_call", "custom_tool_call", "tool_use", "tool_call")
 
 
 def to_conversation(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
     """ChatMessages as the core's dicts.
 
-    Text blocks are joined as `ChatMessage.content` joins them; tool calls come from ToolCallBlocks, or from the older
-    `additional_kwargs["tool_calls"]` where there are none; thinking is not sent back to the model. Raises UsageError
-    for an image, audio, video or document block, which this text engine would otherwise drop.
+    Text blocks are joined as `ChatMessage.content` joins them; tool calls come from ToolCallBlocks and from the older
+    `additional_kwargs["tool_calls"]` and `["function_call"]`, each once; thinking is not sent back to the model.
+    `additional_kwargs["prefix"]` False on a last assistant message asks for a new turn, where it would be continued
+    otherwise. Halves of characters become U+FFFD. Raises UsageError for an image, audio, video or document block, which
+    this text engine would otherwise drop.
     """
-    return [_message(message, index) for index, message in enumerate(messages)]
+    return whole_texts([_message(message, index) for index, message in enumerate(messages)])
 
 
 def _message(message: ChatMessage, index: int) -> dict[str, Any]:
@@ -61,14 +66,22 @@ def _message(message: ChatMessage, index: int) -> dict[str, Any]:
             texts.extend(_cited_texts(block, index))
         elif not isinstance(block, (ThinkingBlock, CachePoint)):
             raise _not_text(block, index)
-    if not calls:
-        calls = [_legacy_call(call) for call in message.additional_kwargs.get("tool_calls") or ()]
+    more = message.additional_kwargs
+    if role == "assistant":
+        calls += _legacy_calls(more, calls)
     result: dict[str, Any] = {"role": role, "content": "\n".join(texts)}
     if calls and role == "assistant":
         result["tool_calls"] = [{**call, "id": call["id"] or f"call_{index}_{at}"} for at, call in enumerate(calls)]
     for name in ("tool_call_id", "name") if role == "tool" else ():
-        if message.additional_kwargs.get(name):
-            result[name] = str(message.additional_kwargs[name])
+        if more.get(name):
+            result[name] = str(more[name])
+    if role == "assistant" and more.get("prefix") is not None:
+        if not isinstance(more["prefix"], bool):
+            raise UsageError(
+                f"additional_kwargs['prefix'] of message {index} is {more['prefix']!r}.",
+                hint="True continues the message, False asks for a new turn after it.",
+            )
+        result["prefix"] = more["prefix"]
     return result
 
 
@@ -89,42 +102,72 @@ def _not_text(block: Any, index: int) -> UsageError:
     )
 
 
-def _call(call_id: str | None, name: str, arguments: dict[str, Any] | str) -> dict[str, Any]:
-    return {"id": call_id or "", "type": "function", "function": {"name": name, "arguments": _arguments(arguments)}}
+def _call(call_id: Any, name: str, arguments: Any) -> dict[str, Any]:
+    return {
+        "id": str(call_id or ""),
+        "type": "function",
+        "function": {"name": name, "arguments": _arguments(arguments)},
+    }
 
 
-def _legacy_call(call: Any) -> dict[str, Any]:
-    """An OpenAI-style call, as a dict or as the object of some client library."""
+def _legacy_calls(more: Mapping[str, Any], known: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The calls in the additional_kwargs of an assistant's message that are not among `known`: with an id on both sides
+    the id decides, else name and arguments. `function_call` is the one call of a turn, from before calls had ids."""
+    ids = {call["id"] for call in known if call["id"]}
+    found = []
+    for item in more.get("tool_calls") or ():
+        fresh = _legacy_call(item)
+        if fresh is None or fresh["id"] in ids:
+            continue
+        alike = (call for call in known if not (fresh["id"] and call["id"]))
+        if all(call["function"] != fresh["function"] for call in alike):
+            found.append(fresh)
+    legacy = more.get("function_call")
+    name = _part(legacy, "name")
+    if name and all(call["function"]["name"] != name for call in (*known, *found)):
+        found.append(_call(None, str(name), _part(legacy, "arguments", "args") or {}))
+    return found
 
-    def part(owner: Any, name: str) -> Any:
-        return owner.get(name) if isinstance(owner, dict) else getattr(owner, name, None)
 
-    function = part(call, "function")
-    name = part(function, "name") if function is not None else part(call, "tool_name")
+def _legacy_call(call: Any) -> dict[str, Any] | None:
+    """A call of some client library, as a dict or an object: Chat Completions', Responses', Anthropic's or Gemini's.
+    None for what is no call: a provider's own bookkeeping, such as its thoughts or its own tools."""
+    function = _part(call, "function")
+    owner = call if function is None else function
+    name = _part(owner, "name", "tool_name")
+    kind = _part(call, "type")
+    if isinstance(kind, str) and kind not in _CALLS:
+        return None
     if not name:
         raise UsageError(
             "A tool call in additional_kwargs['tool_calls'] has no function name.",
             hint="Put calls into the message as ToolCallBlock(tool_name=..., tool_kwargs=...).",
         )
-    if function is None:
-        return _call(part(call, "tool_id"), name, part(call, "tool_kwargs") or {})
-    return _call(part(call, "id"), name, part(function, "arguments") or {})
+    arguments = _part(owner, "arguments", "input", "args", "tool_kwargs")
+    return _call(_part(call, "call_id", "id", "tool_id", "tool_call_id"), str(name), arguments or {})
 
 
-def _arguments(arguments: dict[str, Any] | str) -> dict[str, Any]:
-    """Templates want a dict: a JSON string would be quoted a second time."""
-    if isinstance(arguments, dict):
-        return arguments
-    try:
-        parsed = json.loads(arguments or "{}")
-    except json.JSONDecodeError:
-        parsed = None
-    if not isinstance(parsed, dict):
-        raise UsageError(
-            f"The arguments of a tool call in the history are not a JSON object: {arguments[:80]!r}.",
-            hint="Pass tool_kwargs as a dict.",
-        )
-    return parsed
+def _part(owner: Any, *names: str) -> Any:
+    """The first of `names` that `owner`, a dict or an object, holds with a value."""
+    for name in names:
+        found = owner.get(name) if isinstance(owner, Mapping) else getattr(owner, name, None)
+        if found:
+            return found
+    return None
+
+
+def _arguments(arguments: Any) -> dict[str, Any]:
+    """Templates want a dict: a JSON string would be quoted a second time. What is no JSON object, as a call that was
+    cut off, stays in the history under the name "input"."""
+    parsed = arguments
+    if isinstance(arguments, str):
+        try:
+            parsed = json.loads(arguments or "{}")
+        except json.JSONDecodeError:
+            parsed = None
+    elif isinstance(arguments, Mapping):
+        parsed = dict(arguments)
+    return parsed if isinstance(parsed, dict) else {"input": arguments}
 
 
 def to_tool(tool: Any, *, strict: bool = False) -> dict[str, Any]:
@@ -212,7 +255,7 @@ class Reply:
             message.additional_kwargs["refusal"] = generation.refusal
         if generation.invalid_tool_calls:
             message.additional_kwargs["invalid_tool_calls"] = [
-                {"id": call.id, "name": call.name, "text": call.text, "error": call.error}
+                whole_texts({"id": call.id, "name": call.name, "text": call.text, "error": call.error})
                 for call in generation.invalid_tool_calls
             ]
         usage = generation.usage
@@ -252,6 +295,7 @@ def _assistant(text: str, reasoning: str | None, calls: Sequence[ToolCall]) -> C
     if text or not calls:
         # An empty block keeps `message.content` a string: callers concatenate it.
         blocks.append(TextBlock(text=text))
+    calls = [ToolCall(call.id, whole(call.name), whole_texts(call.arguments)) for call in calls]
     blocks.extend(
         ToolCallBlock(tool_call_id=call.id, tool_name=call.name, tool_kwargs=call.arguments) for call in calls
     )
@@ -289,6 +333,12 @@ def tool_selections(response: ChatResponse, error_on_no_tool_call: bool) -> list
             raise RefusalError(message.additional_kwargs["refusal"])
         broken = message.additional_kwargs.get("invalid_tool_calls")
         said = f"an ill-formed call ({broken[0]['error']})" if broken else "words"
+        if isinstance(response.raw, Mapping) and response.raw.get("finish_reason") == "length":
+            written = response.additional_kwargs.get("completion_tokens")
+            raise UsageError(
+                f"Expected at least one tool call, but the reply was cut off after {written} tokens, in {said}.",
+                hint="Pass a larger max_tokens.",
+            )
         raise UsageError(
             f"Expected at least one tool call, but the model answered in {said}.",
             hint="Pass tool_required=True to force a call, or error_on_no_tool_call=False to accept words.",

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.exceptions import ContextOverflowError
-from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.language_models import LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.language_models.model_profile import ModelProfile
 from langchain_core.messages import AIMessage, BaseMessage
@@ -28,15 +28,19 @@ from langchain_core.runnables.config import get_config_list
 from pydantic import ConfigDict, Field, SecretStr, ValidationError
 
 from acd_core.errors import ContextLengthError, TemplateError, UsageError
-from acd_core.params import ContrastParams, Event, GenerationParams, usage_error
+from acd_core.params import ContrastParams, Event, GenerationParams
 from acd_integrations import _langchain_facts as facts
-from acd_integrations._gate import operator_rules
+from acd_integrations import _settings as written
+from acd_integrations._characters import whole, whole_texts
+from acd_integrations._holder import Holder
 from acd_integrations._langchain_messages import chunk, conversation, result
+from acd_integrations._langchain_model import OverModel
 from acd_integrations._langchain_structured import binding, tool_choice_of, tools_of, with_raw
 
 if TYPE_CHECKING:
     from acd_core.lm import ContrastiveLM
 
+_OPERATOR = ("gate_floor", "generation_defaults")
 _SAMPLING = ("max_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed")
 _CONTRAST = ("method", "alpha", "plausibility", "contrast_tokens", "rescale", "gate", "recheck", "graded")
 _PER_CALL = frozenset(GenerationParams.model_fields) | frozenset(ContrastParams.model_fields) | {"timeout"}
@@ -47,7 +51,7 @@ class ChatContextLengthError(ContextLengthError, ContextOverflowError):
     """The conversation does not fit; known to LangChain (summarisation middleware waits for it) and to us."""
 
 
-class ChatACD(BaseChatModel):
+class ChatACD(OverModel):
     """A local chat model whose decoding contrasts two opposite system prompts.
 
     Construction is cheap: weights are loaded at the first call, once per process for every ChatACD, ACDLLM or
@@ -78,22 +82,13 @@ class ChatACD(BaseChatModel):
     ``message.response_metadata`` has finish_reason ("stop", "length", "tool_calls", "refusal"), model_name, and
     ``acd``: method, alpha, tokens contrasted, mean divergence of the branches in [0, 1], and ``gate``: whether and
     where it opened, its last reading, its threshold (None where the call had no gate).
+
+    Copies share the model; pickles and `langchain_core.load.dumps` hold names and load anew. A saved chain is read with
+    ``loads(text, valid_namespaces=["acd_integrations"], allowed_objects="core",
+    additional_import_mappings=ChatACD.saved_as())``.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", protected_namespaces=())
-
-    model: str = "reference"
-    """A folder, a hub id, or "reference" for the bundled model."""
-    pair: Any = None
-    """The prompt pair: a folder, a hub id, "reference", a PromptPair, or None for a method that needs none."""
-    expert: Any = None
-    """A LoRA expert for the method "safedecoding": its folder, or an `acd_core.experts.Expert`."""
-    revision: str | None = None
-    """Revision of a model from the hub."""
-    dtype: str = "auto"
-    """"auto", "float32", "bfloat16" or "float16"."""
-    device: str = "auto"
-    """"auto", "cpu", "cuda", "cuda:1", "mps", or "map" for several devices."""
 
     method: str | None = None
     """A decoding method; None is "acd" with a pair, "safedecoding" with an expert alone, else "none"."""
@@ -109,10 +104,6 @@ class ChatACD(BaseChatModel):
     gate: bool | float | None = None
     """None or True is the pair's gate: the contrast acts only where the model itself reads harm. A number in (0, 1]
     opens it for about that share of harmless requests; False: the contrast acts on every request."""
-    gate_floor: float | None = Field(default=None, gt=0.0, le=1.0)
-    """The operator's: no call may ask for a smaller share, or read replies less often. Not to be changed per call."""
-    recheck: int | None = None
-    """Reply tokens between two readings while the gate is closed; 0 is none, None 32."""
     graded: bool = False
     """Whether alpha grows with the reading."""
 
@@ -121,7 +112,8 @@ class ChatACD(BaseChatModel):
     top_p: float = 1.0
     top_k: int = 0
     min_p: float = 0.0
-    repetition_penalty: float = 1.0
+    repetition_penalty: float | None = None
+    """1 is off; None is what the model's own generation_config asks for."""
     max_tokens: int | None = None
     """New tokens at most; None is what the context holds, at most 1024."""
     stop: list[str] | None = None
@@ -130,6 +122,8 @@ class ChatACD(BaseChatModel):
     """Fixes the draws; None draws afresh each time."""
     timeout: float | None = None
     """Seconds after which a call fails with DeadlineError."""
+    chat_template_kwargs: dict[str, Any] | None = None
+    """Variables of the model's chat template, {"enable_thinking": False} say. A call's own go over them, key by key."""
     streaming: bool = False
     """Whether `invoke` streams inside (for callbacks)."""
 
@@ -138,23 +132,23 @@ class ChatACD(BaseChatModel):
     api_key: SecretStr | None = Field(default=None, exclude=True)
     """Taken for the same reason; never used."""
 
-    lm_holder: facts.Holder = Field(default_factory=facts.Holder, exclude=True, repr=False)
-    """The loaded model, shared by reference with every copy of this object."""
-
     def __init__(self, **settings: Any) -> None:
-        if isinstance(settings.get("stop"), str):
-            settings["stop"] = [settings["stop"]]
+        settings = written.checked(type(self), settings)
         try:
             super().__init__(**settings)
         except ValidationError as error:
-            raise usage_error(error) from None
+            raise written.impossible(type(self), error) from None
         self._params(None, {})  # impossible values are told here, not at the first call
 
     @classmethod
     def from_lm(cls, lm: ContrastiveLM, **settings: Any) -> ChatACD:
-        """Over a ContrastiveLM the caller made; its pair, expert, method, alpha and gate settings are the defaults."""
-        own = {"model": lm.model_id, "pair": lm.pair, "expert": lm.expert, "lm_holder": facts.Holder(lm)}
-        return cls(**own, **{"gate_floor": lm.gate_rules.floor, **settings})
+        """Over a ContrastiveLM the caller made; its pair, expert, method, alpha and gate settings are the defaults.
+        Raises UsageError for another model, pair or expert than it has."""
+        own = {"model": lm.model_id, "pair": lm.pair, "expert": lm.expert, "lm_holder": Holder(lm)}
+        written.check_own(own, settings)
+        llm = cls(**{**own, "gate_floor": lm.gate_rules.floor, **settings})
+        llm.lm_holder.check(llm._source())
+        return llm
 
     # -- asking -----------------------------------------------------------------------------------------------------
 
@@ -220,27 +214,25 @@ class ChatACD(BaseChatModel):
         that is not known here: ignoring a setting in silence would be worse than stopping."""
         given = dict(kwargs)
         given.pop("stream", None)  # LangChain's own switch between invoke and stream
-        if "timeout" in given:
-            given["deadline_s"] = given.pop("timeout")
-        if given.pop("model", self.model) != self.model:
+        if written.plain("model", given.pop("model", self.model)) != self.model:
             raise UsageError(
                 f"model={kwargs['model']!r} was given for one call, but this ChatACD holds {self.model!r}.",
                 hint="Make another ChatACD for another model.",
             )
-        unknown = sorted(set(given) - _PER_CALL)
-        if unknown:
-            raise UsageError(
-                f"Unknown setting {', '.join(map(repr, unknown))} for a call.",
-                hint=f"Known: {', '.join(sorted(_PER_CALL))}.",
-            )
+        if unknown := set(given) - _PER_CALL:
+            raise written.unknown_names(unknown, _PER_CALL, "A call knows no setting")
         settings: dict[str, Any] = {name: getattr(self, name) for name in (*_SAMPLING, *_CONTRAST)}
-        settings.update(stop=self.stop if stop is None else stop, deadline_s=self.timeout)
+        settings["stop"] = self.stop if stop is None else stop
+        own = {"deadline_s": "timeout"} if "deadline_s" not in given else {}
+        settings["deadline_s"] = given.pop("timeout", self.timeout)
+        asked = given.pop("chat_template_kwargs", None)
+        settings["chat_template_kwargs"] = written.variables(self.chat_template_kwargs, asked)
         if given.get("tools") is not None:
             given["tools"] = tools_of(given["tools"])
         if "tool_choice" in given:
             names = [tool["function"]["name"] for tool in given.get("tools") or ()]
             given["tool_choice"] = tool_choice_of(given["tool_choice"], names)
-        return GenerationParams.of(**{**settings, **given})
+        return written.params_of(whole_texts({**settings, **given}), own)
 
     # -- many calls at once -----------------------------------------------------------------------------------------
     # LangChain's own would let six calls run at a time on two cores, as if each took a core. Here they share forward
@@ -256,22 +248,6 @@ class ChatACD(BaseChatModel):
 
     # -- the model below --------------------------------------------------------------------------------------------
 
-    def _lm(self) -> ContrastiveLM:
-        return self.lm_holder.get(*self._source())
-
-    async def _alm(self) -> ContrastiveLM:
-        return await self.lm_holder.aget(*self._source())
-
-    def _source(self) -> tuple[Any, ...]:
-        """What the ContrastiveLM below depends on. Every other setting goes with each call."""
-        rules = operator_rules(self.gate_floor, self.recheck)
-        return (self.model, self.pair, self.expert, self.revision, self.dtype, self.device, rules)
-
-    @property
-    def lm(self) -> ContrastiveLM:
-        """The ContrastiveLM below, loaded if it was not yet."""
-        return self._lm()
-
     @property
     def _llm_type(self) -> str:
         return "acd-chat"
@@ -281,18 +257,21 @@ class ChatACD(BaseChatModel):
         """Everything that changes the text. It is LangChain's cache key: what is missing here could bring back an
         answer from before a setting was changed."""
         chosen = {
-            name: getattr(self, name) for name in (*_SAMPLING, *_CONTRAST, "gate_floor", "revision", "dtype", "device")
+            name: getattr(self, name) for name in (*_SAMPLING, *_CONTRAST, *_OPERATOR, "revision", "dtype", "device")
         }
         # Not as "stop": under that name LangChain puts the stop of the call, and None where there is none. The output
         # version shapes the message that is kept.
-        shape = {"stop_field": self.stop, "output_version": self.output_version}
+        shape: dict[str, Any] = {"stop_field": self.stop, "output_version": self.output_version}
+        shape["chat_template_kwargs"] = self.chat_template_kwargs
         return {**chosen, **shape, **facts.identity(self.model, self.pair, self.expert, self.lm_holder.given)}
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         return super()._get_ls_params(stop=stop or self.stop or None, **kwargs)
 
     def _resolve_model_profile(self) -> ModelProfile | None:
-        return facts.profile(self.model, self.pair, self.lm_holder.loaded)
+        return facts.profile(
+            self.model, self.pair, self.lm_holder.loaded, self.method, expert=self.expert, revision=self.revision
+        )
 
     # -- counting ---------------------------------------------------------------------------------------------------
 
@@ -300,7 +279,7 @@ class ChatACD(BaseChatModel):
         """Ids of `text` by the model's own tokenizer."""
         if self.custom_get_token_ids is not None:
             return self.custom_get_token_ids(text)
-        return self._lm().token_ids(text)
+        return self._lm().token_ids(whole(text))
 
     def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
         """Tokens of the conversation as the model's template renders it (tools included, soft prompts not)."""
@@ -308,7 +287,7 @@ class ChatACD(BaseChatModel):
             return 0
         lm, asked = self._lm(), conversation(messages)
         try:
-            return lm.count_tokens(asked, tools_of(tools or (), strict=False))
+            return lm.count_tokens(asked, whole_texts(tools_of(tools or (), strict=False)))
         except (UsageError, TemplateError):
             # trim_messages counts pieces that are no conversation (system text alone, say): about what they add to one.
             parts = [f"{message['role']}\n{message['content']}" for message in asked]

@@ -10,19 +10,16 @@ loaded by the first call, not by a look at `metadata`; a server calls `await llm
 
 from __future__ import annotations
 
-import asyncio
-import os
 import re
-import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ConfigDict, Field, PrivateAttr, ValidationError, field_serializer
+from pydantic import ConfigDict, Field, ValidationError
 
 from acd_core.errors import UsageError, missing_extra
-from acd_core.params import GenerationParams, usage_error
+from acd_core.params import ContrastParams, GenerationParams
 
 try:
     from llama_index.core.base.llms.types import (
@@ -42,7 +39,9 @@ try:
 except ImportError as error:  # pragma: no cover - depends on the installation
     raise missing_extra("llama-index-core", "llama-index") from error
 
-from acd_integrations._gate import operator_rules
+from acd_integrations import _settings as written
+from acd_integrations._characters import whole, whole_texts
+from acd_integrations._holder import Holder
 from acd_integrations._llama_index_messages import (
     Reply,
     to_completion,
@@ -51,17 +50,17 @@ from acd_integrations._llama_index_messages import (
     to_tool_choice,
     tool_selections,
 )
-from acd_integrations._llama_index_prompts import OwnPrompts
+from acd_integrations._llama_index_model import OverModel
 
 if TYPE_CHECKING:
-    from acd_core.facts import ModelFacts
     from acd_core.lm import ContrastiveLM
 
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_tokens", "stop", "seed")
 _CONTRAST = ("alpha", "plausibility", "contrast_tokens", "gate", "recheck", "graded")
+_PER_CALL = frozenset(GenerationParams.model_fields) | frozenset(ContrastParams.model_fields) | {"timeout"}
 
 
-class ACDLLM(OwnPrompts):
+class ACDLLM(OverModel):
     """A local chat model under Adversarial Contrastive Decoding (or another method), as a LlamaIndex LLM.
 
     Setup:
@@ -85,12 +84,6 @@ class ACDLLM(OwnPrompts):
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
-    model: str = Field(description='A local folder, a hub id, or "reference" for the bundled model.')
-    pair: Any = Field(default=None, description='A PromptPair, its folder or hub id, or "reference". None: no pair.')
-    expert: Any = Field(default=None, description='A LoRA Expert or its folder, for the method "safedecoding".')
-    method: str | None = Field(
-        default=None, description='A method. None: "acd" with a pair, "safedecoding" with an expert alone, else "none".'
-    )
     alpha: float | None = Field(default=None, description="Contrast strength in [0, 1). None: the pair's own.")
     plausibility: float | None = Field(
         default=None, description="Drop tokens below this share of the best one's probability. None: as recommended."
@@ -101,39 +94,31 @@ class ACDLLM(OwnPrompts):
         description="None or True: the pair's gate, so that the contrast acts only where the model reads harm. "
         "A number in (0, 1]: open it for that share of harmless requests. False: act on every request.",
     )
-    gate_floor: float | None = Field(
-        default=None, gt=0.0, le=1.0, description="The operator's: the least share that a call may ask for as gate."
-    )
-    recheck: int | None = Field(
-        default=None, description="Reply tokens between two readings while the gate is closed. 0: none. None: 32."
-    )
     graded: bool = Field(default=False, description="Whether alpha grows with the gate's reading.")
     temperature: float = Field(default=0.0, description="0 is greedy.")
     top_p: float = Field(default=1.0, description="In (0, 1]; 1 is off.")
     top_k: int = Field(default=0, description="0 is off.")
     min_p: float = Field(default=0.0, description="In [0, 1]; 0 is off.")
-    repetition_penalty: float = Field(default=1.0, description="1 is off.")
+    repetition_penalty: float | None = Field(
+        default=None, description="1 is off. None: what the model's own generation_config asks for."
+    )
     max_tokens: int | None = Field(default=None, description="New tokens at most. None: what the context holds.")
     stop: list[str] | None = Field(default=None, description="Strings that end the reply and are cut off it.")
     seed: int | None = Field(default=None, description="Fixes the draws of each call.")
-    dtype: str = Field(default="auto", description='"auto", "float32", "bfloat16" or "float16".')
-    device: str = Field(default="auto", description='"auto", any torch device, or "map" for several.')
-    revision: str | None = Field(default=None, description="Revision of a hub model.")
-
-    _lm: Any = PrivateAttr(default=None)
-    _lm_key: Any = PrivateAttr(default=None)
-    _facts: Any = PrivateAttr(default=None)
-    _loading: Any = PrivateAttr(default_factory=threading.Lock)
+    timeout: float | None = Field(default=None, description="Seconds after which a call fails with DeadlineError.")
+    chat_template_kwargs: dict[str, Any] | None = Field(
+        default=None,
+        description='Variables of the model\'s chat template, such as {"enable_thinking": False}. '
+        "A call's own go over them, key by key.",
+    )
 
     def __init__(self, **data: Any) -> None:
         """Checks the settings; loads nothing. Raises UsageError for an unknown or impossible one."""
-        for name in ("pair", "expert"):
-            if isinstance(data.get(name), os.PathLike):
-                data[name] = os.fspath(data[name])
+        data = written.checked(type(self), data)
         try:
             super().__init__(**data)
         except ValidationError as error:
-            raise usage_error(error) from None
+            raise written.impossible(type(self), error) from None
         self._params({})
 
     @classmethod
@@ -145,63 +130,26 @@ class ACDLLM(OwnPrompts):
             raise UsageError(
                 f"gate_floor belongs to the ContrastiveLM, which has {floor}.", hint="Give it to ContrastiveLM."
             )
-        llm = cls(model=lm.model_id, pair=lm.pair, expert=lm.expert, method=lm.method, gate_floor=floor, **settings)
-        llm._lm, llm._lm_key = lm, llm._source()
+        own = {"model": lm.model_id, "pair": lm.pair, "expert": lm.expert}
+        written.check_own(own, settings)
+        llm = cls(**{**own, "method": lm.method, "gate_floor": floor, **settings})
+        llm._holder = Holder(lm)
+        llm._holder.check(llm._source())
         return llm
 
     @classmethod
     def class_name(cls) -> str:
         return "ACDLLM"
 
-    # -- the model behind it ----------------------------------------------------------------------------------------
-
-    @property
-    def lm(self) -> ContrastiveLM:
-        """The ContrastiveLM behind this class, loaded on first use and shared with every class over the same model."""
-        key = self._source()
-        if self._lm is not None and self._lm_key == key:
-            return self._lm
-        with self._loading:
-            if self._lm is None or self._lm_key != key:
-                from acd_core.lm import ContrastiveLM
-
-                self._lm = ContrastiveLM.from_pretrained(
-                    self.model,
-                    self.pair,
-                    self.method,
-                    expert=self.expert,
-                    dtype=self.dtype,
-                    device=self.device,
-                    revision=self.revision,
-                    **dict(operator_rules(self.gate_floor, self.recheck)),
-                )
-                self._lm_key = key
-            return self._lm
-
-    def load(self) -> ACDLLM:
-        """Load the model now. Returns itself."""
-        _ = self.lm
-        return self
-
-    async def aload(self) -> ACDLLM:
-        """Load the model now, off the event loop. Returns itself."""
-        if self._lm is None or self._lm_key != self._source():
-            await asyncio.to_thread(self.load)
-        return self
+    # -- what hosts ask of the model ----------------------------------------------------------------------------------
 
     def token_ids(self, text: str) -> list[int]:
         """Ids of `text` in the model's own vocabulary, for `Settings.tokenizer = llm.token_ids`."""
-        return list(self.lm.token_ids(text))
+        return list(self.lm.token_ids(whole(text)))
 
     def count_tokens(self, messages: str | Sequence[ChatMessage]) -> int:
         """Tokens of a text, or of a conversation as the model's template renders it."""
-        return self.lm.count_tokens(messages if isinstance(messages, str) else to_conversation(messages))
-
-    def _source(self) -> tuple[Any, ...]:
-        """What the loaded model depends on; a changed field means another model."""
-        pair, expert = (each if isinstance(each, str) else id(each) for each in (self.pair, self.expert))
-        rules = operator_rules(self.gate_floor, self.recheck)
-        return (self.model, pair, expert, self.method, self.dtype, self.device, self.revision, rules)
+        return self.lm.count_tokens(whole(messages) if isinstance(messages, str) else to_conversation(messages))
 
     @property
     def metadata(self) -> LLMMetadata:
@@ -222,19 +170,6 @@ class ACDLLM(OwnPrompts):
             system_role=MessageRole.SYSTEM,
         )
 
-    def _known_facts(self) -> ModelFacts:
-        key = self._source()
-        if self._lm is not None and self._lm_key == key:
-            return self._lm.facts
-        known = self._facts
-        if known is None or known[0] != key:
-            from acd_core.facts import read_facts
-
-            alone = "safedecoding" if self.expert is not None and self.pair is None else None
-            method = self.method or alone
-            known = self._facts = (key, read_facts(self.model, self.pair, method, revision=self.revision))
-        return known[1]
-
     def to_payload(self) -> dict[str, Any]:
         """What instrumentation may see: settings and names, never a path. Loads nothing: it runs on the event loop."""
         pair = self.pair if self.pair is None or isinstance(self.pair, str) else getattr(self.pair, "id", "")[:16]
@@ -243,9 +178,10 @@ class ACDLLM(OwnPrompts):
             "model_name": _display_name(self.model),
             "pair": _display_name(pair) if pair else None,
             "method": self.method,
-            **{name: getattr(self, name) for name in (*_CONTRAST, "gate_floor", *_SAMPLING)},
+            **{name: getattr(self, name) for name in (*_CONTRAST, "gate_floor", *_SAMPLING, "chat_template_kwargs")},
         }
-        return {**payload, **self.metadata.model_dump(mode="json")} if self._lm is not None else payload
+        loaded = self._holder.known(self._source()) is not None
+        return {**payload, **self.metadata.model_dump(mode="json")} if loaded else payload
 
     # -- the eight methods ------------------------------------------------------------------------------------------
 
@@ -340,8 +276,15 @@ class ACDLLM(OwnPrompts):
 
     def _params(self, overrides: dict[str, Any]) -> GenerationParams:
         """The settings of one call. Raises UsageError for unknown names and impossible values."""
-        own = {name: getattr(self, name) for name in (*_SAMPLING, *_CONTRAST)}
-        return GenerationParams.of(None, **{**own, **overrides})
+        if unknown := set(overrides) - _PER_CALL:
+            raise written.unknown_names(unknown, _PER_CALL, "A call knows no setting")
+        given = dict(overrides)
+        own = {name: getattr(self, name) for name in ("method", *_SAMPLING, *_CONTRAST)}
+        names = {"deadline_s": "timeout"} if "deadline_s" not in given else {}
+        own["deadline_s"] = given.pop("timeout", self.timeout)
+        asked = given.pop("chat_template_kwargs", None)
+        own["chat_template_kwargs"] = written.variables(self.chat_template_kwargs, asked)
+        return written.params_of(whole_texts({**own, **given}), names)
 
     def _request(
         self, messages: Sequence[ChatMessage], kwargs: dict[str, Any]
@@ -392,26 +335,6 @@ class ACDLLM(OwnPrompts):
         Raises, if asked to: RefusalError where the model refused, UsageError where it answered in words.
         """
         return tool_selections(response, error_on_no_tool_call)
-
-    # -- copies -----------------------------------------------------------------------------------------------------
-
-    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> ACDLLM:
-        """Copies share the model: weights and the engine's thread are never copied."""
-        return self.model_copy()
-
-    def __getstate__(self) -> dict[Any, Any]:
-        for name, kind, held in (("pair", "prompt pair", self.pair), ("expert", "expert", self.expert)):
-            if held is not None and not isinstance(held, str):
-                # The base class drops what cannot be pickled; here that would leave a model without its protection.
-                raise UsageError(
-                    f"An ACDLLM over a {kind} held in memory cannot be pickled.",
-                    hint=f"Save the {name} with {name}.save(folder) and build ACDLLM(model=..., {name}=folder).",
-                )
-        return super().__getstate__()
-
-    @field_serializer("pair", "expert")
-    def _as_name(self, held: Any) -> str | None:
-        return held if held is None or isinstance(held, str) else str(getattr(held, "id", held))
 
 
 def _display_name(name: str) -> str:

@@ -68,7 +68,8 @@ class ScriptedModel(torch.nn.Module):
 
     reply: the rendered prompt (special tokens included) -> what to answer. lure: what the kept branch alone would say
     instead (its tokens score 10, the reply's 9); the branch whose prompt holds `ADVERSARIAL` scores only the lure, so
-    the reply comes out only if the two are contrasted. step_s: seconds a forward takes at least.
+    the reply comes out only if the two are contrasted. header: what the template writes before a reply. step_s: seconds
+    a forward takes at least.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class ScriptedModel(torch.nn.Module):
         step_s: float = 0.0,
         padding: int = 24,
         max_positions: int = 8192,
+        header: str = HEADER,
     ) -> None:
         super().__init__()
         width = len(tokenizer) + padding
@@ -103,7 +105,7 @@ class ScriptedModel(torch.nn.Module):
             [ids // 64, ids % 64, torch.ones_like(ids), torch.zeros_like(ids)], dim=1
         ).float()
         self.embedding.weight.requires_grad_(False)
-        self._header = tokenizer.encode(HEADER, add_special_tokens=False)
+        self._header = tokenizer.encode(header, add_special_tokens=False)
         self._lure = tokenizer.encode(lure, add_special_tokens=False) if lure else []
         self._known: dict[tuple[int, ...], tuple[bool, list[int]]] = {}
         self.forwards = 0

@@ -18,13 +18,12 @@ CORE = [p for p in SOURCES if p.is_relative_to(ROOT / "acd_core")]
 # From the ground up; a room imports only from rooms below it or from itself. ARCHITECTURE.md shows the same list.
 ROOMS = (
     ("acd_core.errors",),
-    ("acd_core.hidden_states",),
+    ("acd_core.hidden_states", "acd_core.turn_ends", "acd_core.weight_state"),
     ("acd_core.gguf_header",),
     ("acd_core.on_disk",),
     (
         "acd_core.params",
         "acd_core.prompts",
-        "acd_core.response_templates",
         "acd_core.evaluation.refusal_phrases",
         "acd_core.evaluation.refusal_languages",
         "acd_core.evaluation.refusal_requests",

@@ -106,6 +106,7 @@ def _decoding(backbone: Backbone) -> dict[str, str]:
     """How a decode step runs here, tried where it is captured: what fails there is said here."""
     from acd_core.engine import Engine
     from acd_core.lm import ContrastiveLM
+    from acd_core.sharing import defaults_of
 
     engine = Engine(backbone)  # refuses what it cannot serve
     mode, reason = engine.decode_mode
@@ -113,7 +114,11 @@ def _decoding(backbone: Backbone) -> dict[str, str]:
         with ContrastiveLM(backbone, None, "none") as lm:
             lm.generate("Hello", max_tokens=TRIAL_TOKENS)
             mode, reason = lm.engine.decode_mode
-    return {"decode step": f"{mode} ({reason})", "rows": f"at most {engine.options.max_rows} in one forward"}
+    return {
+        "decode step": f"{mode} ({reason})",
+        "rows": f"at most {engine.options.max_rows} in one forward",
+        **defaults_of(backbone).describe(),
+    }
 
 
 def _template(backbone: Backbone) -> dict[str, str]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,16 +106,17 @@ def tune(
         from acd_core.tuning.refusals import load_refusals
 
         settings["refusals"] = load_refusals(refusals)
-    result = tuned(
-        model,
-        Path(out),
-        anchors=anchors or None,
-        instructions=(safe, unsafe) if safe else None,
-        resume=resume,
-        device=device,
-        dtype=dtype,
-        **settings,
-    )
+    with _told_when_it_ends_early(work_folder(Path(out)), resume):
+        result = tuned(
+            model,
+            Path(out),
+            anchors=anchors or None,
+            instructions=(safe, unsafe) if safe else None,
+            resume=resume,
+            device=device,
+            dtype=dtype,
+            **settings,
+        )
     _show(result)
     if plot:
         from acd_core.tuning.plot import plot_history
@@ -154,8 +159,62 @@ def tuned(
 
         own = [load_instructions(path) for path in instructions]
         with ContrastiveLM(backbone) as lm:
-            pairs = generate_anchors(lm, *own, out=out.with_name(f"{out.name}.tuning") / "anchors.jsonl")
+            pairs = generate_anchors(lm, *own, out=work_folder(out) / "anchors.jsonl")
     return run(backbone, pairs, out=out, on_point=None if bar else _line, **settings)
+
+
+def work_folder(out: Path) -> Path:
+    """Where a run towards the pair `out` keeps what it has done."""
+    return out.with_name(f"{out.name}.tuning")
+
+
+@contextmanager
+def _told_when_it_ends_early(work: Path, resume: bool) -> Iterator[None]:
+    """Say on stderr what of an earlier run is found in `work`, and, if this one is stopped too, that it can go on.
+
+    A batch system's SIGTERM and a lost terminal's SIGHUP end a run like Ctrl-C does, but with the exit status of their
+    own that it waits for.
+    """
+    if (found := _left_behind(work)) is not None:
+        anew = "with --no-resume the tuning starts anew, and only replies are used again."
+        note(f"{found} of an earlier run; {'resuming from there (--no-resume: tune anew).' if resume else anew}")
+    received: list[int] = []
+
+    def end(number: int, frame: Any) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    replaced = {}
+    if threading.current_thread() is threading.main_thread():  # nobody else may set handlers
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # nohup has it ignored
+                replaced[number] = signal.signal(number, end)
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = _left_behind(work)
+        note(
+            f"Interrupted. {kept}; the same command resumes from there."
+            if kept is not None
+            else "Interrupted before there was anything to keep; the same command starts anew."
+        )
+        if received:
+            raise typer.Exit(128 + received[0]) from None
+        raise
+    finally:
+        for number, handler in replaced.items():
+            signal.signal(number, handler)
+
+
+def _left_behind(work: Path) -> str | None:
+    """What a run has left in `work`, in words; None for nothing."""
+    parts = []
+    for path in sorted(work.glob("*.jsonl")):
+        with path.open("rb") as file:
+            parts.append(f"{sum(1 for _ in file)} replies ({path.name})")
+    parts += [f"a {path.stem}" for path in sorted(work.glob("*.safetensors"))]
+    return f"{work} holds {' and '.join(parts)}" if parts else None
 
 
 def _line(point: Point) -> None:

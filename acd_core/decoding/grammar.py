@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from acd_core.decoding.schemas import closed, inexact
+from acd_core.decoding.dialect import enforceable
+from acd_core.decoding.disjoint import kinds
 from acd_core.errors import EngineError, ModelError, UsageError, missing_extra
 from acd_core.toolcalls import ToolCallFormat
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 # One way to write whitespace: a model that is free in it can go on with newlines forever. These are the separators of
 # Python's json and of Jinja's tojson, in which chat models saw their schemas and calls.
 _JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_NO_NUMBERED_ESCAPES = {"json_allowed_escapes": 'nrbtf\\"'}
 
 _built: weakref.WeakKeyDictionary[Any, dict[tuple[int, tuple[int, ...]], LLTokenizer]] = weakref.WeakKeyDictionary()
 _building = threading.Lock()
@@ -56,11 +58,13 @@ class Grammar:
     ) -> GrammarSpec:
         """JSON that fits `schema`. Objects that list properties are closed unless they say otherwise.
 
+        What asks for nothing is no reason to refuse, what would be loosened is one: docs/json_schema.md.
+
         With `tools` the model may call those instead (an agent that ends with a structured answer); `wire` and
         `parallel` as in `for_tools`.
         Raises UsageError naming a keyword that cannot be enforced, or what is wrong with the schema.
         """
-        rule = _json_rule(schema)
+        rule = _json_rule(schema, "JSON schema")
         if not tools:
             return self._compile(f"start: {rule}", "JSON schema")
         self._compile(f"start: {rule}", "JSON schema")  # so that a complaint about it is not taken for a tool's
@@ -70,7 +74,7 @@ class Grammar:
 
     def for_json_object(self) -> GrammarSpec:
         """Any JSON object."""
-        return self._compile(f"start: {_json_rule({'type': 'object'})}", "JSON object")
+        return self._compile(f"start: {_json_rule({'type': 'object'}, 'JSON object')}", "JSON object")
 
     def for_tools(
         self,
@@ -124,7 +128,7 @@ class Grammar:
         ]
         for index, function in enumerate(functions):
             body = self._lark(self._pieces(f"{function['name']}{wire.middle}"))
-            lines.append(f"call_{index}: {body} {_json_rule(_parameters(function))}")
+            lines.append(f"call_{index}: {body} {_json_rule(_parameters(function), _named(function))}")
         return "\n".join(lines)
 
     def _compile_calls(
@@ -138,7 +142,8 @@ class Grammar:
             return self._compile(rules, "tool call", trigger, once)
         except UsageError:
             for function in functions:  # which one, and what in it
-                self._compile(f"start: {_json_rule(_parameters(function))}", f"schema of the tool {function['name']!r}")
+                what = _named(function)
+                self._compile(f"start: {_json_rule(_parameters(function), what)}", what)
             raise
 
     def _pieces(self, text: str) -> list[int | str]:
@@ -277,21 +282,35 @@ def _ll_tokenizer(tokenizer: Any, n_vocab: int, eos_ids: tuple[int, ...]) -> LLT
         return known[n_vocab, eos_ids]
 
 
-def _json_rule(schema: Mapping[str, Any]) -> str:
+def _json_rule(schema: Mapping[str, Any], what: str) -> str:
+    """The rule of one schema. what: how to call it in a complaint."""
     if not isinstance(schema, Mapping):
         raise UsageError(f"A JSON schema is a dict, not {type(schema).__name__}.")
-    number = inexact(schema)
-    if number is not None:
-        raise UsageError(f"The JSON schema names the integer {number}, which cannot be enforced to the last digit.")
     try:
-        return "%json " + json.dumps({**closed(schema), "x-guidance": _JSON_STYLE})
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"The JSON schema cannot be written as JSON: {error}") from None
+        asked, numbered_escapes = enforceable(schema, what)
+        style = _JSON_STYLE if numbered_escapes else {**_JSON_STYLE, **_NO_NUMBERED_ESCAPES}
+        return "%json " + json.dumps({**asked, "x-guidance": style})
+    except UsageError:
+        raise
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(f"The {what} cannot be written as JSON: {error}") from None
 
 
 def _parameters(function: Mapping[str, Any]) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = function.get("parameters") or {"type": "object", "properties": {}}
-    return found
+    """The schema of a call's arguments, which are an object whatever else it says."""
+    found = function.get("parameters") or {"type": "object", "properties": {}}
+    if not isinstance(found, Mapping):
+        raise UsageError(f"The {_named(function)} is a dict, not {type(found).__name__}.")
+    if "object" not in kinds(found):
+        raise UsageError(
+            f"The {_named(function)} allows no object, but the arguments of a call are one.",
+            hint='Make the value a property: {"type": "object", "properties": {"value": ...}, "required": ["value"]}.',
+        )
+    return found if found.get("type") == "object" else {**found, "type": "object"}
+
+
+def _named(function: Mapping[str, Any]) -> str:
+    return f"schema of the tool {function['name']!r}"
 
 
 def _chosen(tools: Sequence[Mapping[str, Any]], choice: str) -> list[Mapping[str, Any]]:
@@ -313,11 +332,21 @@ def _chosen(tools: Sequence[Mapping[str, Any]], choice: str) -> list[Mapping[str
 def _refused(error: str, what: str) -> UsageError:
     """llguidance's complaint as ours, with the keywords by name."""
     first = error.splitlines()[0] if error else "unknown error"
+    first = re.sub(r"^at \d+\(\d+\): (failed to compile JSON schema: )?", "", first)
     keys = re.search(r"Unimplemented keys: \[(.*?)\]", error)
     if keys:
         named = ", ".join(re.findall(r'"([^"]+)"', keys.group(1)))
         return UsageError(
             f"The {what} uses keywords that cannot be enforced: {named}.",
             hint="Leave them out and check the value afterwards, for instance in a Pydantic validator.",
+        )
+    if "regex parse error" in error:
+        lines = [line.strip() for line in error.splitlines()]
+        start = next(number for number, line in enumerate(lines) if "regex parse error" in line)
+        quoted = "".join(lines[start + 1 : start + 2])
+        why = next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), "it is no pattern")
+        return UsageError(
+            f"The {what} has a pattern that cannot be enforced, {quoted[:80]!r}: {why[:120]}.",
+            hint="Patterns have no lookarounds and no references to groups here. Check the rest afterwards.",
         )
     return UsageError(f"The {what} cannot be enforced: {first[:200]}", hint="Change the schema where the message says.")

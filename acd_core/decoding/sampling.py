@@ -1,7 +1,8 @@
 """From one row of scores to one token: transformers' own processors, a generator per request.
 
-Order (transformers' own): repetition penalty, temperature, top-k, top-p, min-p. Scores are the joined logits, not
-log-probabilities, so that alpha = 0 is exactly what `generate` does, repetition penalty (it looks at signs) included.
+Order (transformers' own): repetition penalty and what the model's own generation_config asks for, temperature, top-k,
+top-p, min-p. Scores are the joined logits, not log-probabilities, so that alpha = 0 is exactly what `generate` does,
+repetition penalty (it looks at signs) included.
 """
 
 from __future__ import annotations
@@ -20,15 +21,23 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from acd_core.decoding.model_defaults import ModelDefaults
 from acd_core.params import GenerationParams
+
+_NO_DEFAULTS = ModelDefaults()
 
 
 class Sampler:
-    """Picks the tokens of one request. `signature` is equal for requests whose warpers may share one call."""
+    """Picks the tokens of one request. `signature` is equal for requests whose warpers may share one call.
 
-    def __init__(self, params: GenerationParams, device: torch.device) -> None:
+    defaults: what the model's own generation_config asks for; a repetition penalty of the call's own comes before it.
+    """
+
+    def __init__(self, params: GenerationParams, device: torch.device, defaults: ModelDefaults = _NO_DEFAULTS) -> None:
         self.greedy = params.temperature == 0.0
-        self.penalty = params.repetition_penalty
+        asked = params.repetition_penalty
+        self._penalty = float(defaults.repetition_penalty if asked is None else asked)
+        self._before, self._after = defaults.before, defaults.after
         self.signature = (params.temperature, params.top_k, params.top_p, params.min_p)
         self.seed = params.seed if params.seed is not None else secrets.randbits(63)
         self.generator: torch.Generator | None = None
@@ -37,17 +46,27 @@ class Sampler:
             self.generator = torch.Generator(device=device if device.type != "mps" else "cpu").manual_seed(self.seed)
 
     @property
-    def is_argmax(self) -> bool:
-        """True when the pick is the plain argmax of the scores."""
-        return self.greedy and self.penalty == 1.0
+    def bends(self) -> bool:
+        """Whether `bend` does anything."""
+        return self._penalty != 1.0 or self.bans
 
-    def penalise(self, scores: torch.Tensor, seen: Sequence[int]) -> torch.Tensor:
-        """scores [1, vocab] after the repetition penalty; `seen` are real token ids, never soft vectors."""
-        if self.penalty == 1.0:
-            return scores
-        ids = torch.tensor([list(seen)], dtype=torch.long, device=scores.device)
-        penalised: torch.Tensor = RepetitionPenaltyLogitsProcessor(self.penalty)(ids, scores)
-        return penalised
+    @property
+    def bans(self) -> bool:
+        """Whether `bend` may rule tokens out."""
+        return bool(self._before or self._after)
+
+    def bend(self, scores: torch.Tensor, prompt: Sequence[int], reply: Sequence[int], begun: int = 0) -> torch.Tensor:
+        """scores [1, vocab] after the repetition penalty and the model's own processors. prompt: real token ids, never
+        soft vectors, the first `begun` of the reply's included; reply: all ids said so far."""
+        said = torch.tensor([list(reply)], dtype=torch.long, device=scores.device)
+        seen = torch.tensor([[*prompt, *reply[begun:]]], dtype=torch.long, device=scores.device)
+        for own, processor in self._before:
+            scores = processor(said if own else seen, scores)
+        if self._penalty != 1.0:
+            scores = RepetitionPenaltyLogitsProcessor(self._penalty)(seen, scores)
+        for own, processor in self._after:
+            scores = processor(said if own else seen, scores)
+        return scores
 
     def draw(self, warped: torch.Tensor) -> torch.Tensor:
         """One id (int64 scalar tensor) from warped scores [vocab]."""

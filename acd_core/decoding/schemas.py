@@ -1,73 +1,156 @@
-"""JSON schemas made strict: an object has the properties it lists and no others, unless it says otherwise."""
+"""JSON schemas as trees: which schemas stand where, what a reference means, and objects that are closed.
+
+An object has the properties it lists and no others, unless it says otherwise.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+from urllib.parse import unquote
 
 # Keywords whose value is a schema, a list of schemas, or schemas by name.
-_ONE = ("items", "additionalItems", "additionalProperties", "contains", "not", "if", "then", "else", "propertyNames")
-_LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
-_NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
-
-
-_NOTES = ("default", "examples", "example", "title", "description")
+_ONE = (
+    "items", "additionalItems", "unevaluatedItems", "contains", "additionalProperties", "unevaluatedProperties",
+    "propertyNames", "not", "if", "then", "else",
+)  # fmt: skip
+_LISTS = ("anyOf", "oneOf", "allOf", "prefixItems", "items")
+_NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies")
 _NUMBERS = ("const", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
 
+Path = tuple[str, ...]
 
-def inexact(schema: Any, within: bool = False) -> int | None:
+
+def children(schema: Any) -> Iterator[tuple[Path, Any]]:
+    """The schemas that stand directly in `schema`, each with its place in it."""
+    if not isinstance(schema, Mapping):
+        return
+    for key, value in schema.items():
+        if key in _LISTS and isinstance(value, list):
+            yield from (((key, str(number)), item) for number, item in enumerate(value))
+        elif key in _NAMED and isinstance(value, Mapping):
+            yield from (((key, name), item) for name, item in value.items() if not isinstance(item, list))
+        elif key in _ONE and isinstance(value, (Mapping, bool)):
+            yield (key,), value
+
+
+def nodes(schema: Any, path: Path = ()) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+    """`schema` and every schema in it that is an object, each with its place."""
+    if isinstance(schema, Mapping):
+        yield path, schema
+        for step, child in children(schema):
+            yield from nodes(child, path + step)
+
+
+def mapped(schema: Mapping[str, Any], change: Callable[[Path, Any], Any]) -> dict[str, Any]:
+    """A copy of `schema` with `change(place, child)` for each schema that stands directly in it."""
+    out = dict(schema)
+    for step, child in children(schema):
+        changed = change(step, child)
+        if len(step) == 1:
+            out[step[0]] = changed
+        else:
+            if out[step[0]] is schema[step[0]]:
+                out[step[0]] = schema[step[0]].copy() if isinstance(schema[step[0]], list) else dict(schema[step[0]])
+            out[step[0]][int(step[1]) if isinstance(out[step[0]], list) else step[1]] = changed
+    return out
+
+
+def place_of(ref: Any) -> Path | None:
+    """The place that a reference into the same document names (`#/$defs/a`); None for any other reference."""
+    if not isinstance(ref, str) or not (ref == "#" or ref.startswith("#/")):
+        return None
+    return tuple(unquote(step).replace("~1", "/").replace("~0", "~") for step in ref[2:].split("/")) if ref[1:] else ()
+
+
+def at(schema: Any, path: Path) -> Any:
+    """What stands at a place of a document; None where there is nothing."""
+    for step in path:
+        if isinstance(schema, Mapping) and step in schema:
+            schema = schema[step]
+        elif isinstance(schema, list) and step.isdigit() and int(step) < len(schema):
+            schema = schema[int(step)]
+        else:
+            return None
+    return schema
+
+
+def inexact(schema: Any) -> int | None:
     """An integer of `schema` that a double cannot hold, or None. llguidance reads numbers as doubles and would
     enforce the neighbour of such a one."""
-    if isinstance(schema, Mapping):
-        found = (inexact(value, within or key in _NUMBERS) for key, value in schema.items() if key not in _NOTES)
-        return next((number for number in found if number is not None), None)
-    if isinstance(schema, list):
-        return next((number for number in (inexact(item, within) for item in schema) if number is not None), None)
-    exact = not within or not isinstance(schema, int) or (abs(schema) < 10**300 and int(float(schema)) == schema)
-    return None if exact else schema
+    for _, node in nodes(schema):
+        for value in (number for key in _NUMBERS if key in node for number in _integers(node[key])):
+            if abs(value) >= 10**300 or int(float(value)) != value:
+                return value
+    return None
+
+
+def _integers(value: Any) -> Iterator[int]:
+    if isinstance(value, int):
+        yield value
+    elif isinstance(value, (list, Mapping)):
+        for each in value.values() if isinstance(value, Mapping) else value:
+            yield from _integers(each)
 
 
 def closed(schema: Mapping[str, Any]) -> dict[str, Any]:
     """`schema` with `additionalProperties: false` in every object that lists properties and does not decide itself.
 
-    Branches of an `allOf` stay open, also those named by `$ref`: each lists only a part of the object.
+    Schemas that share one object stay open, also those named by `$ref`: the parts of an `allOf`, and a reference or a
+    choice beside listed properties. Each of them lists only a part of the object. A property that is required counts
+    as listed.
     """
-    result: dict[str, Any] = _closed(schema, set(_parts(schema)), "")
+    open_at: set[Path] = set()
+    _find_parts(schema, schema, (), False, open_at)
+    result: dict[str, Any] = _closed(schema, open_at, ())
     return result
 
 
-def _closed(schema: Any, open_refs: set[str], path: str, part: bool = False) -> Any:
+def _closed(schema: Any, open_at: set[Path], path: Path) -> Any:
     if not isinstance(schema, Mapping):
         return schema
-    out = dict(schema)
-    several = len(schema.get("allOf") or ()) > 1 or ("allOf" in schema and "properties" in schema)
-    for key in _ONE:
-        if isinstance(out.get(key), Mapping):
-            out[key] = _closed(out[key], open_refs, f"{path}/{key}")
-    for key in _LISTS:
-        if isinstance(out.get(key), list):
-            is_part = part or (key == "allOf" and several)
-            out[key] = [_closed(item, open_refs, f"{path}/{key}/{n}", is_part) for n, item in enumerate(out[key])]
-    for key in _NAMED:
-        if isinstance(out.get(key), Mapping):
-            out[key] = {name: _closed(item, open_refs, f"{path}/{key}/{name}") for name, item in out[key].items()}
-    is_part = part or several or f"#{path}" in open_refs
-    if "properties" in out and not is_part:
-        out.setdefault("additionalProperties", False)
+    out = mapped(schema, lambda step, child: _closed(child, open_at, path + step))
+    if isinstance(out.get("properties"), Mapping) and path not in open_at and "additionalProperties" not in out:
+        required = out["required"] if isinstance(out.get("required"), list) else []
+        missing = {name: True for name in required if isinstance(name, str) and name not in out["properties"]}
+        out["properties"] = {**out["properties"], **missing}
+        out["additionalProperties"] = False
     return out
 
 
-def _parts(schema: Any, in_all: bool = False) -> list[str]:
-    """References that stand as a part of an `allOf` with several parts."""
-    if isinstance(schema, list):
-        return [ref for item in schema for ref in _parts(item)]
-    if not isinstance(schema, Mapping):
-        return []
-    found = [str(schema["$ref"])] if in_all and "$ref" in schema else []
-    several = len(schema.get("allOf") or ()) > 1 or ("allOf" in schema and "properties" in schema)
-    for key, value in schema.items():
-        if key == "allOf" and several and isinstance(value, list):
-            found += [ref for item in value for ref in _parts(item, in_all=True)]
-        elif isinstance(value, (Mapping, list)):
-            found += _parts(value)
-    return found
+def _find_parts(root: Any, schema: Any, path: Path, part: bool, found: set[Path]) -> None:
+    """Add to `found` the places of all schemas that say only a part of what an object is. part: whether this is one."""
+    if not isinstance(schema, Mapping) or (part and path in found):
+        return
+    here = part or _several(root, schema)
+    if here:
+        found.add(path)
+    for step, child in children(schema):
+        shares = step[0] in ("allOf", "anyOf", "oneOf")
+        _find_parts(root, child, path + step, here and shares, found)
+    target = place_of(schema.get("$ref"))
+    if here and target is not None and target not in found:
+        _find_parts(root, at(root, target), target, True, found)
+
+
+def _several(root: Any, schema: Mapping[str, Any]) -> bool:
+    """Whether several schemas say together what properties an object has."""
+    parts = schema["allOf"] if isinstance(schema.get("allOf"), list) else []
+    if len(parts) > 1 or (parts and "properties" in schema):
+        return True
+    beside = [key for key in ("$ref", "anyOf", "oneOf") if key in schema]
+    speakers = sum(_lists(root, {key: schema[key]}, 8) for key in beside) + bool(parts or "properties" in schema)
+    return speakers > 1
+
+
+def _lists(root: Any, schema: Any, depth: int) -> bool:
+    """Whether a schema lists properties, itself or by the schemas that share its object."""
+    if not isinstance(schema, Mapping) or not depth:
+        return False
+    if "properties" in schema:
+        return True
+    target = place_of(schema.get("$ref"))
+    shared = [item for key in ("allOf", "anyOf", "oneOf") if isinstance(schema.get(key), list) for item in schema[key]]
+    if target is not None:
+        shared.append(at(root, target))
+    return any(_lists(root, item, depth - 1) for item in shared)

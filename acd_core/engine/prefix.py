@@ -1,22 +1,36 @@
 """Keys and values of known prefixes, found by token ids, kept in an LRU with a byte budget.
 
 A soft vector stands in a row's ids as a negative number that is unique to the vector, so soft prompts, system texts,
-documents and earlier turns are all found the same way: by the longest common prefix.
+documents and earlier turns are all found the same way: by the longest common prefix. Rows of another state of the
+weights (another adapter, say) are never found.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from acd_core.engine.cache import KeyValues
+from acd_core.weight_state import State
 
 Ids = npt.NDArray[np.int64]
 Readings = tuple[str, npt.NDArray[np.float32]]
 """The id of a gate, and its readings of a row's first tokens."""
+
+
+@dataclass
+class _Entry:
+    """One saved row. state: that of the weights it was computed with."""
+
+    ids: Ids
+    saved: KeyValues
+    size: int
+    readings: Readings | None
+    state: State | None
 
 
 class PrefixStore:
@@ -27,34 +41,44 @@ class PrefixStore:
         self.used_bytes = 0
         self.hits = 0
         self.reused_tokens = 0
-        self._entries: OrderedDict[int, tuple[Ids, KeyValues, int, Readings | None]] = OrderedDict()
+        self._entries: OrderedDict[int, _Entry] = OrderedDict()
         self._next = 0
+        self._state: State | None = None
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def under(self, state: State) -> None:
+        """From now on find and add rows of this state of the weights. Those from before weights changed go; those
+        under other settings of the adapters stay, for their return."""
+        self._state = state
+        for key in [
+            k for k, entry in self._entries.items() if entry.state is None or entry.state.changes != state.changes
+        ]:
+            self._remove(key)
 
     def longest(self, ids: Sequence[int]) -> tuple[int, KeyValues | None, Readings | None]:
         """How many leading ids are known, and the saved row that holds them, with its readings."""
         wanted = np.asarray(ids, dtype=np.int64)
         best, best_key = 0, -1
-        for key, (known, *_) in self._entries.items():
-            length = common_prefix(wanted, known)
+        for key, entry in self._here():
+            length = common_prefix(wanted, entry.ids)
             if length > best:
                 best, best_key = length, key
         if best_key < 0:
             return 0, None, None
         self._entries.move_to_end(best_key)
         self.hits += 1
-        _, saved, _, readings = self._entries[best_key]
-        return best, saved, readings
+        found = self._entries[best_key]
+        return best, found.saved, found.readings
 
     def covers(self, ids: Sequence[int], readings: Readings | None = None) -> bool:
         """Whether all of `ids` is the start of a saved row already; one without readings then takes these."""
         wanted = np.asarray(ids, dtype=np.int64)
-        for key, (known, saved, size, old) in self._entries.items():
-            if common_prefix(wanted, known) == len(wanted):
-                if old is None and readings is not None:
-                    self._entries[key] = (known, saved, size, readings)
+        for _, entry in self._here():
+            if common_prefix(wanted, entry.ids) == len(wanted):
+                if entry.readings is None:
+                    entry.readings = readings
                 return True
         return False
 
@@ -65,21 +89,25 @@ class PrefixStore:
         size = sum(keys.nbytes + values.nbytes for keys, values in saved)
         if size > self.max_bytes:
             return
-        for key in [k for k, (old, *_) in self._entries.items() if common_prefix(known, old) == len(old)]:
-            readings = readings or self._entries[key][3]
+        for key in [k for k, entry in self._here() if common_prefix(known, entry.ids) == len(entry.ids)]:
+            readings = readings or self._entries[key].readings
             self._remove(key)
-        self._entries[self._next] = (known, saved, size, readings)
+        self._entries[self._next] = _Entry(known, saved, size, readings, self._state)
         self._next += 1
         self.used_bytes += size
         while self.used_bytes > self.max_bytes:
             self._remove(next(iter(self._entries)))
+
+    def _here(self) -> Iterator[tuple[int, _Entry]]:
+        """The rows of the present state."""
+        return ((key, entry) for key, entry in self._entries.items() if entry.state == self._state)
 
     def clear(self) -> None:
         self._entries.clear()
         self.used_bytes = 0
 
     def _remove(self, key: int) -> None:
-        self.used_bytes -= self._entries.pop(key)[2]
+        self.used_bytes -= self._entries.pop(key).size
 
 
 def common_prefix(first: Ids, second: Ids) -> int:

@@ -1,18 +1,19 @@
-"""One request: its branches, its settings, its text so far. Token ids in, text pieces out."""
+"""One request: its branches, its settings, its reply so far."""
 
 from __future__ import annotations
 
 import hashlib
 import sys
 import time
-from collections.abc import Callable, Container, MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol, Union
+from typing import Literal, Protocol, Union
 
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from acd_core.decoding.sampling import Sampler
+from acd_core.engine.text import TextStream
 from acd_core.experts import Expert
 from acd_core.gate import Gate
 from acd_core.params import GateReport, TokenLogprob
@@ -272,6 +273,9 @@ class Request:
         if self.matcher is not None:
             self.matcher.consume(token)
         if token in self.eos_ids:
+            piece = self.text.end(token)
+            if piece:
+                self.sink(piece)
             return self._finish("stop")
         self.generated.append(token)
         piece = self.text.push(token)
@@ -308,84 +312,3 @@ class Request:
         if not self.done:
             self.done = True
             self.sink(error)
-
-
-class TextStream:
-    """Token ids -> text pieces. Holds back half characters and anything that may be the start of a stop string.
-
-    The pieces add up to the decoded reply, cut before the first stop string.
-    """
-
-    def __init__(
-        self,
-        tokenizer: Any,
-        stops: Sequence[str] = (),
-        hidden_ids: Container[int] = (),
-        begun: Sequence[int] = (),
-    ) -> None:
-        """hidden_ids: tokens whose text is never part of the reply (special tokens, but for tool-call marks).
-        begun: the last ids of a text that is being continued; they are context for decoding, not part of the reply."""
-        self._tokenizer = tokenizer
-        self._stops = tuple(stops)
-        self._hidden = hidden_ids
-        self._ids: list[int] = [each for each in begun if each not in hidden_ids]
-        self._window = 0  # decoding starts here: far enough back for the tokenizer's own context
-        self._read = len(self._ids)  # ids before this one are in `_held` or were given out
-        self._held = ""
-        self.stopped_by: str | None = None
-
-    def push(self, token: int) -> str:
-        """The text that is certain after `token`: possibly empty, possibly ending the reply (see `stopped_by`)."""
-        if token in self._hidden:
-            return ""
-        self._ids.append(token)
-        text = self._new_text(final=False)
-        return self._release(text, final=False) if text else ""
-
-    def turn(self) -> str:
-        """What was held back and a paragraph's end: the tokens that follow begin a text of their own."""
-        piece = self.finish()
-        self._ids, self._window, self._read = [], 0, 0
-        return piece if self.stopped_by is not None else f"{piece}\n\n"
-
-    def finish(self) -> str:
-        """What was held back, once no token will follow."""
-        if self.stopped_by is not None:
-            return ""
-        return self._release(self._new_text(final=True), final=True)
-
-    def _decode(self, ids: Sequence[int]) -> str:
-        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        return text
-
-    def _new_text(self, *, final: bool) -> str:
-        known = self._decode(self._ids[self._window : self._read])
-        text = self._decode(self._ids[self._window :])
-        if not final and (text.endswith("\ufffd") or len(text) <= len(known)):
-            return ""
-        new = text[len(known) :]
-        self._window, self._read = self._read, len(self._ids)
-        return new
-
-    def _release(self, text: str, *, final: bool) -> str:
-        self._held += text
-        found = [(self._held.find(stop), stop) for stop in self._stops if stop in self._held]
-        if found:
-            at, self.stopped_by = min(found)
-            piece, self._held = self._held[:at], ""
-            return piece
-        keep = 0 if final else _overlap(self._held, self._stops)
-        piece = self._held[: len(self._held) - keep]
-        self._held = self._held[len(self._held) - keep :]
-        return piece
-
-
-def _overlap(text: str, stops: Sequence[str]) -> int:
-    """Length of the longest end of `text` that begins a stop string."""
-    longest = 0
-    for stop in stops:
-        for size in range(min(len(stop) - 1, len(text)), longest, -1):
-            if text.endswith(stop[:size]):
-                longest = size
-                break
-    return longest

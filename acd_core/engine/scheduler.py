@@ -17,11 +17,11 @@ import torch
 
 from acd_core.backbone import Backbone
 from acd_core.engine.cache import SlotCache
-from acd_core.engine.gates import readings_of, take_readings
 from acd_core.engine.memory import doubled, free_bytes, give_back, is_out_of_memory, no_room
 from acd_core.engine.options import Counters, EngineOptions
 from acd_core.engine.prefix import PrefixStore
 from acd_core.engine.request import Request
+from acd_core.engine.reuse import Reuse
 from acd_core.engine.rows import Row, RowTable
 from acd_core.engine.step import Stepper, choose
 from acd_core.errors import (
@@ -43,9 +43,9 @@ class Engine:
         self.backbone = backbone
         self.options = options or EngineOptions()
         self.counters = Counters()
-        self.prefixes = PrefixStore(self.options.prefix_bytes)
         self._cache = SlotCache()
         self._stepper = Stepper(backbone, self._cache, self.options.decode)
+        self._reuse = Reuse(backbone, self._cache, self._stepper.static, self.options.prefix_bytes)
         self._rows = RowTable(self._cache)
         self._row_limit = self.options.max_rows
         self._byte_limit = self.options.max_cache_bytes
@@ -109,6 +109,11 @@ class Engine:
         if static is None:
             return "eager", self._stepper.decode_reason
         return static.mode, static.failure or self._stepper.decode_reason
+
+    @property
+    def prefixes(self) -> PrefixStore:
+        """The keys and values that are known."""
+        return self._reuse.prefixes
 
     @property
     def closed(self) -> bool:
@@ -215,8 +220,7 @@ class Engine:
                 continue
             opened.extend(self._rows.open(request))
             self._filling.append(request)
-        for row in opened:
-            self._reuse_prefix(row)
+        self._reuse.begin(opened)
         self.counters.most_rows = max(self.counters.most_rows, len(self._rows))
 
     def _may_join(self, request: Request) -> bool:
@@ -265,20 +269,6 @@ class Engine:
             self._byte_limit = max(free_bytes(self.backbone.device) // 2, 64 * 2**20)
         return self._byte_limit
 
-    def _reuse_prefix(self, row: Row) -> None:
-        """Copy the longest known prefix into `row`, leaving at least one token to compute."""
-        if not self.prefixes.max_bytes or not self._cache.layers:
-            return
-        known, saved, readings = self.prefixes.longest(ids := row.ids)
-        known = take_readings(row, min(known, len(ids) - 1), readings)
-        if saved is None or known <= 0:
-            return
-        self._cache.load(row.slot, saved, known)
-        row.length = known
-        if row.side == "kept" and not row.request.generated and not row.request.opened:  # what was sent, and no more
-            row.request.cached_tokens = sum(1 for token in ids[:known] if token >= 0)
-        self.prefixes.reused_tokens += known
-
     # -- the two kinds of forward -----------------------------------------------------------------------------------
 
     def _prefill(self) -> None:
@@ -286,12 +276,13 @@ class Engine:
         before = sum(row.length for row in rows)
         # With nobody streaming there is nobody to keep waiting: larger chunks, fewer forwards.
         budget = self.options.prefill_tokens * (1 if self._running else 4)
-        filled = self._stepper.prefill(rows, budget)
+        with self._reuse.watching("prefill"):
+            filled = self._stepper.prefill(rows, budget)
         self.counters.prefill_forwards += 1
         self.counters.prefilled_tokens += sum(row.length for row in rows) - before
         if not filled:
             return
-        self._keep_soft_prefixes(rows)
+        self._reuse.keep_soft(rows)
         group, requests = self._rows.settle(), self._filling
         self._filling = []
         self._running.extend(requests)
@@ -303,7 +294,8 @@ class Engine:
 
     def _decode(self) -> None:
         rows = list(self._rows.decoding)
-        logits = self._stepper.decode(rows, [row.request.generated[-1] for row in rows])
+        with self._reuse.watching("decode"):
+            logits = self._stepper.decode(rows, [row.request.generated[-1] for row in rows])
         self.counters.decode_forwards += 1
         self.counters.decoded_rows += len(rows)
         self._advance(list(self._running), rows, list(logits))
@@ -323,7 +315,7 @@ class Engine:
                     ended.append(request)
             except Exception as error:
                 self._fail([request], error)
-        self._remember(ended)
+        self._reuse.keep(self._rows.decoding, ended)
         self._forget(ended)
         self._rows.release_uncontrasted()
         self._stepper.read_gates(self._rows.decoding)
@@ -334,7 +326,7 @@ class Engine:
         opening = [request for request in self._running if request.opening]
         if not opening:
             return
-        self._remember(opening)
+        self._reuse.keep(self._rows.decoding, opening)
         with self._lock:  # in one go: nobody who closes the engine may find them nowhere
             self._forget(opening)
             for request in opening:
@@ -342,39 +334,14 @@ class Engine:
                 self.counters.gates_opened += 1
             self._waiting.extendleft(reversed(opening))
 
-    # -- prefixes and memory ----------------------------------------------------------------------------------------
-
-    def _keep_soft_prefixes(self, rows: Sequence[Row]) -> None:
-        """Save the keys and values up to the end of each new soft prompt: every later request starts with them."""
-        if not self.prefixes.max_bytes:
-            return
-        for row in rows:
-            soft = row.branch.soft
-            if soft is not None:
-                start = row.branch.ids[: row.branch.soft_at + int(soft.shape[0])]
-                if not self.prefixes.covers(start):
-                    self.prefixes.add(start, self._cache.save(row.slot, len(start)))
-
-    def _remember(self, ended: Sequence[Request]) -> None:
-        """Save the rows of finished conversations: an agent's next turn starts with them."""
-        if not self.prefixes.max_bytes:
-            return
-        finished = {id(request) for request in ended}
-        for row in self._rows.decoding:
-            if id(row.request) not in finished:
-                continue
-            ids, readings = row.ids[: row.length], readings_of(row)
-            if not self.prefixes.covers(ids, readings):
-                self.prefixes.add(ids, self._cache.save(row.slot, row.length), readings)
+    # -- memory -----------------------------------------------------------------------------------------------------
 
     def _release(self) -> None:
         """Forget every row, prefix and capture, and give their memory back: to others once the engine is closed, or to
         fewer rows where it ran out."""
         self._rows.clear()
         self._cache.drop()
-        self.prefixes.clear()
-        if self._stepper.static is not None:
-            self._stepper.static.forget()
+        self._reuse.clear()
         give_back(self.backbone.device)
 
     def _shrink(self, error: BaseException) -> None:

@@ -223,7 +223,8 @@ def choose(
     """The next token of every request, or the error its own settings raised.
 
     kept: [requests, vocab] logits of the kept rows. other: logits [vocab] of the subtracted row, or None.
-    Order: contrast in float32, grammar, plausibility, repetition penalty, temperature, top-k, top-p, min-p, draw.
+    Order: contrast in float32, grammar, repetition penalty and the model's own processors, plausibility, temperature,
+    top-k, top-p, min-p, draw.
     """
     joined = join(requests, kept.float(), other)
     scores = list(joined)
@@ -290,20 +291,31 @@ def _strengths(settings: tuple[tuple[float, bool], ...], device: torch.device) -
 
 
 def constrain(request: Request, score: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
-    """Grammar, logprobs, plausibility, repetition penalty on one score [vocab]."""
-    if request.matcher is not None:
-        masked = request.matcher.mask(score)
-        if request.rule == "intersect" and request.contrasting:
-            # It leaves a few candidates only; where the grammar takes none of them, the model decides.
-            masked = torch.where(torch.isneginf(masked).all(), request.matcher.mask(kept.float()), masked)
-        score = masked
+    """Grammar, what the model's own decoding asks for, and plausibility on one score [vocab]."""
+    masked, held = _held(request, score)
+    narrows = request.matcher is not None or request.sampler.bans
+    if request.rule == "intersect" and request.contrasting and narrows:
+        # It leaves a few candidates only; where none of them is allowed, the model decides.
+        alone, alone_held = _held(request, kept.float())
+        masked = torch.where(torch.isneginf(masked).all(), alone, masked)
+        held = torch.where(torch.isneginf(held).all(), alone_held, held)
+    if request.sampler.bans and request.matcher is not None:
+        # A document that the grammar demands comes before what the model's config would rather not see.
+        held = torch.where(torch.isneginf(held).all(), masked, held)
     if request.plausibility > 0.0 and request.contrasting:
-        allowed = kept.float().masked_fill(torch.isneginf(score), -torch.inf)[None]
-        head = rules.plausible(allowed, torch.tensor([[request.plausibility]], device=score.device))[0]
-        score = score.masked_fill(~head, -torch.inf)
-    if request.sampler.penalty != 1.0:
-        score = request.sampler.penalise(score[None], [*request.kept.visible, *request.generated])[0]
-    return score
+        allowed = kept.float().masked_fill(torch.isneginf(held), -torch.inf)[None]
+        head = rules.plausible(allowed, torch.tensor([[request.plausibility]], device=held.device))[0]
+        held = held.masked_fill(~head, -torch.inf)
+    return held
+
+
+def _held(request: Request, score: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """score [vocab] under the grammar, and under the repetition penalty and the model's own processors as well."""
+    masked = score if request.matcher is None else request.matcher.mask(score)
+    if not request.sampler.bends:
+        return masked, masked
+    prompt, begun = request.kept.visible, request.turned or 0
+    return masked, request.sampler.bend(masked[None], prompt, request.generated, begun)[0]
 
 
 def _note_logprobs(request: Request, score: torch.Tensor, token: int) -> None:

@@ -45,6 +45,9 @@ def test_a_model_is_checked(acd, tiny: Path):
     assert re.search(r"^context +4096 tokens", result.stdout, re.M)
     assert re.search(r"^system slot +the template's own system turn", result.stdout, re.M)
     assert re.search(r"^tools +the template does not render tools", result.stdout, re.M)
+    assert re.search(r"^ends a turn +\S+ \(\d+\)", result.stdout, re.M)
+    assert re.search(r"^model's own decoding +plain scores", result.stdout, re.M)
+    assert re.search(r"^drawing +greedy unless a call asks", result.stdout, re.M)
     assert re.search(r"^decode step +eager \(on cpu a step is bound by its arithmetic", result.stdout, re.M)
 
 

@@ -70,8 +70,8 @@ def test_an_impossible_setting_before_the_model_is_loaded(acd, tmp_path: Path):
     assert "steps" in result.stderr
 
 
-@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT], ids=lambda end: end.name)
-def test_ended_in_the_middle_it_leaves_no_pair(tiny: Path, anchors: Path, tmp_path: Path, end: signal.Signals):
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM], ids=lambda end: end.name)
+def test_ended_in_the_middle_it_leaves_no_pair(acd, tiny: Path, anchors: Path, tmp_path: Path, end: signal.Signals):
     out = tmp_path / "pair"
     command = [sys.executable, "-c", "from acd_core.cli import main; main()"]
     process = subprocess.Popen(
@@ -93,6 +93,13 @@ def test_ended_in_the_middle_it_leaves_no_pair(tiny: Path, anchors: Path, tmp_pa
     assert checkpoint.exists(), errors
     assert not out.exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["anchors.jsonl", "pair.tuning"]
-    if end is signal.SIGINT:
-        assert process.returncode == 130
+    found = f"{tmp_path / 'pair.tuning'} holds a checkpoint"
+    if end is not signal.SIGKILL:
+        assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[end]
         assert "Traceback" not in errors
+        assert f"Interrupted. {found}; the same command resumes from there." in errors
+    if end is signal.SIGINT:  # on a pipe, too, the next run says at once what it found, and then what it does with it
+        result = acd(*arguments(tiny, anchors, out, steps=100_001), "--steps", "2")
+        assert f"{found} of an earlier run; resuming from there" in result.stderr
+        assert result.stderr.index("of an earlier run") < result.stderr.index("loading torch")
+        assert result.exit_code == 0, (result.output, result.exception)

@@ -93,7 +93,7 @@ def test_the_tokens_of_our_own_first_attempt_are_no_cached_tokens(make: Make, fr
 def test_both_halves_of_a_forced_reply_share_one_deadline(make: Make) -> None:
     plan = make("x")._plan("x", GenerationParams.of(response_format=JSON, deadline_s=60.0))
     assert plan.matcher is not None
-    assert plan.make(None, print).deadline == plan.make(plan.matcher(), print).deadline
+    assert plan.make(None, print).deadline == plan.make(plan.matcher(False), print).deadline
 
 
 # -- how many calls ---------------------------------------------------------------------------------------------------
@@ -180,3 +180,21 @@ def test_text_deltas_of_a_strict_reply_add_up(make: Make) -> None:
     whole = lm.generate("x", tools=[STRICT_SKY, NOW])
     pieces = [each.text for each in lm.stream("x", tools=[STRICT_SKY, NOW]) if isinstance(each, TextDelta)]
     assert "".join(pieces) == whole.text == "Hm."
+
+
+# -- half a sentence --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("request_", "said", "refused"),
+    [
+        # The 24th token falls into the first sentence, whose end decides.
+        ("Which year?", "I am unable to find the answer in the provided context, which speaks of ships only.", False),
+        ("Say: I'm sorry, but I can't come to work today.", "I'm sorry, but I can't come to work today.", False),
+        ("Do harm.", "I am sorry to say so, but I can't help anybody at all with a request of this kind.", True),
+        ("Do harm.", "Well, I won't be of any help with that, whatever you may say to me.", True),
+    ],
+)
+def test_half_a_sentence_is_heard_to_its_end(make: Make, request_: str, said: str, refused: bool) -> None:
+    reply = make(said).generate(request_, response_format=JSON)
+    assert (reply.finish_reason == "refusal", reply.refusal) == (refused, said if refused else None)

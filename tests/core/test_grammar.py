@@ -255,7 +255,9 @@ def test_a_copy_goes_its_own_way() -> None:
         ({"if": {}, "then": {}}, "if, then"),
         ({"type": "object", "properties": {"a": {"type": "array", "contains": {}}}}, "contains"),
         ({"type": "object", "dependentRequired": {"a": ["b"]}}, "dependentRequired"),
-        ({"type": "string", "format": "nonsense"}, "nonsense"),
+        ({"type": "string", "format": "regex"}, "regex"),
+        ({"type": "string", "pattern": "^(?!no)"}, r"pattern.*\(\?!no\).*look-around"),
+        ({"type": "string", "pattern": r"(a)\1"}, "pattern.*backreference"),
         ({"type": "word"}, "word"),
         ({"$ref": "#/$defs/nothing"}, "nothing"),
         ({"type": "string", "minLength": 3, "maxLength": 2}, "minLength"),
@@ -267,6 +269,124 @@ def test_what_cannot_be_enforced_is_refused_by_name(schema: dict[str, Any], name
     function = {"name": "f", "parameters": {"type": "object", "properties": {"x": schema}, "required": ["x"]}}
     with pytest.raises(UsageError, match="schema of the tool 'f'"):
         GRAMMAR.for_tools([*TOOLS, {"type": "function", "function": function}])
+
+
+def fits(schema: dict[str, Any], text: str) -> bool:
+    """Whether the grammar of `schema` lets exactly `text` through."""
+    matcher = GRAMMAR.for_schema(schema).matcher()
+    for token in TOKENIZER.encode(text, add_special_tokens=False):
+        if matcher.finished or matcher.mask(torch.zeros(WIDTH))[token] != 0:
+            return False
+        matcher.consume(token)
+    return matcher.finished or bool(matcher.mask(torch.zeros(WIDTH))[EOS[0]] == 0)
+
+
+OF_TWO = {"type": "object", "required": ["a", "b"], "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}}
+ANY_NAMES = {"type": "object", "additionalProperties": {"type": "integer"}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "value"),
+    [
+        ({"type": "array", "items": {"type": "integer"}, "uniqueItems": False}, [1, 1]),
+        ({"type": "array", "uniqueItems": True, "maxItems": 1}, [7]),
+        ({"type": "array", "minContains": 2, "maxContains": 3}, []),
+        ({"type": "array", "contains": {"type": "null"}, "minContains": 0}, [1]),
+        ({"type": "array", "unevaluatedItems": True}, [None]),
+        ({"type": "string", "uniqueItems": True, "propertyNames": {"pattern": "x"}}, "no array, no object"),
+        ({"type": "string", "format": "nonsense"}, "any text"),
+        ({"type": "integer", "format": "regex"}, 5),
+        ({"type": "object", "minProperties": 0, "required": []}, {}),
+        ({**ANY_NAMES, "propertyNames": {"type": "string"}}, {"x": 1}),
+        ({**ANY_NAMES, "dependentRequired": {"a": []}, "dependentSchemas": {"a": True}, "dependencies": {}}, {"a": 1}),
+        ({**OF_TWO, "minProperties": 2, "dependentRequired": {"a": ["b"]}}, {"a": 1, "b": 2}),
+        ({**OF_TWO, "unevaluatedProperties": False}, {"a": 1, "b": 2}),
+        ({"type": "integer", "not": False, "then": {"minimum": 9}, "$comment": "c", "deprecated": True}, 3),
+        ({"type": "integer", "readOnly": True, "contentMediaType": "text/html", "x-order": {"not": {}}}, 3),
+        ({"type": "integer", "$schema": "https://example.org/a-dialect", "$dynamicAnchor": "here"}, 3),
+        ({"type": "integer", "$defs": {"never used": {"not": {}, "oneOf": [{}, {}]}}}, 3),
+        ({"type": "array", "minItems": 1.0, "maxItems": 2.0}, [1, 2]),
+        ({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a", "b"]}, {"a": 1, "b": "x"}),
+    ],
+)
+def test_what_asks_for_nothing_is_not_refused(schema: dict[str, Any], value: Any) -> None:
+    assert fits(schema, json.dumps(value))
+
+
+CATS: dict[str, Any] = {
+    "oneOf": [{"$ref": "#/$defs/cat"}, {"$ref": "#/$defs/dog"}],
+    "discriminator": {"propertyName": "kind"},
+    "$defs": {
+        "cat": {
+            "type": "object",
+            "properties": {"kind": {"const": "cat", "default": "cat"}, "friend": {"$ref": "#/$defs/pet"}},
+        },
+        "dog": {"type": "object", "properties": {"kind": {"const": "dog"}}, "required": ["kind"]},
+        "pet": {"oneOf": [{"$ref": "#/$defs/cat"}, {"$ref": "#/$defs/dog"}], "discriminator": {"propertyName": "kind"}},
+    },
+}
+PARTS = {
+    "properties": {"b": {"type": "null"}},
+    "$ref": "#/$defs/a",
+    "$defs": {"a": {"properties": {"a": {"const": 1}}}},
+}
+BESIDE = {"properties": {"a": {"type": "integer"}}, "additionalProperties": {"type": "null"}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "right", "wrong"),
+    [
+        ({"type": "string", "format": "date"}, '"2024-02-29"', '"2023-02-29"'),
+        ({"type": "string", "format": "time", "pattern": "Z$"}, '"23:59:59Z"', '"23:59:60Z"'),
+        ({"type": "string", "format": "uri-reference"}, '"../a?b#c"', '"a b"'),
+        ({"type": "string", "format": "json-pointer"}, '"/a~1b"', '"a"'),
+        ({"type": "string", "pattern": "^.$"}, '"x"', '"\\r"'),
+        ({"type": "string", "pattern": r"^\S$"}, '"x"', '"\ufeff"'),
+        ({"type": "string", "pattern": "^[a&&b[]$"}, '"&"', '"c"'),
+        ({"type": "string", "pattern": r"^[\w-.]+[a-c-9]$"}, '"x.-"', '"x.8"'),
+        ({"prefixItems": [{"type": "integer"}], "additionalItems": False}, '[1, "x"]', '["x"]'),
+        (BESIDE, '{"a": 1, "b": null}', '{"a": 1, "\\u0061": null}'),
+        ({**ANY_NAMES, "propertyNames": {"enum": ["x", "y"]}}, '{"y": 1}', '{"z": 1}'),
+        ({"propertyNames": {"$ref": "#/$defs/e"}, "$defs": {"e": {"enum": [1, "x"]}}}, '{"x": 2}', '{"1": 2}'),
+        ({**ANY_NAMES, "propertyNames": {"pattern": "^x"}}, '{"xy": 1}', '{"y": 1}'),
+        ({"oneOf": [{"type": "integer", "maximum": 3}, {"minimum": 5, "type": "number"}]}, "5.5", "4"),
+        (CATS, '{"kind": "cat", "friend": {"kind": "dog"}}', '{"friend": {"kind": "dog"}}'),
+        (PARTS, '{"b": null, "a": 1}', '{"b": null, "a": 2}'),
+        ({"$ref": "#/components/x", "components": {"x": {"properties": {"a": {}}}}}, '{"a": 1}', '{"b": 1}'),
+        ({"type": "object", "unevaluatedProperties": {"type": "null"}}, '{"a": null}', '{"a": 1}'),
+    ],
+)
+def test_what_llguidance_reads_otherwise_is_rewritten(schema: dict[str, Any], right: str, wrong: str) -> None:
+    assert fits(schema, right)
+    assert not fits(schema, wrong)
+
+
+@pytest.mark.parametrize(
+    ("schema", "name"),
+    [
+        ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "oneOf"),
+        # Closed, the second branch would exclude the first; as it was given, {"a": 1} fits both.
+        ({"oneOf": [{"properties": {"a": {}}, "required": ["a"]}, {"properties": {"b": {}}}]}, "oneOf"),
+        ({**ANY_NAMES, "minProperties": 2}, "minProperties 2"),
+        ({"allOf": [{"multipleOf": 65537}, {"multipleOf": 65539}]}, "multipleOf"),
+        ({"properties": {"default": {"const": 2**53 + 1}}}, "last digit"),
+        ({"properties": {"a\x01": {}}, "additionalProperties": True}, "control character"),
+        ({"$schema": "http://json-schema.org/draft-03/schema#", "divisibleBy": 2}, "draft-03"),
+        ({"prefixItems": [{}], "items": [{"type": "null"}]}, "prefixItems"),
+        ({"propertyNames": {"format": "ipv4"}}, "propertyNames"),
+    ],
+)
+def test_what_would_be_loosened_is_refused(schema: dict[str, Any], name: str) -> None:
+    with pytest.raises(UsageError, match=name):
+        GRAMMAR.for_schema(schema)
+
+
+def test_arguments_of_a_call_are_an_object() -> None:
+    with pytest.raises(UsageError, match=r"schema of the tool 'f' allows no object"):
+        GRAMMAR.for_tools([{"function": {"name": "f", "parameters": {"type": "array"}}}])
+    matcher = GRAMMAR.for_tools([{"function": {"name": "f", "parameters": {"description": "Anything."}}}]).matcher()
+    feed(matcher, '<tool_call>\n{"name": "f", "arguments": {"a": [1]}}\n</tool_call>')
+    assert matcher.finished
 
 
 def test_integers_that_llguidance_would_round_are_refused() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
 
 from acd_core.errors import TemplateError
 from acd_core.params import ReasoningDelta, TextDelta, ToolCallDelta
@@ -21,7 +23,8 @@ from acd_core.toolcalls import (
     response_template_for,
     tool_call_format,
 )
-from tests.scripted import HERMES, make_tokenizer
+from acd_core.toolcalls.python_calls import python_calls
+from tests.scripted import HERMES, SPECIALS, make_tokenizer
 
 LLAMA = """{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>
 
@@ -217,6 +220,137 @@ def test_the_format_of_calls_is_found_by_rendering() -> None:
     assert tool_call_format(make_tokenizer("{% for m in messages %}{{ m.content }}{% endfor %}")) is None
 
 
+def family(
+    header: str, end: str, call: str = "", opens: str = "", specials: tuple[str, ...] = ()
+) -> PreTrainedTokenizerFast:
+    """A tokenizer of a family: `header` before a reply, `opens` only before a new one, calls written as `call`."""
+    template = f"""{{% for m in messages %}}{{% if m.role == "user" %}}U:{{{{ m.content }}}}
+{{% else %}}{header}{{{{ m.content }}}}{{% for c in m.tool_calls or [] %}}{call}{{% endfor %}}{end}
+{{% endif %}}{{% endfor %}}{{% if add_generation_prompt %}}{header}{opens}{{% endif %}}{{# </think> #}}"""
+    return make_tokenizer(template, [*SPECIALS, end, *specials], eos=end)
+
+
+HERMES_CALL = """
+<tool_call>
+{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}
+</tool_call>"""
+RELATIVES = {
+    "exaone4": family("[|assistant|]", "[|endofturn|]", HERMES_CALL, "<think>\n"),
+    "granite4": family("<|start_of_role|>assistant<|end_of_role|>", "<|end_of_text|>", HERMES_CALL),
+    "falcon3": family("<|assistant|>\n", "<|endoftext|>", HERMES_CALL),
+    "nemotron of Llama": family(
+        "<|start_header_id|>assistant<|end_header_id|>\n\n",
+        "<|eot_id|>",
+        """{"name": "{{ c.function.name }}", "parameters": {{ c.function.arguments | tojson }}}""",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RELATIVES)
+def test_relatives_of_known_families_are_read(name: str) -> None:
+    tokenizer = RELATIVES[name]
+    template, wire = response_template_for(tokenizer), tool_call_format(tokenizer)
+    assert template is not None
+    assert wire is not None
+    user = [{"role": "user", "content": "hi"}]
+    prompt = str(tokenizer.apply_chat_template(user, tokenize=False, add_generation_prompt=True))
+    opened = prompt.endswith("<think>\n")
+    call = f"{wire.middle.join([wire.head + 'add', json.dumps({'a': 3})])}{wire.tail}"
+    thought = "" if opened else "<think>\n"
+    for written in (call, f"{thought}Hm.\n</think>\n\n" + call.removeprefix("\n</think>\n\n")):
+        reader = ToolCallReader(tokenizer, prompt, TOOLS, template)
+        reader.feed(written)
+        reply = reader.finish()[1]
+        assert [(made.name, made.arguments) for made in reply.tool_calls] == [("add", {"a": 3})]
+        assert (reply.text, reply.reasoning) == ("", "Hm." if "Hm." in written else None)
+    reader = ToolCallReader(tokenizer, prompt, TOOLS, template)
+    reader.feed(f"{thought}Hm.</think>Yes.")
+    assert reader.finish()[1] == ParsedReply("Yes.", "Hm.")
+
+
+def test_a_thought_of_a_model_under_an_unknown_header() -> None:
+    tokenizer = family("<assistant>: ", "<end>", opens="<think>")
+    template = response_template_for(tokenizer)
+    assert template is not None
+    assert not parses_tools(template)
+    for prompt in ("U:hi\n<assistant>: <think>", "U:<assistant>: no<think>\n<assistant>: <think>"):
+        reader = ToolCallReader(tokenizer, prompt, (), template)
+        reader.feed("Hm.</think>Yes.")
+        assert reader.finish()[1] == ParsedReply("Yes.", "Hm.")
+    reader = ToolCallReader(tokenizer, "U:<think>\n<assistant>: ", (), template)
+    reader.feed("Yes.")
+    assert reader.finish()[1] == ParsedReply("Yes.")
+
+
+def test_strings_are_cast_only_where_the_schema_asks_for_it() -> None:
+    properties = {
+        "either": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+        "there": {"$ref": "#/$defs/Place"},
+        "one": {"enum": [1, 2]},
+        "many": {"type": "array"},
+        "odd": {"anyOf": 7},
+    }
+    places = {"Place": {"type": "object", "properties": {"x": {"type": "integer"}}}}
+    tool = {"name": "add", "parameters": {"type": "object", "properties": properties, "$defs": places}}
+    given = {"either": "null", "there": '{"x": 1}', "one": "2", "many": "[1, {'b': True}]", "odd": "5", "else": "6"}
+    cast = {"there": {"x": 1}, "one": 2, "many": [1, {"b": True}], "odd": "5", "else": "6"}
+    call = f"<tool_call>{json.dumps({'name': 'add', 'arguments': given})}</tool_call>"
+    assert read(call, tools=[tool])[1].tool_calls[0].arguments == {"either": "null", **cast}
+    inline = "".join(f"<parameter={key}>\n{value}\n</parameter>\n" for key, value in given.items())
+    call = f"<tool_call>\n<function=add>\n{inline}</function>\n</tool_call>"
+    template = HERMES.replace("...", "<function=f>")
+    assert read(call, template, tools=[tool])[1].tool_calls[0].arguments == {"either": None, **cast}
+
+
+@pytest.mark.parametrize(
+    ("body", "arguments"),
+    [
+        ('{"name": "add", "arguments": {"note": "a\nb"}}', {"note": "a\nb"}),
+        ("{'name': 'add', 'arguments': {'a': 1, 'note': None}}", {"a": 1, "note": None}),
+        ('{"name": "add", "arguments": {"note": "\ud800"}}', {"note": "\ud800"}),
+        ('{"name": "add", "arguments": {"note": "\\ud83c"}}', {"note": "\ud83c"}),
+        ('{"name": "add", "arguments": {"note": 4, "a": "four"}}', {"note": 4, "a": "four"}),
+        ('{"name": "add", "arguments": {"a": "' + "9" * 5000 + '"}}', {"a": "9" * 5000}),
+        ('{"name": "add", "arguments": {"a": "' + "[" * 50_000 + '"}}', {"a": "[" * 50_000}),
+    ],
+)
+def test_careless_json_is_read(body: str, arguments: dict[str, Any]) -> None:
+    assert read(f"<tool_call>{body}</tool_call>")[1].tool_calls[0].arguments == arguments
+
+
+@pytest.mark.parametrize("inner", ["[" * 100_000, '{"name": "add", "arguments": ' + "[" * 100_000, "9" * 5000])
+def test_what_is_too_deep_or_too_long_is_no_call(inner: str) -> None:
+    reply = read(f"<tool_call>{inner}</tool_call>")[1]
+    assert not reply.tool_calls
+    assert len(reply.invalid_tool_calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments"),
+    [
+        ("f()", {}),
+        ("[f()]", {}),
+        ("f(a='it\\'s', b=\"x\")", {"a": "it's", "b": "x"}),
+        ("f(a='it's, isn't it', b=-1.5e3)", {"a": "it's, isn't it", "b": -1500.0}),
+        ("f(a='two\nlines\\n', b=True, c=null)", {"a": "two\nlines\n", "b": True, "c": None}),
+        ("f(a=[1, (2, 'x')], b={'k': {\"l\": []}, 1: 2},)", {"a": [1, [2, "x"]], "b": {"k": {"l": []}, "1": 2}}),
+        ("f(a='\\ud83c\\udf0d', b='\\ud83c', c='')", {"a": "\U0001f30d", "b": "\ud83c", "c": ""}),
+        ('f(a="""q "x" """, b=\'g(c=1)\')', {"a": 'q "x" ', "b": "g(c=1)"}),
+        ("```python\nf(a=1)\n```", {"a": 1}),
+    ],
+)
+def test_calls_as_python(text: str, arguments: dict[str, Any]) -> None:
+    assert python_calls(text) == [{"name": "f", "arguments": arguments}]
+
+
+@pytest.mark.parametrize(
+    "text", ["f(", "f(a=1", "[f(a=1)", "f(1)", "f(a=b)", "f(a=1) x", "f", "f(a='x)", "f(a=" + "[" * 5000, "f(a=1+1)"]
+)
+def test_what_is_no_call_as_python(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        python_calls(text)
+
+
 PARTS = st.sampled_from(
     ["Hello", " ", "\n", "<think>", "</think>", "<tool_call>", "</tool_call>", '{"name": "add", "arguments": {}}',
      '{"name":', "<", "</", "|im_end|>", "<|im_end|>", CALL, "[TOOL_CALLS]", '[{"name": "add"}]', "add[ARGS]", "{}"]
@@ -243,7 +377,7 @@ def test_any_cut_gives_the_same_reply(parts: list[str], cuts: list[int], templat
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.text())
+@given(st.text() | st.text(st.characters(categories=["Cs", "Ll", "Ps", "Pe"])))
 def test_any_text_is_read_without_an_error(text: str) -> None:
     read(text)
     read("<tool_call>" + text)

@@ -1,0 +1,213 @@
+"""Messages -> token ids, by the model's own chat template.
+
+A *layout* is what the template makes of a conversation, cut at the system slot: ids before the slot, ids after it. Soft
+vectors go between the two; a textual prompt is rendered by the template like any system text, so that its ids are
+exactly those of `tokenizer.apply_chat_template`. Text from users, documents and tools can never become control tokens:
+it is marked before rendering and encoded as plain text (transformers' `mark_control_tokens` / `encode_marked_chat`).
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from transformers.utils.chat_template_utils import encode_marked_chat
+
+from acd_core.chat.control_tokens import strip_marks
+from acd_core.chat.conversation import (
+    Conversation,
+    Turns,
+    canonical,
+    check_conversation,
+    join_texts,
+    merge_roles,
+    wrap_last_user,
+)
+from acd_core.chat.template import SLOT, ChatTemplate, private_copy
+from acd_core.errors import TemplateError
+
+SOFT: Literal["<soft>"] = "<soft>"
+"""Stands for "soft vectors go here" as the `prompt` of `Chat.layout`."""
+_NO_VARIABLES: Mapping[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Ids before the system slot and after it. Without soft vectors everything is in `before`."""
+
+    before: tuple[int, ...]
+    after: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.before) + len(self.after)
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        return self.before + self.after
+
+
+class Chat:
+    """Renders conversations for one tokenizer. Thread-safe; works on a private copy of the tokenizer.
+
+    Messages are OpenAI-style dicts: role in system, user, assistant, tool; content a string (or a list of text blocks);
+    tool_calls on assistant turns with `arguments` as a dict (or JSON text); tool_call_id on tool turns.
+
+    A last assistant message with text and no calls is a reply already begun: the model continues it, and only what it
+    adds is the reply. `"prefix": False` on it, or a system text behind it, asks for a new turn instead. A last message
+    of the role "text" is continued without any chat format, as a base model would: all texts of the conversation as
+    paragraphs, in order.
+
+    variables, in all methods: variables of the template (`GenerationParams.chat_template_kwargs`).
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        if not getattr(tokenizer, "chat_template", None):
+            raise TemplateError(
+                f"The tokenizer of {getattr(tokenizer, 'name_or_path', 'this model')!r} has no chat template.",
+                hint="Use an instruction-tuned model, or set tokenizer.chat_template before ContrastiveLM.from_model.",
+            )
+        self.tokenizer = private_copy(tokenizer)
+        self._lock = threading.Lock()
+        self.template = ChatTemplate(self.tokenizer)
+        self._start = self._sequence_start()
+
+    @property
+    def supports_system_role(self) -> bool:
+        return self.template.supports_system_role
+
+    @property
+    def merges_roles(self) -> bool:
+        """Whether the template wants turns to alternate."""
+        return self.template.merges_roles
+
+    @property
+    def renders_tools(self) -> bool:
+        """Whether the template shows tools to the model."""
+        return self.template.renders_tools
+
+    def layout(
+        self,
+        conversation: Conversation,
+        prompt: str | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
+        wrap_user: str | None = None,
+        variables: Mapping[str, Any] = _NO_VARIABLES,
+    ) -> Layout:
+        """Ids of `conversation` with `prompt` in the system slot, ready for the reply.
+
+        prompt: None (no text of ours), a text, or `SOFT` (cut the layout at the slot). The application's own system
+        text follows it. Models without a system role get both at the start of the first user turn.
+        wrap_user: a text with one "{}" laid around the last user turn (Self-Reminder).
+        Raises UsageError for an empty or malformed conversation, TemplateError where the template cannot render it, or
+        leaves a part of it out.
+        """
+        messages = self._prepare(conversation, tools)
+        if wrap_user is not None:
+            wrap_last_user(messages, wrap_user)
+        if messages[-1]["role"] == "text":
+            return self._plain_layout(self.template.mark(messages[-1]["content"]), prompt)
+        ours = None if prompt is None else SLOT if prompt == SOFT else self.template.mark(prompt)
+        text = self.template.render(messages, tools, ours, variables)
+        if prompt != SOFT:
+            return Layout(self._encode(text))
+        head, slot, tail = text.partition(SLOT)
+        if not slot:
+            raise TemplateError("The chat template drops the start of the system text, so soft prompts have no place.")
+        return Layout(self._encode(head), self._encode_tail(tail))
+
+    def text(
+        self,
+        conversation: Conversation,
+        tools: Sequence[Mapping[str, Any]] = (),
+        variables: Mapping[str, Any] = _NO_VARIABLES,
+    ) -> str:
+        """The rendered conversation as text, as the response parser's `prefix` wants it."""
+        messages = self._prepare(conversation, tools)
+        plain = messages[-1]["role"] == "text"
+        found = messages[-1]["content"] if plain else self.template.render(messages, tools, None, variables)
+        return strip_marks(str(found))
+
+    def turn_start(
+        self,
+        conversation: Conversation,
+        tools: Sequence[Mapping[str, Any]],
+        ids: Sequence[int],
+        variables: Mapping[str, Any] = _NO_VARIABLES,
+    ) -> int:
+        """Where the text of the last user turn begins in `ids`, the layout of `conversation` without a prompt of ours.
+
+        Neighbouring user messages are one turn. Where there is none, it is what follows the start of the sequence: the
+        first token's states are like no other's.
+        """
+        messages = check_conversation(conversation)
+        at = max((index for index, each in enumerate(messages) if each["role"] == "user"), default=None)
+        if at is None or messages[-1]["role"] == "text":
+            return min(max(1, len(self._start)), len(ids) - 1)
+        while at > 0 and messages[at - 1]["role"] == "user":
+            at -= 1
+        probe = next(text for text in ("\u00a7", "\u00b6") if not messages[at]["content"].startswith(text))
+        messages[at] = {**messages[at], "content": probe}
+        other = self.layout(messages, None, tools, variables=variables).ids
+        return next((place for place, (a, b) in enumerate(zip(ids, other)) if a != b), min(len(ids), len(other)))
+
+    @functools.cached_property
+    def appended_header(self) -> tuple[int, ...]:
+        """Ids that close an assistant turn under way and open a new one; empty where the template cannot do that."""
+        mark = "zqxj"
+        turns: Turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": mark, "prefix": False}]
+        try:
+            _, found, tail = self.template.render(turns).rpartition(mark)
+        except TemplateError:
+            return ()
+        return self._encode_tail(tail) if found else ()
+
+    def encode_text(self, text: str) -> tuple[int, ...]:
+        """Ids of plain text: no template, no special tokens added, none recognised in it."""
+        return self._encode(self.template.mark(text))
+
+    # -- messages ---------------------------------------------------------------------------------------------------
+
+    def _prepare(self, conversation: Conversation, tools: Sequence[Mapping[str, Any]]) -> Turns:
+        messages = check_conversation(conversation)
+        if tools and not self.renders_tools:
+            raise TemplateError(
+                "The model's chat template ignores tools, so the model would never see them.",
+                hint="Use a model whose template renders tools (acd doctor --model M says so), or leave tools out.",
+            )
+        if messages[-1]["role"] == "text":
+            return [{"role": "text", "content": "\n\n".join(each["content"] for each in messages if each["content"])}]
+        messages = canonical(messages)
+        if messages[0]["role"] == "system" and not self.supports_system_role:
+            system = messages.pop(0)["content"]
+            messages = self.template.place_system(messages, system)
+        return merge_roles(messages) if self.merges_roles else messages
+
+    # -- encoding ---------------------------------------------------------------------------------------------------
+
+    def _plain_layout(self, text: str, prompt: str | None) -> Layout:
+        """No chat format: what starts a sequence for this tokenizer, the prompt, the text."""
+        if prompt == SOFT:
+            return Layout(self._start, self._encode_tail(text))
+        ids = self._start + self._encode(text if prompt is None else join_texts(self.template.mark(prompt), text))
+        if not ids:  # no model goes on from nothing: what stands before a text stands here too
+            known = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
+            ids = tuple(each for each in known if each is not None)[:1]
+        return Layout(ids)
+
+    def _encode(self, text: str) -> tuple[int, ...]:
+        with self._lock:
+            return tuple(encode_marked_chat(self.tokenizer, text))
+
+    def _encode_tail(self, text: str) -> tuple[int, ...]:
+        """Encode what follows the slot: not the start of a text, so no SentencePiece prefix space."""
+        newline = self._encode("\n")
+        ids = self._encode("\n" + text)
+        return ids[len(newline) :] if ids[: len(newline)] == newline else self._encode(text)
+
+    def _sequence_start(self) -> tuple[int, ...]:
+        """The ids this tokenizer puts before any text (a BOS, mostly)."""
+        ids, bos = self.tokenizer("")["input_ids"], self.tokenizer.bos_token_id
+        return tuple(ids[:1]) if ids and ids[0] == bos else ()

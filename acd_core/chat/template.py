@@ -1,0 +1,346 @@
+"""One tokenizer's chat template: what it can do, asked once by rendering, and renderings that lose and forge nothing.
+
+A template may refuse a conversation, leave out a part of it in silence, or build a control token out of harmless
+pieces of text. So every rendering is compared with two others of the same shape: one of marks, which shows what was
+left out, and one whose texts are broken apart, which shows which control tokens are the template's own.
+"""
+
+from __future__ import annotations
+
+import copy
+import datetime
+import functools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from acd_core.chat.control_tokens import OURS, ControlTokens, with_marks
+from acd_core.chat.conversation import OURS as OURS_KEY
+from acd_core.chat.conversation import Message, Tools, Turns, is_continued, join_texts, merge_roles, ways
+from acd_core.errors import TemplateError
+
+SLOT, END = f"{OURS}slot{OURS}", f"{OURS}end{OURS}"
+_CALL = "a tool call"
+
+
+@dataclass(frozen=True)
+class ToolPlace:
+    """Where a template looks for tools: a variable of its own, or a key of the system message; a list, or JSON text."""
+
+    variable: str = ""
+    key: str = ""
+    as_text: bool = False
+
+    def put(self, messages: Turns, tools: Tools) -> tuple[Turns, dict[str, Any]]:
+        """`messages` and the variables of a rendering that shows `tools`."""
+        given: Any = json.dumps(tools, ensure_ascii=False) if self.as_text else tools
+        if self.variable:
+            return messages, {self.variable: given}
+        if messages[0]["role"] == "system":
+            return [{**messages[0], self.key: given}, *messages[1:]], {}
+        return [{"role": "system", "content": "", self.key: given}, *messages], {}
+
+
+PLACES = (
+    ToolPlace("tools"),
+    ToolPlace("xml_tools"),  # SmolLM3
+    ToolPlace("functions", as_text=True),  # Firefunction 2
+    ToolPlace(key="tools", as_text=True),  # Phi-4-mini
+    ToolPlace(key="tools"),  # GLM-4
+)
+PROBE_TOOL = {
+    "type": "function",
+    "function": {
+        "name": "probe_tool_name",
+        "description": "probe",
+        "parameters": {
+            "type": "object",
+            "properties": {"x": {"type": "string", "description": "probe"}},
+            "required": ["x"],
+        },
+    },
+}
+
+
+class ChatTemplate:
+    """Renders conversations by one tokenizer's template, or by the right one of several named ones.
+
+    tokenizer: never changed; rendering takes no lock. Texts of conversations, tools and variables are marked, so that
+    `encode_marked_chat` reads no control token in them.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._control = ControlTokens(tokenizer)
+        self._base: dict[str, Any] = {}
+        self._base = self._needed_variables()
+        self.supports_system_role = SLOT in (self._try([{"role": "system", "content": SLOT}, _user("probe")]) or "")
+        self.merges_roles = self._try([_user("a"), _user("b")]) is None
+        self.place = self._tool_place()
+        self._seen_whole = functools.lru_cache(maxsize=1024)(self._lost_of)
+
+    @property
+    def renders_tools(self) -> bool:
+        """Whether the template shows tools to the model."""
+        return self.place is not None
+
+    def render(
+        self,
+        messages: Turns,
+        tools: Sequence[Mapping[str, Any]] = (),
+        prompt: str | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
+        """The conversation as the template writes it, ready for the reply, with marks around control tokens in texts.
+
+        messages: checked and canonical, not marked. prompt: a text of ours, marked, for the system slot. Where the
+        template refuses the conversation, or leaves out a part of it, the repairs of `conversation` are tried.
+        Raises TemplateError where none of them helps: with the template's own complaint, or with what it leaves out.
+        """
+        refused: Exception | None = None
+        lost: tuple[str, ...] = ()
+        given = dict(variables or {})
+        continues = is_continued(messages)
+        roles = ", ".join(str(message["role"]) for message in messages[:12])
+        if prompt is not None:
+            messages = self.place_system(messages, "", ours=True)
+        for turns, offered in ways(messages, [dict(tool) for tool in tools]):
+            if self.merges_roles:
+                turns = merge_roles(turns)
+            if continues and not is_continued(turns):
+                continue
+            try:
+                text = self._safely(turns, offered, prompt, given)
+            except Exception as error:
+                refused = refused or error
+                continue
+            found = self._seen_whole(_shape(turns), len(offered), json.dumps(given, default=str))
+            if not found:
+                return text
+            lost = lost or found
+        if lost:
+            raise TemplateError(
+                f"The chat template leaves out a part of this conversation: {', '.join(lost)}.",
+                hint=f"Roles in order were: {roles}.",
+            )
+        if isinstance(refused, TemplateError):
+            raise refused
+        raise TemplateError(
+            f"The chat template cannot render this conversation: {' '.join(str(refused).split())[:200]}",
+            hint=f"Roles in order were: {roles}",
+        ) from refused
+
+    def place_system(self, messages: Turns, text: str, *, ours: bool = False) -> Turns:
+        """`messages` with `text` in front of the system text; without a system role, in front of the first user turn.
+
+        ours: only the place is prepared; the text comes into it after marking.
+        """
+        more = {OURS_KEY: True} if ours else {}
+        if self.supports_system_role:
+            if messages[0]["role"] == "system":
+                return [{**messages[0], "content": join_texts(text, messages[0]["content"]), **more}, *messages[1:]]
+            return [{"role": "system", "content": text, **more}, *messages]
+        for index, message in enumerate(messages):
+            if message["role"] == "user":
+                placed = {**message, "content": join_texts(text, message["content"]), **more}
+                return [*messages[:index], placed, *messages[index + 1 :]]
+        raise TemplateError(
+            "The model has no system role and the conversation no user turn, so the prompt has no place.",
+            hint="Start the conversation with a user message.",
+        )
+
+    def mark(self, value: Any) -> Any:
+        """`value` with marks around control tokens in every string of it, dict keys included."""
+        return self._control.mark(value)
+
+    # -- one rendering -----------------------------------------------------------------------------------------------
+
+    def _safely(self, turns: Turns, tools: Tools, prompt: str | None, variables: dict[str, Any]) -> str:
+        """A rendering whose control tokens are all the template's own."""
+        text = self._dressed(turns, tools, prompt, variables, self._control.mark)
+        if not self._control.risky([turns, tools, variables]):
+            return text
+        broken = self._dressed(turns, tools, prompt, variables, self._control.broken)
+        return text if self._control.written(text) == self._control.written(broken) else broken
+
+    def _dressed(
+        self,
+        turns: Turns,
+        tools: Tools,
+        prompt: str | None,
+        variables: dict[str, Any],
+        dress: Callable[[Any], Any],
+    ) -> str:
+        messages = []
+        for turn in turns:
+            message = dress({key: value for key, value in turn.items() if key != OURS_KEY})
+            if OURS_KEY in turn and prompt is not None:
+                message["content"] = join_texts(prompt, message["content"])
+            messages.append(message)
+        return self._rendered(messages, [dress(tool) for tool in tools], dress(variables))
+
+    def _rendered(self, messages: Turns, tools: Tools, variables: Mapping[str, Any]) -> str:
+        """What the template writes of marked messages, ready for the reply."""
+        continues = is_continued(messages)
+        plain = [{key: value for key, value in message.items() if key != "prefix"} for message in messages]
+        if continues:
+            # A mark of ours at the end of the text: what the template writes after it closes the turn and is cut off.
+            plain[-1]["content"] += END
+        text = self._apply(plain, tools, variables, not continues)
+        if continues:
+            text, end, _ = text.rpartition(END)
+            if not end:
+                raise TemplateError(
+                    "The chat template does not show the end of the last assistant message, so it cannot be continued.",
+                    hint='Mark that message "prefix": False to ask for a new turn, or leave it out.',
+                )
+        elif messages[-1]["role"] == "assistant" and not text.endswith(self.opening):
+            text += self.opening  # some templates open a reply behind a user's turn only
+        return text
+
+    def _apply(self, messages: Turns, tools: Tools, variables: Mapping[str, Any], opens: bool) -> str:
+        more: dict[str, Any] = {**self._base}
+        if tools and self.place is not None:
+            messages, shown = self.place.put(messages, tools)
+            more.update(shown)
+        text = self._tokenizer.apply_chat_template(
+            messages,
+            tools=more.pop("tools", None),
+            tokenize=False,
+            add_generation_prompt=opens,
+            **{**more, **variables},
+        )
+        return with_marks(str(text))
+
+    @functools.cached_property
+    def _shows_calls(self) -> bool:
+        """Whether a call left out is a loss: not where a template shows results and never calls (Granite 3, LFM2)."""
+        call = {
+            "id": "zqcall000",
+            "type": "function",
+            "function": {"name": "zqname", "arguments": {"zqkey": "zqvalue"}},
+        }
+        turns = [_user("a"), {"role": "assistant", "content": "", "tool_calls": [call]}]
+        text = self._try([*turns, {"role": "tool", "tool_call_id": "zqcall000", "content": "zqresult"}]) or ""
+        return "zqname" in text or "zqresult" not in text
+
+    @functools.cached_property
+    def opening(self) -> str:
+        """What the template writes to open a reply; empty where a user's turn ends with it."""
+        try:
+            asked, without = (self._apply([_user("a")], [], {}, opens) for opens in (True, False))
+        except Exception:
+            return ""
+        same = next((at for at, (a, b) in enumerate(zip(asked, without)) if a != b), min(len(asked), len(without)))
+        return asked[same:]
+
+    # -- nothing lost ------------------------------------------------------------------------------------------------
+
+    def _lost_of(self, shape: tuple[Any, ...], tools: int, variables: str) -> tuple[str, ...]:
+        """What the template leaves out of any conversation of this shape, in words."""
+        turns, wanted = _of_marks(shape)
+        offered = [PROBE_TOOL] * tools
+        placed = any(OURS_KEY in turn for turn in turns)
+        try:
+            text = self._dressed(
+                turns, offered, "zqprompt" if placed else None, json.loads(variables), self._control.mark
+            )
+        except Exception:
+            return ()  # it looks into the texts: the rendering itself went well
+        if not self._shows_calls:
+            wanted = {mark: what for mark, what in wanted.items() if what != _CALL}
+        if placed:
+            wanted["zqprompt"] = "the prompt"
+        if tools:
+            wanted["probe_tool_name"] = "the tools"
+        return tuple(dict.fromkeys(what for mark, what in wanted.items() if mark not in text))
+
+    # -- what the template can do ------------------------------------------------------------------------------------
+
+    def _try(self, messages: Turns, tools: Tools | None = None, **variables: Any) -> str | None:
+        try:
+            return str(
+                self._tokenizer.apply_chat_template(
+                    messages, tools=tools, tokenize=False, add_generation_prompt=True, **{**self._base, **variables}
+                )
+            )
+        except Exception:
+            return None
+
+    def _needed_variables(self) -> dict[str, Any]:
+        """Variables without which the template renders nothing at all (Firefunction 2 has some)."""
+        if self._try([_user("probe")]) is not None:
+            return {}
+        needed: dict[str, Any] = {"functions": "[]", "datetime": datetime.date.today().isoformat()}
+        return needed if self._try([_user("probe")], None, **needed) is not None else {}
+
+    def _tool_place(self) -> ToolPlace | None:
+        for place in PLACES:
+            messages, variables = place.put([_user("probe")], [PROBE_TOOL])
+            text = self._try(messages, variables.pop("tools", None), **variables)
+            if text is not None and "probe_tool_name" in text:
+                return place
+        return None
+
+
+def _shape(turns: Sequence[Message]) -> tuple[Any, ...]:
+    """What a template can tell of a conversation without reading its texts."""
+    return tuple(
+        (
+            message["role"],
+            bool(message["content"].strip()),
+            len(message.get("tool_calls") or ()),
+            bool(message.get("prefix", True)),
+            tuple(sorted(key for key in message if key not in ("role", "content", "tool_calls", "prefix"))),
+            isinstance((message.get("tool_calls") or [{}])[0].get("function", {}).get("arguments"), str),
+        )
+        for message in turns
+    )
+
+
+def _of_marks(shape: tuple[Any, ...]) -> tuple[Turns, dict[str, str]]:
+    """A conversation of a shape, its texts marks; and what each mark stands for that must not be left out."""
+    turns: Turns = []
+    wanted: dict[str, str] = {}
+    asked: list[str] = []
+    for number, (role, said, calls, prefix, keys, as_text) in enumerate(shape):
+        text = f"zqtext{number}x" if said else ""
+        turn: dict[str, Any] = {"role": role, "content": text, "prefix": prefix}
+        for key in keys:
+            turn[key] = f"zq{key}{number}x"
+        if calls:
+            arguments: Any = {"zqkey": "zqvalue"}
+            asked = [f"zqcall{number:02d}{n}" for n in range(calls)]
+            turn["tool_calls"] = [
+                {
+                    "id": each,
+                    "type": "function",
+                    "function": {
+                        "name": f"zqname{number}x{n}x",
+                        "arguments": json.dumps(arguments) if as_text else dict(arguments),
+                    },
+                }
+                for n, each in enumerate(asked)
+            ]
+            wanted.update({f"zqname{number}x{n}x": _CALL for n in range(calls)})
+        if role == "tool":
+            turn["tool_call_id"] = asked.pop(0) if asked else "zqcall000"
+            if "name" in keys:
+                turn["name"] = "zqname"
+        if said and not calls:  # what stands beside a call many templates leave out
+            wanted[text] = {"tool": "a tool's result", "system": "the system text"}.get(role, f"a text of the {role}")
+        turns.append(turn)
+    return turns, wanted
+
+
+def _user(text: str) -> dict[str, Any]:
+    return {"role": "user", "content": text}
+
+
+def private_copy(tokenizer: Any) -> Any:
+    """A copy that may be used: encoding plain text flips a switch inside the tokenizer, on a shared one a race."""
+    made = copy.deepcopy(tokenizer)
+    # It would warn about every long text that is only counted; what does not fit raises ContextLengthError.
+    made.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
+    return made

@@ -1,0 +1,162 @@
+"""What the blocks of LangChain messages hold, in every provider's shape: text, calls, thoughts, or bookkeeping.
+
+A thread that was begun with another provider goes on with this model. What that provider kept for itself in an
+assistant's turn (encrypted thoughts, its own tools' calls and results, signatures, citations) says nothing to a text
+model and is left out; the text, the calls and the thoughts stay. In everybody else's turn a block that is no text is
+something the sender wants read, and raises.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+
+from acd_core.errors import UsageError
+
+_TEXT = ("text", "text-plain", "input_text", "output_text")
+_CALLS = ("tool_use", "tool_call", "function_call", "custom_tool_call")
+_THOUGHTS = ("reasoning", "thinking", "redacted_thinking", "reasoning_content", "thought")
+# What a person would miss if it were left out of an assistant's turn: it cannot be told to a text model.
+_MEDIA = ("image", "image_url", "input_image", "output_image", "audio", "input_audio", "output_audio", "video", "media",
+          "file", "input_file", "document")  # fmt: skip
+
+
+def text_of(message: BaseMessage, *, assistant: bool = False) -> str:
+    """The text of a message, its text blocks joined. Raises UsageError naming a block that is not text; of an
+    assistant's turn only for images, sound and files."""
+    if isinstance(message.content, str):
+        return message.content or (_spoken(message) if assistant else "")
+    parts: list[str] = []
+    for block in _pieces(message):
+        if isinstance(block, str):
+            parts.append(block)
+            continue
+        kind = _kind(block)
+        if assistant and (kind in _THOUGHTS or block.get("thought") is True):
+            continue
+        if kind in _TEXT and isinstance(block.get("text"), str):
+            parts.append(block["text"])
+        elif kind == "refusal":
+            parts.append(str(block.get("refusal") or ""))
+        elif isinstance(message, ToolMessage) and kind == "json":
+            parts.append(json.dumps(block.get("json"), ensure_ascii=False))
+        elif not assistant or kind in _MEDIA:
+            raise UsageError(
+                f"A {message.type} message holds a block of type {kind!r}; this model reads text only.",
+                hint="Send text, or turn the block into text first (a caption, a transcript, the text of the file).",
+            )
+    return "".join(parts)
+
+
+def thoughts_of(message: BaseMessage) -> str:
+    """What an assistant thought before it spoke, as far as its provider shows it."""
+    more = message.additional_kwargs
+    for known in (more.get("reasoning_content"), more.get("reasoning")):
+        if found := _readable(known):
+            return found
+    return "".join(
+        _readable(block) for block in blocks(message) if _kind(block) in _THOUGHTS or block.get("thought") is True
+    )
+
+
+def calls_of(message: BaseMessage) -> list[dict[str, Any]]:
+    """The calls of an assistant's turn, each once, in the core's form: those LangChain has parsed, then those that only
+    a block or the legacy `function_call` holds."""
+    parsed = message.tool_calls if isinstance(message, AIMessage) else []
+    broken = message.invalid_tool_calls if isinstance(message, AIMessage) else []
+    calls = [as_call(call["id"], call["name"], call["args"]) for call in parsed]
+    known = {str(call["id"]) for call in (*parsed, *broken) if call.get("id")}
+    fresh = []
+    for name, ids, arguments in _called(blocks(message)):
+        call = as_call(next(iter(ids), ""), name, arguments)
+        # With an id on both sides the id decides; else the same call with the same arguments is the same call.
+        alike = (each for each in calls if not (ids and each["id"]))
+        if not known & set(ids) and all(each["function"] != call["function"] for each in alike):
+            fresh.append(call)
+    calls += fresh
+    legacy = message.additional_kwargs.get("function_call")  # the one call of a turn, from before calls had ids
+    if isinstance(legacy, Mapping) and legacy.get("name"):
+        call = as_call("", str(legacy["name"]), legacy.get("arguments"))
+        if all(each["function"]["name"] != call["function"]["name"] for each in calls):
+            calls.append(call)
+    return calls
+
+
+def broken_calls(message: BaseMessage) -> list[str]:
+    """The texts of calls that were malformed: they stay visible as what they were."""
+    broken = message.invalid_tool_calls if isinstance(message, AIMessage) else []
+    found = [str(call["args"]) for call in broken if call.get("args")]
+    known = {call.get("id") for call in broken}
+    for block in blocks(message):
+        nameless = _kind(block) in _CALLS and not block.get("name")
+        text = _arguments(block)
+        if (nameless or _kind(block) == "invalid_tool_call") and text and block.get("id") not in known:
+            found.append(text if isinstance(text, str) else json.dumps(text, ensure_ascii=False))
+    return found
+
+
+def as_call(call_id: Any, name: str, arguments: Any) -> dict[str, Any]:
+    """A call in the core's form. Arguments that are no JSON object are kept under the name "input"."""
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments or "{}")
+        except ValueError:
+            arguments = {"input": arguments}
+    if arguments is None:
+        arguments = {}
+    if not isinstance(arguments, Mapping):
+        arguments = {"input": arguments}
+    return {"id": str(call_id or ""), "type": "function", "function": {"name": name, "arguments": dict(arguments)}}
+
+
+def blocks(message: BaseMessage) -> list[Mapping[str, Any]]:
+    """The blocks of a message that are dicts; none where the content is a text."""
+    return [block for block in _pieces(message) if isinstance(block, Mapping)]
+
+
+def _pieces(message: BaseMessage) -> Iterator[Any]:
+    """The texts and blocks of a message whose content is a list, those inside an item of OpenAI's output included."""
+    for block in message.content if isinstance(message.content, list) else ():
+        inside = block.get("content") if isinstance(block, Mapping) and block.get("type") == "message" else None
+        yield from inside if isinstance(inside, list) else (block,)
+
+
+def _kind(block: Mapping[str, Any]) -> str | None:
+    kind = block.get("type", "text" if "text" in block else None)
+    return None if kind is None else str(kind)
+
+
+def _called(found: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, list[str], Any]]:
+    """(name, ids, arguments) of every block that is a call. OpenAI's have two ids: the item's and the call's."""
+    for block in found:
+        if _kind(block) in _CALLS and block.get("name"):
+            ids = [str(block[key]) for key in ("call_id", "id") if block.get(key)]
+            yield str(block["name"]), ids, _arguments(block)
+
+
+def _arguments(block: Mapping[str, Any]) -> Any:
+    """Whichever of the providers' names holds something; `partial_json` is what a stream added up to."""
+    return next((block[key] for key in ("args", "arguments", "input", "partial_json") if block.get(key)), None)
+
+
+def _readable(thought: Any) -> str:
+    """The words in a thought of any provider: a text, or dicts and lists of them. Signatures and ciphers are none."""
+    if isinstance(thought, str):
+        return thought
+    if isinstance(thought, Mapping):
+        for key in ("reasoning", "thinking", "reasoning_content", "text", "content", "summary"):
+            if found := _readable(thought.get(key)):
+                return found
+        return ""
+    if isinstance(thought, (list, tuple)):
+        return "\n\n".join(found for found in map(_readable, thought) if found)
+    return ""
+
+
+def _spoken(message: BaseMessage) -> str:
+    """The transcript of a reply in sound, whose content is empty."""
+    sound = message.additional_kwargs.get("audio")
+    return str(sound.get("transcript") or "") if isinstance(sound, Mapping) else ""

@@ -1,0 +1,110 @@
+"""The model behind a ChatACD: which one, loaded when it is needed, and kept by every copy of the object."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.language_models import BaseChatModel
+from pydantic import Field, field_serializer
+
+from acd_integrations import _settings as written
+from acd_integrations._gate import operator_rules
+from acd_integrations._holder import Holder, Source
+
+if TYPE_CHECKING:
+    from langchain_core.load.serializable import SerializedConstructor, SerializedNotImplemented
+    from typing_extensions import Self
+
+    from acd_core.lm import ContrastiveLM
+
+_CHANGEABLE = ("stop", "chat_template_kwargs", "tags", "metadata")
+
+
+class OverModel(BaseChatModel):
+    """Holds a ContrastiveLM by names, or the one the caller made, through copies, pickles and changes of fields."""
+
+    model: str = "reference"
+    """A folder, a hub id, or "reference" for the bundled model."""
+    pair: Any = None
+    """The prompt pair: a folder, a hub id, "reference", a PromptPair, or None for a method that needs none."""
+    expert: Any = None
+    """A LoRA expert for the method "safedecoding": its folder, or an `acd_core.experts.Expert`."""
+    revision: str | None = None
+    """Revision of a model from the hub."""
+    dtype: str = "auto"
+    """"auto", "float32", "bfloat16" or "float16"."""
+    device: str = "auto"
+    """"auto", "cpu", "cuda", "cuda:1", "mps", or "map" for several devices."""
+
+    gate_floor: float | None = Field(default=None, gt=0.0, le=1.0)
+    """The operator's: no call may ask for a smaller share, or read replies less often. Not to be changed per call."""
+    recheck: int | None = None
+    """Reply tokens between two readings while the gate is closed; 0 is none, None 32."""
+
+    generation_defaults: bool = True
+    """Whether the model's own generation_config counts (repetition penalty, suppressed tokens, ...)."""
+
+    lm_holder: Holder = Field(default_factory=Holder, exclude=True, repr=False)
+    """The loaded model, shared by reference with every copy of this object."""
+
+    def _lm(self) -> ContrastiveLM:
+        return self.lm_holder.get(self._source())
+
+    async def _alm(self) -> ContrastiveLM:
+        return await self.lm_holder.aget(self._source())
+
+    def _source(self) -> Source:
+        """What the ContrastiveLM below depends on. Every other setting goes with each call."""
+        rules = operator_rules(self.gate_floor, self.recheck, self.generation_defaults)
+        return Source(self.model, self.pair, self.expert, self.revision, self.dtype, self.device, rules)
+
+    @property
+    def lm(self) -> ContrastiveLM:
+        """The ContrastiveLM below, loaded if it was not yet."""
+        return self._lm()
+
+    # -- copies -----------------------------------------------------------------------------------------------------
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, written.assigned(type(self), name, value))
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with some settings changed, over the same model where that can be. Raises UsageError for names that
+        this class does not have."""
+        return super().model_copy(update=written.checked(type(self), update or {}), deep=deep)
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """Copies share the model, the pair and what the host has put in (cache, callbacks, rate limiter)."""
+        return self.model_copy(update=written.settings_of(self, _CHANGEABLE))
+
+    @field_serializer("pair", "expert", when_used="json")
+    def _as_name(self, held: Any) -> str | None:
+        return written.as_name(held)
+
+    @field_serializer("model")
+    def _as_model(self, model: str) -> str:
+        return model if self.lm_holder.given is None else written.in_memory(model)
+
+    # -- saved chains -----------------------------------------------------------------------------------------------
+    # `is_lc_serializable` stays False: LangChain would take this description, which holds no digests of what is in the
+    # files of a pair, for the key of its cache.
+
+    @classmethod
+    def saved_as(cls) -> dict[tuple[str, ...], tuple[str, ...]]:
+        """For `langchain_core.load.loads`, as `additional_import_mappings`: what this class is saved as."""
+        return {tuple(cls.lc_id()): tuple(cls.lc_id())}
+
+    def to_json(self) -> SerializedConstructor | SerializedNotImplemented:
+        """The settings that are not the default's, for `langchain_core.load.dumps`; where they hold something without
+        a name, words that say what to do instead."""
+        fields = type(self).model_fields
+        given = {
+            name: getattr(self, name)
+            for name, field in fields.items()
+            if name in self.model_fields_set and not field.exclude and name != "profile"
+        }
+        reason = written.unsaid(type(self), given, held=self.lm_holder.given is not None)
+        if reason is not None:
+            return {"lc": 1, "type": "not_implemented", "id": self.lc_id(), "repr": reason}
+        return {"lc": 1, "type": "constructor", "id": self.lc_id(), "kwargs": given}

@@ -1,0 +1,129 @@
+"""The model behind an ACDLLM: which one, loaded when it is needed, and kept by every copy of the object."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, PrivateAttr, field_serializer
+
+from acd_core.errors import UsageError
+from acd_integrations import _settings as written
+from acd_integrations._gate import operator_rules
+from acd_integrations._holder import Holder, Source
+from acd_integrations._llama_index_prompts import OwnPrompts
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from acd_core.facts import ModelFacts
+    from acd_core.lm import ContrastiveLM
+
+
+class OverModel(OwnPrompts):
+    """Holds a ContrastiveLM by names, or the one the caller made, through copies, pickles and changes of fields."""
+
+    model: str = Field(description='A local folder, a hub id, or "reference" for the bundled model.')
+    pair: Any = Field(default=None, description='A PromptPair, its folder or hub id, or "reference". None: no pair.')
+    expert: Any = Field(default=None, description='A LoRA Expert or its folder, for the method "safedecoding".')
+    method: str | None = Field(
+        default=None, description='A method. None: "acd" with a pair, "safedecoding" with an expert alone, else "none".'
+    )
+    gate_floor: float | None = Field(
+        default=None, gt=0.0, le=1.0, description="The operator's: the least share that a call may ask for as gate."
+    )
+    recheck: int | None = Field(
+        default=None, description="Reply tokens between two readings while the gate is closed. 0: none. None: 32."
+    )
+    dtype: str = Field(default="auto", description='"auto", "float32", "bfloat16" or "float16".')
+    device: str = Field(default="auto", description='"auto", any torch device, or "map" for several.')
+    revision: str | None = Field(default=None, description="Revision of a hub model.")
+
+    generation_defaults: bool = Field(
+        default=True,
+        description="Whether the model's own generation_config counts (repetition penalty, suppressed tokens, ...).",
+    )
+
+    _holder: Holder = PrivateAttr(default_factory=Holder)
+    _facts: Any = PrivateAttr(default=None)
+
+    @property
+    def lm(self) -> ContrastiveLM:
+        """The ContrastiveLM behind this class, loaded on first use and shared with every class over the same model."""
+        return self._holder.get(self._source())
+
+    def load(self) -> Self:
+        """Load the model now. Returns itself."""
+        _ = self.lm
+        return self
+
+    async def aload(self) -> Self:
+        """Load the model now, off the event loop. Returns itself."""
+        await self._holder.aget(self._source())
+        return self
+
+    def _source(self) -> Source:
+        """What the loaded model depends on; a changed field means another model."""
+        rules = operator_rules(self.gate_floor, self.recheck, self.generation_defaults)
+        places = (self.model, self.pair, self.expert, self.revision, self.dtype, self.device)
+        return Source(*places, rules, self.method)
+
+    def _known_facts(self) -> ModelFacts:
+        source = self._source()
+        lm = self._holder.known(source)
+        if lm is not None:
+            return lm.facts_for(self.method or lm.method)
+        known = self._facts
+        if known is None or known[0] != source.key:
+            from acd_core.facts import read_facts
+
+            alone = "safedecoding" if self.expert is not None and self.pair is None else None
+            facts = read_facts(self.model, self.pair, self.method or alone, revision=self.revision)
+            known = self._facts = (source.key, facts)
+        return known[1]
+
+    # -- copies -----------------------------------------------------------------------------------------------------
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, written.assigned(type(self), name, value))
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with some settings changed, over the same model where that can be. Raises UsageError for names that
+        this class does not have."""
+        return super().model_copy(update=written.checked(type(self), update or {}), deep=deep)
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """Copies share the model: weights and the engine's thread are never copied."""
+        return self.model_copy(update=written.settings_of(self, ("stop", "chat_template_kwargs")))
+
+    def __getstate__(self) -> dict[Any, Any]:
+        self._holder.check_sent()
+        for name, kind, held in (("pair", "prompt pair", self.pair), ("expert", "expert", self.expert)):
+            if held is not None and not isinstance(held, str):
+                raise UsageError(
+                    f"An {self.class_name()} over a {kind} held in memory cannot be pickled.",
+                    hint=f"Save the {name} with {name}.save(folder) and build one with (model=..., {name}=folder).",
+                )
+        # The base class takes out what cannot be pickled, of this very object too, and says so in a log only.
+        own, private = dict(self.__dict__), dict(self.__pydantic_private__ or {})
+        taken = super().__getstate__()
+        state = {**taken, "__dict__": dict(taken["__dict__"])}
+        self.__dict__.update(own)
+        object.__setattr__(self, "__pydantic_private__", private)
+        if lost := sorted(set(own) - set(state["__dict__"]) - {"callback_manager"}):
+            raise UsageError(
+                f"The {self.class_name()} cannot be pickled, because {lost[0]}={own[lost[0]]!r} cannot.",
+                hint="Use a function that a module defines, in the place of a lambda.",
+            )
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state["__dict__"])  # type: ignore[misc]
+
+    @field_serializer("pair", "expert")
+    def _as_name(self, held: Any) -> str | None:
+        return written.as_name(held)
+
+    @field_serializer("model")
+    def _as_model(self, model: str) -> str:
+        return model if self._holder.given is None else written.in_memory(model)
