@@ -311,17 +311,18 @@ STRUCTURAL: tuple[Repair, ...] = (
 """Repairs that leave calls and results what they are."""
 
 
-def ways(messages: Turns, tools: Tools) -> Iterator[tuple[Turns, Tools]]:
-    """The conversation as it is, then repaired: first what changes least, calls as text last. A template is to take
-    the first that it renders whole."""
+def ways(messages: Turns, tools: Tools) -> Iterator[tuple[tuple[str, ...], Turns, Tools]]:
+    """The conversation as it is, then repaired, each with the names of its repairs: first what changes least, calls as
+    text last. A template is to take the first that it renders whole."""
     tried: list[tuple[Turns, Tools]] = []
     for last in (None, calls_as_text):
         useful = [repair for repair in STRUCTURAL if repair(messages, tools) != (messages, tools)]
         for count in range(len(useful) + 1):
             for chosen in itertools.combinations(useful, count):
                 turns, offered = messages, tools
-                for repair in (*chosen, *((last,) if last else ())):
+                repairs = (*chosen, *((last,) if last else ()))
+                for repair in repairs:
                     turns, offered = repair(turns, offered)
                 if (turns, offered) not in tried:
                     tried.append((turns, offered))
-                    yield turns, offered
+                    yield tuple(repair.__name__ for repair in repairs), turns, offered

@@ -32,6 +32,12 @@ class ToolPlace:
     key: str = ""
     as_text: bool = False
 
+    @property
+    def told(self) -> str:
+        """Where that is, for people."""
+        where = f"in the variable {self.variable!r}" if self.variable else f"under {self.key!r} of the system message"
+        return f"{where}, as JSON text" if self.as_text else where
+
     def put(self, messages: Turns, tools: Tools) -> tuple[Turns, dict[str, Any]]:
         """`messages` and the variables of a rendering that shows `tools`."""
         given: Any = json.dumps(tools, ensure_ascii=False) if self.as_text else tools
@@ -98,6 +104,20 @@ class ChatTemplate:
         template refuses the conversation, or leaves out a part of it, the repairs of `conversation` are tried.
         Raises TemplateError where none of them helps: with the template's own complaint, or with what it leaves out.
         """
+        return self._rendering(messages, tools, prompt, variables)[1]
+
+    def repairs(self, messages: Turns, tools: Sequence[Mapping[str, Any]] = ()) -> tuple[str, ...]:
+        """Names of the repairs without which the template does not render this conversation whole. Raises as
+        `render`."""
+        return self._rendering(messages, tools, None, None)[0]
+
+    def _rendering(
+        self,
+        messages: Turns,
+        tools: Sequence[Mapping[str, Any]],
+        prompt: str | None,
+        variables: Mapping[str, Any] | None,
+    ) -> tuple[tuple[str, ...], str]:
         refused: Exception | None = None
         lost: tuple[str, ...] = ()
         given = dict(variables or {})
@@ -105,7 +125,7 @@ class ChatTemplate:
         roles = ", ".join(str(message["role"]) for message in messages[:12])
         if prompt is not None:
             messages = self.place_system(messages, "", ours=True)
-        for turns, offered in ways(messages, [dict(tool) for tool in tools]):
+        for names, turns, offered in ways(messages, [dict(tool) for tool in tools]):
             if self.merges_roles:
                 turns = merge_roles(turns)
             if continues and not is_continued(turns):
@@ -117,7 +137,7 @@ class ChatTemplate:
                 continue
             found = self._seen_whole(_shape(turns), len(offered), json.dumps(given, default=str))
             if not found:
-                return text
+                return names, text
             lost = lost or found
         if lost:
             raise TemplateError(

@@ -15,6 +15,7 @@ TRIAL_TOKENS = 8
 
 if TYPE_CHECKING:
     from acd_core.backbone import Backbone
+    from acd_core.chat import Chat
 
 BASE = ("acd-integrations", "torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "pydantic")
 
@@ -124,6 +125,7 @@ def _decoding(backbone: Backbone) -> dict[str, str]:
 def _template(backbone: Backbone) -> dict[str, str]:
     """How the model's own chat template treats a system message, tools, and the slot of a soft prompt."""
     from acd_core.chat import Chat
+    from acd_core.chat.survey import survey
 
     chat = Chat(backbone.tokenizer)
     layout = chat.layout([{"role": "user", "content": "Hello"}], "Be kind.")
@@ -132,8 +134,35 @@ def _template(backbone: Backbone) -> dict[str, str]:
         "system slot": "the template's own system turn"
         if chat.supports_system_role
         else "none: prompts go to the start of the first user turn",
-        "tools": "rendered by the template" if chat.renders_tools else "the template does not render tools",
+        "tools": f"shown {chat.template.place.told}" if chat.template.place else "the template does not render tools",
+        **_replies(backbone, chat),
+        **_conversations(survey(chat)),
     }
+
+
+def _conversations(done: dict[str, str]) -> dict[str, str]:
+    """What agents send and the template does not take as it is, by what is done to it."""
+    by_repair: dict[str, list[str]] = {}
+    for kind, repair in done.items():
+        by_repair.setdefault(repair, []).append(kind)
+    told = [f"{', '.join(kinds)}: {repair}" for repair, kinds in by_repair.items()]
+    return {"agents' histories": "; ".join(told) or "all rendered as they are"}
+
+
+def _replies(backbone: Backbone, chat: Chat) -> dict[str, str]:
+    """What can be read of the model's replies, and whether a call can be forced."""
+    from acd_core.toolcalls import parses_tools, response_template_for, thought_marks, tool_call_format
+
+    rows = response_template_for(chat.tokenizer, backbone.model_type)
+    marks = " or ".join(
+        dict.fromkeys(f"{opening.strip()} ... {close.strip()}" for opening, close in thought_marks(rows))
+    )
+    found = {"thoughts": f"read, between {marks}" if marks else "no marks of thoughts are known for it"}
+    if chat.renders_tools:
+        forced = tool_call_format(chat.tokenizer, backbone.eos_ids) is not None
+        how = "read, and can be forced" if forced else "read, and cannot be forced: arguments are not written as JSON"
+        found["tool calls"] = how if parses_tools(rows) else "cannot be read: its tokenizer has no response_template"
+    return found
 
 
 def _pair(name: str, backbone: Backbone) -> dict[str, str]:

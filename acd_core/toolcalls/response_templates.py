@@ -47,6 +47,8 @@ _BARE_JSON = r'(?=\{\s*"(?:name|type|function)")'
 _BARE_PYTHON = r"(?=\[\s*[\w.:/-]+\()"
 _DEEPSEEK_CALL_END = "<｜tool▁call▁end｜>|(?=<｜end▁of▁sentence｜>)"
 _DEEPSEEK_CALLS = {"void_calls": void(r"\s*<｜tool▁calls▁end｜>")}
+# Models call from within a thought that they forget to close.
+_HERMES_THOUGHT = thought(until=r"(?=<tool_call>\s*[{<])")
 _DEEPSEEK_THOUGHT = thought(until=r"(?=<｜tool▁calls?▁begin｜>)")
 
 ROWS: tuple[TemplateRow, ...] = (
@@ -71,7 +73,7 @@ ROWS: tuple[TemplateRow, ...] = (
         "template": template(
             "<seed:bos>assistant\n?",
             "<seed:eos>",
-            thought("<seed:think>", "</seed:think>"),
+            thought("<seed:think>", "</seed:think>", until=r"(?=<seed:tool_call>\s*<function=)"),
             tool_calls=calls(
                 r"\s*<seed:tool_call>\s*<function=(?P<name>[^>\n]+)>",
                 r"</function>\s*</seed:tool_call>",
@@ -85,7 +87,7 @@ ROWS: tuple[TemplateRow, ...] = (
         "template": template(
             _CHATML,
             r"\s*(?:<\|im_end\|>|<\|endoftext\|>)",
-            thought(),
+            _HERMES_THOUGHT,
             tool_calls=calls(
                 r"\s*<tool_call>\s*<function=(?P<name>[^>\n]+)>",
                 r"</function>\s*</tool_call>",
@@ -134,12 +136,12 @@ ROWS: tuple[TemplateRow, ...] = (
     },
     {  # Qwen 2.5 and 3, Hermes, SmolLM and other ChatML models: <tool_call>{"name": ..., "arguments": ...}</tool_call>
         "marks": ("<tool_call>", "<|im_start|>"),
-        "template": template(_CHATML, _CHATML_END, thought(), tool_calls=_HERMES),
+        "template": template(_CHATML, _CHATML_END, _HERMES_THOUGHT, tool_calls=_HERMES),
         "call_format": _HERMES_FORMAT,
     },
     {  # Hermes style calls under Llama 3's headers
         "marks": ("<tool_call>", "<|start_header_id|>"),
-        "template": template(_LLAMA, _LLAMA_END, thought(), tool_calls=_HERMES),
+        "template": template(_LLAMA, _LLAMA_END, _HERMES_THOUGHT, tool_calls=_HERMES),
     },
     {  # Firefunction 2: functools[{"name": ..., "arguments": ...}]
         "marks": ("functools[", "<|start_header_id|>"),
