@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from acd_core.backbone import Backbone
-from acd_core.chat import Chat
+from acd_core.chat import Chat, check_tools
 from acd_core.decoding.grammar import Grammar, GrammarSpec
 from acd_core.engine import Matcher
 from acd_core.errors import ModelError, UsageError
@@ -75,6 +75,7 @@ class Formats:
         self._tokenizer = chat.tokenizer
         self._template = response_template_for(self._tokenizer, backbone.model_type)
         self._special = frozenset(special_tokens(self._tokenizer))
+        self._known_wires: dict[str, tuple[ToolCallFormat, ToolCallFormat]] = {}
         self._compiled = functools.lru_cache(maxsize=128)(self._compile)
 
     @property
@@ -96,6 +97,7 @@ class Formats:
             raise UsageError(
                 "A reply cannot be both a forced tool call and a JSON document.", hint="Ask for one of them."
             )
+        check_tools(settings.tools)
         tools: Tools = () if choice == "none" else settings.tools
         if tools and not self.parses_tools:
             raise ModelError(
@@ -119,47 +121,48 @@ class Formats:
             asked = "tools", "auto", json.dumps(held)
         if asked is None:
             return self._format(shown, None, forced=forced, parallel=parallel)
-        variables = json.dumps(settings.chat_template_kwargs, default=str)
-        self._compiled(*asked, parallel, variables, False)  # what cannot be enforced is said before anything is queued
-
-        def matcher(behind: bool) -> Matcher:
-            return self._compiled(*asked, parallel, variables, behind).matcher()
-
-        return self._format(shown, matcher, forced=forced, parallel=parallel)
+        # What cannot be enforced is said before anything is queued; and what may follow a thought is compiled by then.
+        wires = self._wires(settings.chat_template_kwargs) if shown else (None, None)
+        fresh, behind = (self._compiled(*asked, parallel, wire) for wire in wires)
+        return self._format(
+            shown, lambda thought: (behind if thought else fresh).matcher(), forced=forced, parallel=parallel
+        )
 
     def _compile(
-        self, kind: str, choice: str | None, document: str, parallel: bool, variables: str, behind: bool
+        self, kind: str, choice: str | None, document: str, parallel: bool, wire: ToolCallFormat | None
     ) -> GrammarSpec:
         content = json.loads(document)
         if kind == "json":
-            return self._document(content, json.loads(choice or "[]"), parallel, variables, behind)
-        wire = self._wire(variables, behind)
+            return self._document(content, json.loads(choice or "[]"), parallel, wire)
         return self._grammar.for_tools(content, choice or "required", parallel=parallel, wire=wire)
 
     def _document(
-        self, schema: dict[str, Any] | None, tools: list[dict[str, Any]], parallel: bool, variables: str, behind: bool
+        self, schema: dict[str, Any] | None, tools: list[dict[str, Any]], parallel: bool, wire: ToolCallFormat | None
     ) -> GrammarSpec:
         """JSON of `schema` (None: any object); with tools the model may call one of those first, as agents do."""
         if tools:
-            wire = self._wire(variables, behind)
             return self._grammar.for_schema(schema or {"type": "object"}, tools=tools, wire=wire, parallel=parallel)
         return self._grammar.for_json_object() if schema is None else self._grammar.for_schema(schema)
 
-    def _wire(self, variables: str, behind: bool) -> ToolCallFormat:
-        """How this model writes calls, to a fresh prompt or behind a thought; ModelError where its template does not
+    def _wires(self, variables: Mapping[str, Any]) -> tuple[ToolCallFormat, ToolCallFormat]:
+        """How this model writes calls: to a fresh prompt, and behind a thought. ModelError where its template does not
         say."""
-        layout = tool_call_format(self._tokenizer, self._backbone.eos_ids, json.loads(variables))
-        if layout is None:
-            raise ModelError(
-                f"The chat template of {self._backbone.model_id!r} shows no way to write a tool call in JSON, so a "
-                "call cannot be forced.",
-                hint='Use tool_choice="auto" without strict, or a model whose template renders tool calls as JSON.',
-            )
-        if not behind:
-            return layout
-        closed = max((layout.head.rfind(end) + len(end) for end in self._thought_ends if end in layout.head), default=0)
-        again = reopening(self._tokenizer, self._backbone.model_type)
-        return replace(layout, head=again + layout.head[closed:])
+        told = json.dumps(variables, default=str, sort_keys=True)
+        if told not in self._known_wires:
+            layout = tool_call_format(self._tokenizer, self._backbone.eos_ids, variables)
+            if layout is None:
+                raise ModelError(
+                    f"The chat template of {self._backbone.model_id!r} shows no way to write a tool call in JSON, so a "
+                    "call cannot be forced.",
+                    hint='Use tool_choice="auto" without strict, or a model whose template renders calls as JSON.',
+                )
+            head = layout.head
+            closed = max((head.rfind(end) + len(end) for end in self._thought_ends if end in head), default=0)
+            again = reopening(self._tokenizer, self._backbone.model_type)
+            if len(self._known_wires) >= 16 or len(told) > 1000:  # documents and dates: not worth keeping
+                self._known_wires.clear()
+            self._known_wires[told] = layout, replace(layout, head=again + head[closed:])
+        return self._known_wires[told]
 
     @functools.cached_property
     def _thought_ends(self) -> tuple[str, ...]:

@@ -182,7 +182,8 @@ class Planner:
             free = form.forced and matcher is None
             hidden = form.free_hidden_ids if free else form.hidden_ids
             # A stop string inside a document would leave it broken: a forced format ends where the grammar says.
-            stops = () if form.forced and matcher is not None else (*settings.stop, *self._defaults.stop)
+            # Nor may one end the free words before them, which are ours: half a refusal is none.
+            stops = () if form.forced else (*settings.stop, *self._defaults.stop)
             return Request(
                 kept=alone,
                 other=other if opening is None else None,
@@ -211,10 +212,11 @@ class Planner:
             prompt_tokens=len(alone.visible),
             matcher=form.matcher,
             probes_refusal=form.forced,
-            free=lambda: form.free(prefix, continued),
+            free=lambda said: form.free(prefix + said, continued and not said),
             refuses=lambda text: form.refuses(request, text),
             decode=self._decoded,
             closing=form.closing,
+            header=self._chat.appended_header if opening is not None else (),
         )
 
     def _decoded(self, ids: Sequence[int]) -> str:

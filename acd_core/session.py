@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
 from acd_core.engine import Branch, Matcher, Reply, Request
-from acd_core.engine.request import Item
+from acd_core.engine.request import Gating, Item
+from acd_core.engine.text import Turn
 from acd_core.params import (
     ContrastReport,
     Done,
@@ -43,12 +44,29 @@ _DOUBTFUL = re.compile(
 
 
 class Piece(str):
-    """Text of a reply; with the number of tokens the reply had when the engine gave it out, and the request's branches
-    at that moment, which a gate may change: kept, other, and how much of the reply stands in them."""
+    """Text of a reply; with what was true of its request when the engine gave it out, while the engine goes on.
 
-    __slots__ = ("branches", "tokens")
+    tokens: how many the reply had. kept, other: the request's branches, which a gate may change; turned: how much of
+    the reply stands in them. gating: a copy of what its gate had read. turns: whether the gate opened here, so that an
+    answer of its own follows.
+    """
+
+    __slots__ = ("gating", "kept", "other", "tokens", "turned", "turns")
     tokens: int
-    branches: tuple[Branch, Branch | None, int | None]
+    kept: Branch
+    other: Branch | None
+    turned: int | None
+    gating: Gating | None
+    turns: bool
+
+    @classmethod
+    def of(cls, text: str, request: Request) -> Piece:
+        """Called on the engine's thread."""
+        piece = cls(text)
+        piece.tokens, piece.turns = len(request.generated), isinstance(text, Turn)
+        piece.kept, piece.other, piece.turned = request.kept, request.other, request.turned
+        piece.gating = replace(request.gating) if request.gating is not None else None
+        return piece
 
 
 class Reader(Protocol):
@@ -58,6 +76,8 @@ class Reader(Protocol):
     def region(self) -> str: ...
     @property
     def marked(self) -> bool: ...
+    @property
+    def holding(self) -> bool: ...
     def feed(self, text_delta: str) -> list[Event]: ...
     def finish(self) -> tuple[list[Event], ParsedReply]: ...
 
@@ -65,7 +85,7 @@ class Reader(Protocol):
 class PlainReader:
     """For models without any markup: text is text."""
 
-    region, marked = "text", False
+    region, marked, holding = "text", False, False
 
     def __init__(self) -> None:
         self._text = ""
@@ -85,8 +105,9 @@ class Plan:
     make: (matcher, sink) -> Request. reader: a fresh reader of what follows the text given to it, the reply's first
     part. matcher: a fresh matcher, where a grammar is to hold the reply to something; of what may follow a thought, if
     told that there was one. probes_refusal: whether the model first speaks without it, because it leaves no words to
-    refuse. free: a reader of what is spoken then. refuses: whether a text is a refusal. decode: ids as text, control
-    tokens included. closing: ids that end a thought.
+    refuse. free: a reader of what is spoken then, as reader. refuses: whether a text is a refusal. decode: ids as text,
+    control tokens included. closing: ids that end a thought. header: ids behind which a gate that opens has the method
+    answer anew.
     """
 
     make: Callable[[Matcher | None, Callable[[Item], None]], Request]
@@ -96,10 +117,11 @@ class Plan:
     prompt_tokens: int
     matcher: Callable[[bool], Matcher] | None = None
     probes_refusal: bool = False
-    free: Callable[[], Reader] | None = None
+    free: Callable[[str], Reader] | None = None
     refuses: Callable[[str], bool] | None = None
     decode: Callable[[Sequence[int]], str] | None = None
     closing: tuple[int, ...] = ()
+    header: tuple[int, ...] = ()
 
 
 class Session:
@@ -115,6 +137,8 @@ class Session:
         self._probing = plan.probes_refusal
         self._refused = False
         self._free_text = ""
+        self._called = False  # whether a call was begun freely
+        self._earlier = ParsedReply("")  # what was said before a gate opened in the reply
         self._begins: Piece | None = None  # the last piece before the text, or before a call that follows a thought
         self._kept: tuple[int, ...] = ()  # of the first request's tokens, those that the reply keeps
         self._kept_logprobs: tuple[Any, ...] = ()
@@ -122,7 +146,7 @@ class Session:
         self._unfinished = False  # whether the free words ended within a thought
         self._probe_tokens = 0
         self._cached_tokens: int | None = None
-        self._reader: Reader = plan.free() if self._probing and plan.free is not None else plan.reader("")
+        self._reader: Reader = plan.free("") if self._probing and plan.free is not None else plan.reader("")
         self.current: Request | None = None
 
     def start(self) -> Request:
@@ -135,8 +159,7 @@ class Session:
 
         def sink(item: Item) -> None:  # on the engine's thread, where the count is exact
             if isinstance(item, str):
-                item = Piece(item)
-                item.tokens, item.branches = len(request.generated), (request.kept, request.other, request.turned)
+                item = Piece.of(item, request)
             self._put((phase, item))
 
         self.current = request = make(sink)
@@ -154,18 +177,47 @@ class Session:
         return self._end(item)
 
     def _text(self, piece: Piece) -> tuple[list[Event], Request | None, bool]:
+        if piece.turns:
+            return self._turn(piece), None, False
         if not self._probing:
-            return self._reader.feed(piece), None, False
+            return self._shown(self._reader.feed(piece)), None, False
         events = self._heard(self._reader.feed(piece))
-        called = self._reader.region == "call"
-        if not self._free_text.strip() and not called:
+        self._called = self._called or self._reader.region == "call"
+        if not (self._free_text.strip() or self._called or self._reader.holding):
             self._begins = piece
         start = self._begins.tokens if self._begins is not None and self._reader.marked else 0
         spoken = piece.tokens - start
-        if (called or self._free_text.strip()) and spoken >= PROBE_TOKENS and (called or self._clear(spoken)):
-            more, following, over = self._decide(piece.tokens, piece)
+        said = self._called or self._free_text.strip()
+        if said and spoken >= PROBE_TOKENS and (self._called or self._clear(spoken)):
+            more, following, over = self._decide(piece.tokens)
             return [*events, *more], following, over
         return events, None, False
+
+    def _turn(self, piece: Piece) -> list[Event]:
+        """A gate opened in the reply: its reader comes to an end, and another one reads the method's own answer."""
+        plan = self._plan
+        assert plan.decode is not None
+        events = self._reader.feed(piece.removesuffix("\n\n"))
+        last, parsed = self._reader.finish()
+        events += last
+        if parsed.reasoning:
+            events.append(ReasoningDelta("\n"))
+        header = plan.decode(plan.header)
+        if self._probing:  # the words so far were heard by nobody, the thought was
+            events = self._heard(events)
+            self._free_text, self._called, self._begins = "", False, None
+            self._reader = plan.free(header) if plan.free is not None else plan.reader(header)
+            return events
+        events = self._shown(events)
+        gap = "\n\n" if parsed.text or not (parsed.reasoning or parsed.tool_calls) else ""
+        self._earlier = _together(self._earlier, replace(parsed, text=parsed.text + gap))
+        self._reader = plan.reader(header)
+        return [*events, TextDelta(gap)] if gap else events
+
+    def _shown(self, events: list[Event]) -> list[Event]:
+        """Events for the caller: a refusal makes no calls."""
+        self._reasoning += "".join(each.text for each in events if isinstance(each, ReasoningDelta))
+        return [each for each in events if not (self._refused and isinstance(each, ToolCallDelta))]
 
     def _clear(self, spoken: int) -> bool:
         """Whether the words so far can be judged. Half a sentence that may become a refusal or an answer, such as "I am
@@ -181,14 +233,13 @@ class Session:
         thought = [each for each in events if isinstance(each, ReasoningDelta)]
         self._reasoning += "".join(each.text for each in thought)
         self._free_text += "".join(each.text for each in events if isinstance(each, TextDelta))
-        if any(isinstance(each, ToolCallDelta) for each in events):
-            self._free_text += " "
+        self._called = self._called or any(isinstance(each, ToolCallDelta) for each in events)
         return cast("list[Event]", thought)
 
-    def _decide(self, tokens: int, last: Piece | None) -> tuple[list[Event], Request | None, bool]:
+    def _decide(self, tokens: int) -> tuple[list[Event], Request | None, bool]:
         """Enough was said freely: keep a refusal, or start again under the grammar, behind the thought if there is one.
 
-        last: the piece at which the decision fell; None at the end of the free words.
+        tokens: how many were spoken until now.
         """
         plan = self._plan
         assert plan.refuses is not None
@@ -197,55 +248,58 @@ class Session:
             self._refused = True
             return ([TextDelta(self._free_text)] if self._free_text else []), None, False
         first = self.current
-        if first is not None:
-            self._cached_tokens = first.cached_tokens  # the second request also finds what the first computed
-            first.cancelled = True  # the engine frees its rows within a step
+        assert first is not None
+        self._cached_tokens = first.cached_tokens  # the second request also finds what the first computed
+        first.cancelled = True  # the engine frees its rows within a step
+        at = Piece.of("", first) if self._unfinished else self._begins
         self._phase += 1
-        if first is None or not self._reader.marked:
+        if at is None or not self._reader.marked:
             self._probe_tokens = tokens
             self._reader = plan.reader("")
             return [], self.start(), False
-        unfinished = self._unfinished
-        at = last if unfinished and last is not None else self._begins
-        kept = tokens if at is None or unfinished else at.tokens
-        branches = at.branches if at is not None else (first.kept, first.other, first.turned)
-        closing = plan.closing if unfinished else ()
-        self._kept = (*first.generated[:kept], *closing)
-        self._kept_logprobs = tuple(first.token_logprobs[:kept])
-        self._probe_tokens = tokens - kept
         assert plan.decode is not None
         assert plan.matcher is not None
-        self._reader = plan.reader(plan.decode(self._kept))
+        closing = plan.closing if self._unfinished else ()
+        self._kept = tuple(first.generated[: at.tokens])
+        self._kept_logprobs = tuple(first.token_logprobs[: at.tokens])
+        self._probe_tokens = tokens - at.tokens
+        room = first.max_tokens - at.tokens - len(closing)
+        if room < 1:
+            return [], None, True
+        behind = self._kept if at.turned is None else (*self._kept[: at.turned], *plan.header, *self._kept[at.turned :])
+        self._reader = plan.reader(plan.decode((*behind, *closing)))
         matcher = plan.matcher(True)
-        again = self._submit(lambda sink: _behind(plan.make(matcher, sink), first, kept, branches, closing))
-        return [], again, False
+        return [], self._submit(lambda sink: _behind(plan.make(matcher, sink), first, at, closing, room)), False
 
     def _end(self, reply: Reply) -> tuple[list[Event], Request | None, bool]:
-        events: list[Event] = []
-        if self._probing:
-            self._unfinished = self._reader.region == "reasoning"
+        if not self._probing:
             last, parsed = self._reader.finish()
-            events += self._heard(last)
-            if self._unfinished and reply.finish == "length":
-                # A thought without an end: nothing was said yet, and nothing may be said unjudged.
-                self._probing = False
-                return [*events, Done(self._generation(reply, replace(parsed, text="")))], None, True
-            if self._unfinished and not self._free_text:
-                self._free_text = self._reasoning  # it ended there: that is its stance
-            more, following, _ = self._decide(len(reply.token_ids), None)
-            events += more
-            if following is None:
-                parsed = replace(parsed, text=self._free_text)
-                return [*events, Done(self._generation(reply, parsed))], None, True
-            return events, following, False
+            return [*self._shown(last), Done(self._generation(reply, _together(self._earlier, parsed)))], None, True
+        self._unfinished = self._reader.region == "reasoning"
         last, parsed = self._reader.finish()
-        events += last
-        return [*events, Done(self._generation(reply, parsed))], None, True
+        events = self._heard(last)
+        if self._unfinished and reply.finish == "length":
+            # A thought without an end: nothing was said yet, and nothing may be said unjudged.
+            self._probing = False
+            return [*events, Done(self._generation(reply, ParsedReply("", parsed.reasoning)))], None, True
+        if self._unfinished and not self._free_text:
+            self._free_text = self._reasoning  # it ended there: that is its stance
+        more, following, full = self._decide(len(reply.token_ids))
+        events += more
+        if following is not None:
+            return events, following, False
+        if full:  # the thought took all the room there was
+            reply = replace(reply, token_ids=(), logprobs=() if reply.logprobs is not None else None, finish="length")
+            return [*events, Done(self._generation(reply, ParsedReply("")))], None, True
+        return [*events, Done(self._generation(reply, replace(parsed, text=self._free_text)))], None, True
 
     def _generation(self, reply: Reply, parsed: ParsedReply) -> Generation:
         finish: FinishReason = reply.finish
+        gate = reply.gate
+        if gate is not None and gate.opened_at is not None and self._kept:
+            gate = replace(gate, opened_at=gate.opened_at + len(self._kept))  # it was counted from the second request
         if self._refused:
-            finish = "refusal"
+            finish, parsed = "refusal", ParsedReply(parsed.text, parsed.reasoning)
         elif parsed.tool_calls:
             finish = "tool_calls"
         return Generation(
@@ -260,46 +314,47 @@ class Session:
             token_ids=(*self._kept, *reply.token_ids),
             tool_calls=parsed.tool_calls,
             invalid_tool_calls=parsed.invalid_tool_calls,
-            reasoning=self._reasoning + (parsed.reasoning or "") if self._kept else parsed.reasoning,
+            reasoning=self._reasoning or None,
             refusal=parsed.text if self._refused else None,
             logprobs=None if reply.logprobs is None else (*self._kept_logprobs, *reply.logprobs),
-            report=ContrastReport(
-                self._plan.method, reply.alpha, reply.contrasted_tokens, reply.mean_divergence, reply.gate
-            ),
+            report=ContrastReport(self._plan.method, reply.alpha, reply.contrasted_tokens, reply.mean_divergence, gate),
         )
 
 
-def _behind(
-    fresh: Request,
-    first: Request,
-    kept: int,
-    branches: tuple[Branch, Branch | None, int | None],
-    closing: tuple[int, ...],
-) -> Request:
-    """`fresh`, a request of the same reply as `first`, made to go on behind the first `kept` tokens of `first`.
+def _behind(fresh: Request, first: Request, at: Piece, closing: tuple[int, ...], room: int) -> Request:
+    """`fresh`, a request of the same reply as `first`, made to go on behind the tokens that `first` had said at `at`.
 
-    branches: those of `first` at that moment. What the gate has read and decided stays; a contrast of the first tokens
-    only begins anew.
+    What the gate had read and decided by then stays; a contrast of the first tokens only begins anew, unless a gate
+    has begun it. room: new tokens at most.
     """
-    row, other, turned = branches
-    said = (*first.generated[turned or 0 : kept], *closing)
+    said = (*first.generated[at.turned or 0 : at.tokens], *closing)
 
     def longer(branch: Branch | None) -> Branch | None:
         return branch and replace(branch, ids=(*branch.ids, *said))
 
-    gating = first.gating
+    gating = at.gating
     if gating is not None:
-        method = cast(Branch, longer(gating.kept))
-        read = gating.read_at - kept
-        gating = replace(gating, kept=method, other=longer(gating.other), read_at=read)
+        method, opened = cast(Branch, longer(gating.kept)), gating.opened_at
+        gating = replace(gating, kept=method, other=longer(gating.other), read_at=gating.read_at - at.tokens)
+        gating.opened_at = None if opened is None else opened - at.tokens
     return replace(
         fresh,
-        kept=cast(Branch, longer(row)),
-        other=longer(other),
-        max_tokens=max(fresh.max_tokens - kept, 1),
+        kept=cast(Branch, longer(at.kept)),
+        other=longer(at.other),
+        max_tokens=min(fresh.max_tokens, room),
         gating=gating,
-        turned=0 if turned is not None else None,
-        alpha=first.alpha if turned is not None else fresh.alpha,
+        turned=0 if at.turned is not None else None,
+        alpha=first.alpha if at.turned is not None else fresh.alpha,
+    )
+
+
+def _together(earlier: ParsedReply, later: ParsedReply) -> ParsedReply:
+    """Two parts of one reply as one."""
+    return ParsedReply(
+        earlier.text + later.text,
+        None,  # the session adds up what it gave out
+        (*earlier.tool_calls, *later.tool_calls),
+        (*earlier.invalid_tool_calls, *later.invalid_tool_calls),
     )
 
 

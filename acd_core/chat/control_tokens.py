@@ -16,7 +16,7 @@ from transformers.utils.chat_template_utils import mark_control_tokens
 START, STOP, OURS = "\U000f0000", "\U000f0001", "\U000f0002"
 """transformers' marks around a control token that is text; the third is ours and can stand in no text either."""
 _ESCAPED = re.compile(r"\\U000f000([01])|\\udb80\\udc0([01])")
-_FORGED_ESCAPE = re.compile(r"\\(?=U000f000|udb80)", re.IGNORECASE)
+_FORGED_ESCAPE = re.compile(r"\\+(?=U000f000|udb80)", re.IGNORECASE)
 _MARKED = re.compile(f"{START}[^{START}{STOP}]*{STOP}|[{START}{STOP}]")
 # Words of JSON schemas and of messages: templates ask for them by name, so they stay what they are.
 _OWN_WORDS = frozenset(
@@ -32,7 +32,7 @@ _HTML = re.compile(
     r"</?(?:a|b|i|u|s|p|em|strong|br|hr|h[1-6]|ul|ol|li|table|caption|thead|tbody|tfoot|tr|th|td|blockquote|pre|code|"
     r"img|sub|sup|div|span)>"
 )
-_CHOSEN = ("arguments", "parameters")
+_CHOSEN = ("arguments", "parameters", "function")
 _AS_THEY_ARE = ("role", "type", "id", "tool_call_id", "prefix")
 
 
@@ -45,7 +45,8 @@ class ControlTokens:
         self._pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
         firsts = "".join(re.escape(each) for each in sorted({text[0] for text in found}))
         self._first = re.compile(f"[{firsts}]" if firsts else "(?!)")
-        self._inner = {word for text in found for word in re.findall(r"\w+", text)}
+        self._all = "\n".join(sorted(found))
+        self._ends = tuple({text[at:] for text in found for at in range(1, len(text))})
 
     def mark(self, value: Any) -> Any:
         """`value` with marks around control tokens in every string of it, dict keys included."""
@@ -61,14 +62,14 @@ class ControlTokens:
     def broken(self, value: Any, key: str = "", inside: str = "") -> Any:
         """`value` with every text broken where a control token may begin, so that none can come of it.
 
-        Words by which templates find their way stay whole: keys and types, but for those that callers choose, inside
-        arguments and schemas.
+        Words by which templates find their way stay whole: keys of messages, types, and the words of tools and
+        schemas; what callers choose does not.
         """
         if isinstance(value, Mapping):
             found = {}
             for name, item in value.items():
                 within = inside or (name if name in _CHOSEN else "")
-                chosen = inside == "arguments" or (inside == "parameters" and name not in _OWN_WORDS)
+                chosen = inside == "arguments" or (inside != "" and name not in _OWN_WORDS)
                 new = self.broken(name) if chosen and isinstance(name, str) else self.mark(name)
                 found[new] = self.broken(item, str(name), within)
             return found
@@ -83,10 +84,11 @@ class ControlTokens:
         return f"{START}{text[:1]}{START}{text[1:]}" if text else text
 
     def risky(self, value: Any) -> bool:
-        """Whether a control token could come of these texts: they hold a character that begins one, or are a word of
-        one, which a template may write between brackets."""
+        """Whether a control token could come of these texts: they hold a character that begins one, or begin with the
+        end of one, or stand within one, so that what a template writes around them completes it."""
         if isinstance(value, str):
-            return bool(self._first.search(value)) or value.strip(" \n/") in self._inner
+            text = value.strip()
+            return bool(text) and (bool(self._first.search(text)) or text.startswith(self._ends) or text in self._all)
         if isinstance(value, Mapping):
             return any(
                 (key not in _OWN_WORDS and self.risky(str(key))) or (key != "role" and self.risky(each))

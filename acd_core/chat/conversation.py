@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, Union
@@ -24,6 +25,7 @@ FIRST_WORDS = "Hello."
 """What stands for the user's words where a conversation begins with the assistant and the template wants a user."""
 OURS = "ours"
 """Key of the message in front of whose text a prompt of ours is to stand; no template sees it."""
+_TOOL = '{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}'
 _ID_LETTERS = 9  # Mistral's templates take ids of nine letters and digits only
 
 
@@ -53,6 +55,8 @@ def check_conversation(conversation: Conversation) -> Turns:
         if role not in ROLES:
             raise UsageError(f"Message {index} has the unknown role {role!r}.", hint=f"Roles: {', '.join(ROLES)}.")
         messages.append({**message, "content": _content_text(message.get("content"), index)})
+        if message.get("tool_call_id") is not None:
+            messages[-1]["tool_call_id"] = str(message["tool_call_id"])
         if not isinstance(message.get("tool_calls") or [], (list, tuple)):
             raise UsageError(f"tool_calls of message {index} is not a list.")
         if role == "text" and index != len(conversation) - 1:
@@ -73,7 +77,7 @@ def _content_text(content: Any, index: int) -> str:
             if isinstance(block, str):
                 parts.append(block)
             elif isinstance(block, Mapping) and block.get("type", "text") == "text" and "text" in block:
-                parts.append(str(block["text"]))
+                parts.append("" if block["text"] is None else str(block["text"]))
             else:
                 kind = block.get("type") if isinstance(block, Mapping) else type(block).__name__
                 raise UsageError(f"Message {index} holds a block of type {kind!r}; this engine reads text only.")
@@ -92,10 +96,24 @@ def _tool_call(call: Any, index: int) -> dict[str, Any]:
     if isinstance(arguments, str):  # as OpenAI's API has them; templates want the object
         try:
             found = json.loads(arguments)
-        except ValueError:
+        except (ValueError, RecursionError):
             found = None
         arguments = found if isinstance(found, dict) else arguments
-    return {**call, "type": "function", "function": {**function, "arguments": arguments}}
+    named = {**function, "name": str(function["name"]), "arguments": arguments}
+    return {**call, "id": None if call.get("id") is None else str(call["id"]), "type": "function", "function": named}
+
+
+def check_tools(tools: Sequence[Any]) -> Tools:
+    """OpenAI-style tools as plain dicts, or a UsageError naming what is wrong."""
+    for index, tool in enumerate(tools):
+        function = tool.get("function", tool) if isinstance(tool, Mapping) else None
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+            raise UsageError(f"Tool {index} has no function with a name.", hint=_TOOL)
+        parameters = function.get("parameters")
+        properties = parameters.get("properties") if isinstance(parameters, Mapping) else None
+        if not isinstance(parameters, (Mapping, type(None))) or not isinstance(properties, (Mapping, type(None))):
+            raise UsageError(f"The parameters of the tool {function['name'][:80]!r} are no JSON schema.", hint=_TOOL)
+    return [dict(tool) for tool in tools]
 
 
 # --- the form that templates know ---
@@ -177,6 +195,8 @@ def short_ids(messages: Turns, tools: Tools) -> tuple[Turns, Tools]:
     """Ids of calls as nine letters and digits, the same for a call and its result."""
 
     def short(given: Any) -> str:
+        if isinstance(given, str) and re.fullmatch(rf"[A-Za-z0-9]{{{_ID_LETTERS}}}", given):
+            return given
         return blake2b(str(given).encode("utf-8", "surrogatepass")).hexdigest()[:_ID_LETTERS]
 
     found = []
@@ -311,18 +331,39 @@ STRUCTURAL: tuple[Repair, ...] = (
 """Repairs that leave calls and results what they are."""
 
 
-def ways(messages: Turns, tools: Tools) -> Iterator[tuple[tuple[str, ...], Turns, Tools]]:
-    """The conversation as it is, then repaired, each with the names of its repairs: first what changes least, calls as
-    text last. A template is to take the first that it renders whole."""
+Way = tuple[str, ...]
+"""Names of repairs, in order."""
+
+
+def ways(
+    messages: Turns, tools: Tools, *, known: Way | None = None, natively: bool = True
+) -> Iterator[tuple[Way, Turns, Tools]]:
+    """The conversation as it is, then repaired: first what changes least, calls as text last. A template is to take
+    the first that it renders whole.
+
+    known: repairs that helped a conversation of this kind before, tried at once. natively: False where the template
+    shows neither calls nor results, so that they must become text.
+    """
     tried: list[tuple[Turns, Tools]] = []
-    for last in (None, calls_as_text):
-        useful = [repair for repair in STRUCTURAL if repair(messages, tools) != (messages, tools)]
-        for count in range(len(useful) + 1):
-            for chosen in itertools.combinations(useful, count):
-                turns, offered = messages, tools
-                repairs = (*chosen, *((last,) if last else ()))
-                for repair in repairs:
-                    turns, offered = repair(turns, offered)
-                if (turns, offered) not in tried:
-                    tried.append((turns, offered))
-                    yield tuple(repair.__name__ for repair in repairs), turns, offered
+
+    def repaired(way: Way) -> Iterator[tuple[Way, Turns, Tools]]:
+        turns, offered = messages, tools
+        for name in way:
+            turns, offered = _REPAIRS[name](turns, offered)
+        if (turns, offered) not in tried:
+            tried.append((turns, offered))
+            yield way, turns, offered
+
+    yield from repaired(())
+    if known is not None:
+        yield from repaired(known)
+    useful = [each.__name__ for each in STRUCTURAL if each(messages, tools) != (messages, tools)]
+    gentle = [name for name in useful if name not in ("arguments_as_text", "describe_tools")]
+    choices: list[tuple[str, ...]] = [chosen for count in (0, 1, 2) for chosen in itertools.combinations(useful, count)]
+    for last in ((), ("calls_as_text",)):
+        if last or natively:
+            for chosen in (*choices, tuple(gentle), tuple(useful)):
+                yield from repaired((*chosen, *last))
+
+
+_REPAIRS: dict[str, Repair] = {each.__name__: each for each in (*STRUCTURAL, calls_as_text)}

@@ -22,6 +22,7 @@ from acd_core.chat.conversation import (
     Turns,
     canonical,
     check_conversation,
+    check_tools,
     join_texts,
     merge_roles,
     wrap_last_user,
@@ -172,6 +173,7 @@ class Chat:
 
     def _prepare(self, conversation: Conversation, tools: Sequence[Mapping[str, Any]]) -> Turns:
         messages = check_conversation(conversation)
+        check_tools(tools)
         if tools and not self.renders_tools:
             raise TemplateError(
                 "The model's chat template ignores tools, so the model would never see them.",

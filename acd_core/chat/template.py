@@ -13,15 +13,17 @@ import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 from acd_core.chat.control_tokens import OURS, ControlTokens, with_marks
 from acd_core.chat.conversation import OURS as OURS_KEY
-from acd_core.chat.conversation import Message, Tools, Turns, is_continued, join_texts, merge_roles, ways
+from acd_core.chat.conversation import Message, Tools, Turns, Way, is_continued, join_texts, merge_roles, ways
 from acd_core.errors import TemplateError
 
 SLOT, END = f"{OURS}slot{OURS}", f"{OURS}end{OURS}"
 _CALL = "a tool call"
+_KEPT = 1024
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,8 @@ class ChatTemplate:
         self.supports_system_role = SLOT in (self._try([{"role": "system", "content": SLOT}, _user("probe")]) or "")
         self.merges_roles = self._try([_user("a"), _user("b")]) is None
         self.place = self._tool_place()
-        self._seen_whole = functools.lru_cache(maxsize=1024)(self._lost_of)
+        self._lost: dict[bytes, tuple[str, ...]] = {}
+        self._helped: dict[frozenset[Any], Way] = {}
 
     @property
     def renders_tools(self) -> bool:
@@ -125,7 +128,13 @@ class ChatTemplate:
         roles = ", ".join(str(message["role"]) for message in messages[:12])
         if prompt is not None:
             messages = self.place_system(messages, "", ours=True)
-        for names, turns, offered in ways(messages, [dict(tool) for tool in tools]):
+        kinds: frozenset[Any] = frozenset(
+            (each["role"], len(each.get("tool_calls") or ()), bool(each["content"])) for each in messages
+        ) | {("prompt", prompt is not None), ("tools", bool(tools))}
+        natively = self._shows_calls or self._shows_results
+        for names, turns, offered in ways(
+            messages, [dict(tool) for tool in tools], known=self._helped.get(kinds), natively=natively
+        ):
             if self.merges_roles:
                 turns = merge_roles(turns)
             if continues and not is_continued(turns):
@@ -135,8 +144,10 @@ class ChatTemplate:
             except Exception as error:
                 refused = refused or error
                 continue
-            found = self._seen_whole(_shape(turns), len(offered), json.dumps(given, default=str))
+            found = self._left_out(_shape(turns), len(offered), json.dumps(given, default=str))
             if not found:
+                if names:
+                    _remember(self._helped, kinds, names)
                 return names, text
             lost = lost or found
         if lost:
@@ -234,16 +245,28 @@ class ChatTemplate:
         return with_marks(str(text))
 
     @functools.cached_property
-    def _shows_calls(self) -> bool:
-        """Whether a call left out is a loss: not where a template shows results and never calls (Granite 3, LFM2)."""
+    def _shown(self) -> tuple[bool, bool]:
+        """Whether the template shows a call, and its result."""
         call = {
             "id": "zqcall000",
             "type": "function",
             "function": {"name": "zqname", "arguments": {"zqkey": "zqvalue"}},
         }
-        turns = [_user("a"), {"role": "assistant", "content": "", "tool_calls": [call]}]
-        text = self._try([*turns, {"role": "tool", "tool_call_id": "zqcall000", "content": "zqresult"}]) or ""
-        return "zqname" in text or "zqresult" not in text
+        for arguments in ({"zqkey": "zqvalue"}, '{"zqkey": "zqvalue"}'):
+            call["function"] = {"name": "zqname", "arguments": arguments}
+            turns = [_user("a"), {"role": "assistant", "content": "", "tool_calls": [call]}]
+            text = self._try([*turns, {"role": "tool", "tool_call_id": "zqcall000", "content": "zqresult"}])
+            if text is not None:
+                return "zqname" in text, "zqresult" in text
+        return False, False
+
+    @property
+    def _shows_calls(self) -> bool:
+        return self._shown[0]
+
+    @property
+    def _shows_results(self) -> bool:
+        return self._shown[1]
 
     @functools.cached_property
     def opening(self) -> str:
@@ -257,6 +280,15 @@ class ChatTemplate:
 
     # -- nothing lost ------------------------------------------------------------------------------------------------
 
+    def _left_out(self, shape: tuple[Any, ...], tools: int, variables: str) -> tuple[str, ...]:
+        """What the template leaves out of any conversation of this shape; asked once. Callers' texts are not kept."""
+        key = blake2b(repr((shape, tools, variables)).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        found = self._lost.get(key)
+        if found is None:
+            found = self._lost_of(shape, tools, variables)
+            _remember(self._lost, key, found)
+        return found
+
     def _lost_of(self, shape: tuple[Any, ...], tools: int, variables: str) -> tuple[str, ...]:
         """What the template leaves out of any conversation of this shape, in words."""
         turns, wanted = _of_marks(shape)
@@ -268,7 +300,7 @@ class ChatTemplate:
             )
         except Exception:
             return ()  # it looks into the texts: the rendering itself went well
-        if not self._shows_calls:
+        if self._shows_results and not self._shows_calls:  # Granite 3, LFM2: their own way
             wanted = {mark: what for mark, what in wanted.items() if what != _CALL}
         if placed:
             wanted["zqprompt"] = "the prompt"
@@ -302,6 +334,13 @@ class ChatTemplate:
             if text is not None and "probe_tool_name" in text:
                 return place
         return None
+
+
+def _remember(store: dict[Any, Any], key: Any, value: Any) -> None:
+    """Keep `value`; the oldest goes where there are too many."""
+    store[key] = value
+    if len(store) > _KEPT:
+        store.pop(next(iter(store)), None)
 
 
 def _shape(turns: Sequence[Message]) -> tuple[Any, ...]:

@@ -7,6 +7,12 @@ from collections.abc import Container, Sequence
 from typing import Any
 
 
+class Turn(str):
+    """A piece of text at which a gate opened in the reply: what follows is an answer of its own, behind a header."""
+
+    __slots__ = ()
+
+
 class TextStream:
     """Token ids -> text pieces. Holds back half characters and anything that may be the start of a stop text.
 
@@ -48,11 +54,11 @@ class TextStream:
         piece = self._release(self._new_text(final=True))
         return piece if self.stopped_by is not None else piece + self._release(self._decode([token]), hidden=True)
 
-    def turn(self) -> str:
+    def turn(self) -> Turn:
         """What was held back and a paragraph's end: the tokens that follow begin a text of their own."""
         piece = self.finish()
         self._ids, self._window, self._read = [], 0, 0
-        return piece if self.stopped_by is not None else f"{piece}\n\n"
+        return Turn(piece if self.stopped_by is not None else f"{piece}\n\n")
 
     def finish(self) -> str:
         """What was held back, once no token will follow."""

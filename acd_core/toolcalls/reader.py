@@ -120,6 +120,11 @@ class ToolCallReader:
             return "text"
         return "call" if field.startswith("tool_calls") else "reasoning" if field.startswith(_REASONING) else "text"
 
+    @property
+    def holding(self) -> bool:
+        """Whether letters are held back, because they may become a mark."""
+        return self._parser is not None and bool(self._parser._buffer[self._parser._pos :].strip())
+
     def feed(self, text_delta: str) -> list[Event]:
         """New text of the reply; the events it completes."""
         if self._parser is None:

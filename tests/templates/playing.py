@@ -213,17 +213,22 @@ _MISTRAL = re.compile(
 
 
 def _mistral(prompt: str) -> Iterator[tuple[str, str]]:
-    ids: set[str] = set()
+    """Results come in the order of their calls, which their ids tell whatever order they stand in."""
+    ids: list[str] = []
+    results: dict[str, str] = {}
     for found in _MISTRAL.finditer(re.sub(r"\[AVAILABLE_TOOLS\].*?\[/AVAILABLE_TOOLS\]", "", prompt, flags=re.DOTALL)):
         kind, text = next((kind, text) for kind, text in found.groupdict().items() if text is not None)
+        if kind == "result":
+            results[found["id"]] = text
+            continue
+        yield from (("result", results.pop(each)) for each in ids if each in results)
         if kind == "calls":
-            for call in json.loads(text):
-                ids.add(call["id"])
-                yield "call", call_text(call["name"], call["arguments"])
-        elif kind == "result":
-            yield kind, text if found["id"] in ids else f"{text} (of an unknown call)"
+            ids = [call["id"] for call in json.loads(text)]
+            yield from (("call", call_text(call["name"], call["arguments"])) for call in json.loads(text))
         else:
             yield _user(text) if kind == "user" else (kind, text)
+    yield from (("result", results.pop(each)) for each in ids if each in results)
+    yield from (("result", f"{text} (of no call)") for text in results.values())
 
 
 def _gpt_oss(prompt: str) -> Iterator[tuple[str, str]]:

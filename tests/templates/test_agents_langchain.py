@@ -146,6 +146,23 @@ async def test_two_calls(play: Play, family: str) -> None:
     assert it.last.turns == [("user", "What about Rome"), *rounds(family, *pairs)]
 
 
+@pytest.mark.parametrize("family", THINKING)
+def test_words_before_a_call(play: Play, family: str) -> None:
+    """They are text of the turn that calls, and the model reads them again where its template shows them."""
+
+    def script(seen: Seen) -> Said:
+        said = guide(seen)
+        return Said("Let me look.", said.calls) if said.calls else said
+
+    llm, it = play(family, script)
+    messages = create_agent(llm, TOOLS).invoke(asked("How is Oslo"))["messages"]
+    assert [message.content for message in messages[1:]] == ["Let me look.", "sunny in Oslo", "So: sunny in Oslo"]
+    assert called(messages) == [("get_weather", OSLO)]
+    assert messages[1].additional_kwargs["reasoning_content"] == THOUGHT
+    kept = [text for kind, text in it.last.turns if kind in ("assistant", "thought")]
+    assert "Let me look." in " ".join(kept) and it.last.since("result") == ["sunny in Oslo"]
+
+
 @pytest.mark.parametrize("family", WITH_TOOLS)
 def test_a_result_returned_directly_and_a_second_turn(play: Play, family: str) -> None:
     @tool(return_direct=True)
@@ -203,16 +220,39 @@ def reporter(seen: Seen) -> Said:
         return Said(calls=(("get_weather", OSLO),))
     if "Report" in seen.tools:
         return Said(calls=(("Report", REPORT.model_dump()),))
-    return Said(REPORT.model_dump_json())
+    return Said(json.dumps(REPORT.model_dump()))
 
 
-@pytest.mark.parametrize("family", WITH_TOOLS)
-@pytest.mark.parametrize("strategy", [ToolStrategy, ProviderStrategy], ids=["tool", "provider"])
+HEAD_TWICE = pytest.mark.xfail(
+    strict=True,
+    reason="acd_core/session.py keeps the first tokens of a call that follows a thought, and the grammar writes its "
+    "head again behind them",
+)
+NO_DOCUMENT = pytest.mark.xfail(
+    strict=True,
+    reason="acd_core/decoding/grammar.py: where a call begins as a document does, the literal head of the call leaves "
+    "no way into a document",
+)
+
+
+@pytest.mark.parametrize(
+    ("family", "strategy"),
+    [
+        pytest.param("qwen3", ToolStrategy, marks=HEAD_TWICE),
+        ("llama3.1", ToolStrategy),
+        ("mistral-v0.3", ToolStrategy),
+        pytest.param("gpt-oss", ToolStrategy, marks=HEAD_TWICE),
+        pytest.param("qwen3", ProviderStrategy, marks=HEAD_TWICE),
+        pytest.param("llama3.1", ProviderStrategy, marks=NO_DOCUMENT),
+        ("mistral-v0.3", ProviderStrategy),
+        pytest.param("gpt-oss", ProviderStrategy, marks=HEAD_TWICE),
+    ],
+)
 def test_a_structured_answer_after_a_call(play: Play, family: str, strategy: Any) -> None:
     llm, it = play(family, reporter)
     agent: Any = create_agent(llm, [get_weather], response_format=strategy(Report))
-    state = agent.invoke(asked("How is Oslo"))
-    assert state["structured_response"] == REPORT
+    state = agent.invoke(asked("How is Oslo"), {"recursion_limit": 8})
+    assert state.get("structured_response") == REPORT
     calls = [("get_weather", OSLO), *([("Report", REPORT.model_dump())] if strategy is ToolStrategy else [])]
     assert called(state["messages"]) == calls
     assert it.last.turns == [("user", "How is Oslo"), *rounds(family, ("get_weather", OSLO, "sunny in Oslo"))]
@@ -229,9 +269,13 @@ def test_a_structured_answer_without_tools(play: Play, family: str) -> None:
         agent: Any = create_agent(llm, [], response_format=response_format)
         assert agent.invoke(asked("How is Oslo"))["structured_response"] == REPORT
     assert it.last.turns == [("user", "How is Oslo")]
-    methods = ("json_schema", "function_calling") if family in WITH_TOOLS else ("json_schema",)
-    for method in methods:
-        assert llm.with_structured_output(Report, method=method).invoke("How is Oslo") == REPORT
+    assert llm.with_structured_output(Report).invoke("How is Oslo") == REPORT
+
+
+@pytest.mark.parametrize("family", [pytest.param(f, marks=HEAD_TWICE if f in THINKING else ()) for f in WITH_TOOLS])
+def test_a_structured_answer_as_a_call(play: Play, family: str) -> None:
+    llm, _ = play(family, reporter)
+    assert llm.with_structured_output(Report, method="function_calling").invoke("How is Oslo") == REPORT
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -320,7 +364,16 @@ def handoff(to: str) -> Any:
     return transfer
 
 
-@pytest.mark.parametrize("family", WITH_TOOLS)
+ANSWER_LOST = pytest.mark.xfail(
+    strict=True,
+    reason="acd_core/chat/conversation.py: merge_roles makes one turn of an answer and the call behind it, and Mistral's "
+    "template leaves out what stands beside a call",
+)
+
+
+@pytest.mark.parametrize(
+    "family", [pytest.param(f, marks=ANSWER_LOST if f == "mistral-v0.3" else ()) for f in WITH_TOOLS]
+)
 def test_a_supervisor_that_hands_on_and_is_handed_back_to(play: Play, family: str) -> None:
     def script(seen: Seen) -> Said:
         if "transfer_to_weather" in seen.tools:
@@ -346,7 +399,8 @@ def test_a_supervisor_that_hands_on_and_is_handed_back_to(play: Play, family: st
     builder.add_edge("weather", "supervisor")
     messages = builder.compile().invoke({"messages": [HumanMessage("How is Oslo")]})["messages"]
     assert messages[-1].content == "All told."
-    assert "So: sunny in Oslo" in [message.content for message in messages]
+    told = "So: Transferred to weather; sunny in Oslo"
+    assert told in [message.content for message in messages]
     handed = [("call", "transfer_to_weather {}"), ("result", "Transferred to weather")]
     inner = [seen for seen in it.asked if seen.tools == ["get_weather"]]
     assert [turn for turn in inner[0].turns if turn[0] != "thought"] == [("user", "How is Oslo"), *handed]
@@ -354,32 +408,51 @@ def test_a_supervisor_that_hands_on_and_is_handed_back_to(play: Play, family: st
     assert [turn for turn in whole if turn != ("assistant", "Going back")] == [
         ("user", "How is Oslo"),
         *handed,
-        ("assistant", "So: sunny in Oslo"),
+        ("assistant", told),
         ("call", "transfer_back_to_supervisor {}"),
         ("result", "Transferred back"),
     ]
     assert it.last.tools == ["transfer_to_weather"]
 
 
-@pytest.mark.parametrize("family", WITH_TOOLS)
+FIRST_IS_USER = pytest.mark.xfail(
+    strict=True,
+    reason="acd_core/chat/template.py: Llama 3.1's template writes the first message, whoever sent it, as the user's",
+)
+AS_TEXT = pytest.mark.xfail(
+    strict=True,
+    reason="acd_core/chat/conversation.py: ways() asks of the unrepaired conversation which repairs are useful; "
+    "system_in_user is so only behind user_first",
+)
+
+
+@pytest.mark.parametrize(
+    "family", [pytest.param(f, marks=FIRST_IS_USER if f == "llama3.1" else ()) for f in WITH_TOOLS]
+)
 @pytest.mark.parametrize("system", [None, "Be brief."])
-def test_a_history_that_begins_with_the_assistant(play: Play, family: str, system: str | None) -> None:
+def test_a_history_that_begins_with_a_greeting(play: Play, family: str, system: str | None) -> None:
     llm, it = play(family)
     agent: Any = create_agent(llm, TOOLS, system_prompt=system)
     begun = [AIMessage("Welcome. I am your guide."), HumanMessage("How is Oslo")]
-    messages = agent.invoke({"messages": begun})["messages"]
-    assert messages[-1].content == "So: sunny in Oslo"
+    assert agent.invoke({"messages": begun})["messages"][-1].content == "So: sunny in Oslo"
     turns = it.last.turns
+    assert ("assistant", "Welcome. I am your guide.") in turns
     at = turns.index(("assistant", "Welcome. I am your guide."))
     assert turns[:at] in ([], [("user", "Hello.")])
     assert turns[at + 1 :] == [("user", "How is Oslo"), *rounds(family, ("get_weather", OSLO, "sunny in Oslo"))]
-    # An agent that was handed nothing but the call that called it.
+    assert system is None or system in it.last.prompt
+
+
+@pytest.mark.parametrize("family", [pytest.param(f, marks=AS_TEXT if f == "mistral-v0.3" else ()) for f in WITH_TOOLS])
+def test_an_agent_that_is_handed_nothing_but_the_call_that_called_it(play: Play, family: str) -> None:
+    llm, it = play(family)
+    agent: Any = create_agent(llm, TOOLS, system_prompt="Be brief.")
     call = {"name": "transfer_to_weather", "args": {}, "id": LONG_IDS[0]}
     handed = [AIMessage("", tool_calls=[call]), ToolMessage("Tell of Oslo", tool_call_id=LONG_IDS[0])]
-    assert agent.invoke({"messages": handed})["messages"][-1].content.startswith("So: Tell of Oslo")
-    turns = it.last.turns
-    assert turns[-2:] == [("call", "transfer_to_weather {}"), ("result", "Tell of Oslo")]
-    assert turns[:-2] in ([], [("user", "Hello.")])
+    assert agent.invoke({"messages": handed})["messages"][-1].content == "So: Tell of Oslo"
+    assert it.last.turns[-2:] == [("call", "transfer_to_weather {}"), ("result", "Tell of Oslo")]
+    assert it.last.turns[:-2] in ([], [("user", "Hello.")])
+    assert "Be brief." in it.last.prompt
 
 
 # -- histories from elsewhere -----------------------------------------------------------------------------------------
@@ -387,16 +460,26 @@ def test_a_history_that_begins_with_the_assistant(play: Play, family: str, syste
 
 def foreign(results: list[int]) -> list[Any]:
     """A thread that another model began: two calls at once under long ids, the results in the order given."""
-    calls = [
-        {"name": name, "args": OSLO, "id": each} for name, each in zip(("get_weather", "get_time"), LONG_IDS)
-    ]
+    calls = [{"name": name, "args": OSLO, "id": each} for name, each in zip(("get_weather", "get_time"), LONG_IDS)]
     told = [ToolMessage(text.format("Oslo"), tool_call_id=each) for text, each in zip((WEATHER, TIME), LONG_IDS)]
     asking = AIMessage("", tool_calls=calls)
     return [SystemMessage("Be brief."), HumanMessage("What about Oslo"), asking, *(told[at] for at in results)]
 
 
-@pytest.mark.parametrize("family", WITH_TOOLS)
-@pytest.mark.parametrize("results", [[0, 1], [1, 0]], ids=["in order", "out of order"])
+MISMATCHED = pytest.mark.xfail(
+    strict=True,
+    reason="results that came in another order than their calls are rendered so by a template without ids: the model "
+    "takes each for the result of the other call",
+)
+
+
+@pytest.mark.parametrize(
+    ("family", "results"),
+    [
+        *((family, [0, 1]) for family in WITH_TOOLS),
+        *(pytest.param(f, [1, 0], marks=MISMATCHED if f == "qwen3" else ()) for f in WITH_TOOLS),
+    ],
+)
 def test_long_ids_and_parallel_calls_of_another_model(play: Play, family: str, results: list[int]) -> None:
     """The results stand behind their calls in every family, also in those whose template shows no ids."""
     llm, it = play(family)
