@@ -161,7 +161,8 @@ class Formats:
             again = reopening(self._tokenizer, self._backbone.model_type)
             if len(self._known_wires) >= 16 or len(told) > 1000:  # documents and dates: not worth keeping
                 self._known_wires.clear()
-            self._known_wires[told] = layout, replace(layout, head=again + head[closed:])
+            # The lines between a thought and a call are the model's own by then.
+            self._known_wires[told] = layout, replace(layout, head=again + head[closed:].lstrip("\n"))
         return self._known_wires[told]
 
     @functools.cached_property

@@ -16,6 +16,7 @@ import torch
 
 from acd_core.backbone import Backbone
 from acd_core.chat import Chat, Conversation
+from acd_core.decoding.sampling import Sampler
 from acd_core.engine import Branch, Request
 from acd_core.engine.request import Gating
 from acd_core.engine.step import constrain, join
@@ -36,12 +37,20 @@ Found = TypeVar("Found")
 
 class LogLikelihood(NamedTuple):
     """`logprob`: natural logarithm, summed over the continuation's tokens. `is_greedy`: every token is the one that
-    greedy decoding would pick after those before it. `logprobs`: one number a token of `token_ids`."""
+    greedy decoding would pick after those before it, under the penalty in force and what the model's generation_config
+    asks for. `logprobs`: one number a token of `token_ids`, before either, as in `Generation.logprobs`."""
 
     logprob: float
     is_greedy: bool
     logprobs: tuple[float, ...]
     token_ids: tuple[int, ...]
+
+
+class _Scores(NamedTuple):
+    """scores: [tokens, vocab] before each token of a continuation. picks: [tokens] ids that greedy decoding takes."""
+
+    scores: torch.Tensor
+    picks: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -50,13 +59,22 @@ class _Case:
 
     request: Request
     ids: tuple[int, ...]
-    joins: bool = False  # to the case before it: the reply went on here after its gate had opened
+    said: tuple[int, ...] = ()  # of the same reply before `ids`: its gate opened after them
+
+    @property
+    def joins(self) -> bool:
+        """Whether this is the rest of the case before it."""
+        return bool(self.said)
 
     @property
     def branches(self) -> list[Branch]:
         # A second row that no position needs (alpha 0, no contrasted token) is not computed.
-        contrasting = replace(self.request, generated=[]).contrasting
+        contrasting = self.step(0).contrasting
         return [self.request.kept, *([self.request.other] if contrasting and self.request.other else [])]
+
+    def step(self, at: int) -> Request:
+        """The request as the engine has it when it chooses the token `at` of `ids`."""
+        return replace(self.request, generated=[*self.said, *self.ids[:at]])
 
     @property
     def width(self) -> int:
@@ -86,8 +104,9 @@ class Scorer:
         """One result a (conversation, continuation) pair, in order.
 
         A continuation is a text (encoded as plain text, as a user's would be) or token ids. alpha, plausibility,
-        contrast_tokens, rescale and the method enter; sampling settings (temperature, top-k, penalty, ...) do not, as
-        they do not in `Generation.logprobs`. Under plausibility a dropped token has the log-probability -inf.
+        contrast_tokens, rescale and the method enter; sampling settings (temperature, top-k, penalty, ...) and what the
+        model's generation_config bends do not, as they do not in `Generation.logprobs`. The penalty and that config
+        decide `is_greedy`, though. Under plausibility a dropped token has the log-probability -inf.
         Raises UsageError for an empty continuation, an unknown token or a forced format, ContextLengthError for one
         that does not fit.
         """
@@ -114,7 +133,7 @@ class Scorer:
         pairs: Sequence[tuple[Conversation, Continuation]],
         settings: GenerationParams,
         default_method: str,
-        read: Callable[[_Case, torch.Tensor], Found],
+        read: Callable[[_Case, _Scores], Found],
     ) -> Iterator[list[Found]]:
         """What `read` makes of each continuation: one part, or two where its gate opens in the middle."""
         if settings.response_format is not None or settings.tool_choice not in (None, "auto", "none"):
@@ -132,9 +151,7 @@ class Scorer:
         if parts:
             yield parts
 
-    def _scored(
-        self, cases: Iterator[_Case], read: Callable[[_Case, torch.Tensor], Found]
-    ) -> Iterator[tuple[_Case, Found]]:
+    def _scored(self, cases: Iterator[_Case], read: Callable[[_Case, _Scores], Found]) -> Iterator[tuple[_Case, Found]]:
         group: list[_Case] = []
 
         def run(group: list[_Case]) -> Iterator[tuple[_Case, Found]]:
@@ -164,7 +181,7 @@ class Scorer:
         wrong = next((each for each in ids if not 0 <= each < self._backbone.vocab_size), None)
         if wrong is not None:
             raise UsageError(f"There is no token {wrong} (the model has {self._backbone.vocab_size}).")
-        chosen = {"max_tokens": len(ids), "repetition_penalty": 1.0, "stop": (), "deadline_s": None}
+        chosen = {"max_tokens": len(ids), "stop": (), "deadline_s": None}
         plan = self._planner.plan(conversation, settings.model_copy(update=chosen), default_method)
         request = plan.make(None, _silent)
         at = self._opens_at(request, ids)
@@ -173,7 +190,7 @@ class Scorer:
         if at is not None:
             request.generated = list(ids[:at])
             request.open_gate()  # the branches hold what was said from now on
-            yield _Case(replace(request, generated=[], gating=None), ids[at:], joins=at != 0)
+            yield _Case(request, ids[at:], said=ids[:at])
 
     @torch.inference_mode()
     def _opens_at(self, request: Request, ids: Sequence[int]) -> int | None:
@@ -218,7 +235,7 @@ class Scorer:
         return rows * width <= FORWARD_TOKENS and rows * kept * self._backbone.vocab_size * 4 <= LOGIT_BYTES
 
     @torch.inference_mode()
-    def _run(self, cases: Sequence[_Case], read: Callable[[_Case, torch.Tensor], Found]) -> list[Found]:
+    def _run(self, cases: Sequence[_Case], read: Callable[[_Case, _Scores], Found]) -> list[Found]:
         """One forward. Rows are filled up at their ends, which under a causal mask no real token sees."""
         if not cases:
             return []
@@ -248,7 +265,7 @@ class Scorer:
         return results
 
     @torch.inference_mode()
-    def _run_shared(self, cases: Sequence[_Case], read: Callable[[_Case, torch.Tensor], Found]) -> list[Found]:
+    def _run_shared(self, cases: Sequence[_Case], read: Callable[[_Case, _Scores], Found]) -> list[Found]:
         """Continuations of one conversation: its prompts are computed once, as choices of one question need it."""
         device, dtype, count = self._backbone.device, self._backbone.dtype, len(cases)
         width = max(len(case.ids) for case in cases)
@@ -296,28 +313,35 @@ def _two(spans: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | No
     return spans[0].float(), spans[1] if len(spans) > 1 else None
 
 
-def _decided(case: _Case, kept: torch.Tensor, other: torch.Tensor | None) -> torch.Tensor:
-    """The method's scores before each token of the continuation, from the branches' logits, all [tokens, vocab]."""
-    steps = [replace(case.request, generated=list(case.ids[:at])) for at in range(len(case.ids))]
+def _decided(case: _Case, kept: torch.Tensor, other: torch.Tensor | None) -> _Scores:
+    """What the method makes of the branches' logits, all [tokens, vocab], before each token of the continuation."""
+    steps = [case.step(at) for at in range(len(case.ids))]
     second = [other[at] if other is not None and step.contrasting else None for at, step in enumerate(steps)]
-    return torch.stack(
-        [constrain(step, score, kept[at]) for at, (step, score) in enumerate(zip(steps, join(steps, kept, second)))]
-    )
+    joined = join(steps, kept, second)
+    bent = torch.stack([constrain(*each) for each in zip(steps, joined, kept)])
+    picks = bent.argmax(dim=-1)
+    if not case.request.sampler.bends:
+        return _Scores(bent, picks)
+    unbent = Sampler(GenerationParams(), kept.device)
+    plain = torch.stack([constrain(replace(step, sampler=unbent), *each) for step, *each in zip(steps, joined, kept)])
+    # Under plausibility a token has to be likely beside the best one: of all, or of those that the config leaves.
+    allowed = ~(plain.isneginf() & bent.isneginf())
+    return _Scores(torch.stack(list(joined)).masked_fill(~allowed, -torch.inf), picks)
 
 
-def _likelihood(case: _Case, scores: torch.Tensor) -> LogLikelihood:
-    ids = torch.tensor(case.ids, device=scores.device)
-    logs = scores.log_softmax(dim=-1).gather(1, ids[:, None])[:, 0].double()
+def _likelihood(case: _Case, found: _Scores) -> LogLikelihood:
+    ids = torch.tensor(case.ids, device=found.scores.device)
+    logs = found.scores.log_softmax(dim=-1).gather(1, ids[:, None])[:, 0].double()
     return LogLikelihood(
         logprob=float(logs.sum()),
-        is_greedy=bool((scores.argmax(dim=-1) == ids).all()),
+        is_greedy=bool((found.picks == ids).all()),
         logprobs=tuple(logs.tolist()),
         token_ids=case.ids,
     )
 
 
-def _distribution(_: _Case, scores: torch.Tensor) -> torch.Tensor:
-    return scores.float().log_softmax(dim=-1).cpu()
+def _distribution(_: _Case, found: _Scores) -> torch.Tensor:
+    return found.scores.float().log_softmax(dim=-1).cpu()
 
 
 def _silent(_: object) -> None:

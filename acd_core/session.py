@@ -11,6 +11,7 @@ reply. The thought is kept, and the grammar begins behind it.
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
@@ -77,7 +78,7 @@ class Reader(Protocol):
     @property
     def marked(self) -> bool: ...
     @property
-    def holding(self) -> bool: ...
+    def pending(self) -> str: ...
     def feed(self, text_delta: str) -> list[Event]: ...
     def finish(self) -> tuple[list[Event], ParsedReply]: ...
 
@@ -85,7 +86,7 @@ class Reader(Protocol):
 class PlainReader:
     """For models without any markup: text is text."""
 
-    region, marked, holding = "text", False, False
+    region, marked, pending = "text", False, ""
 
     def __init__(self) -> None:
         self._text = ""
@@ -139,6 +140,8 @@ class Session:
         self._free_text = ""
         self._called = False  # whether a call was begun freely
         self._earlier = ParsedReply("")  # what was said before a gate opened in the reply
+        self._since: deque[tuple[int, Piece]] = deque()  # pieces after `_begins`, with all letters until their ends
+        self._heard_letters = 0
         self._begins: Piece | None = None  # the last piece before the text, or before a call that follows a thought
         self._kept: tuple[int, ...] = ()  # of the first request's tokens, those that the reply keeps
         self._kept_logprobs: tuple[Any, ...] = ()
@@ -183,8 +186,7 @@ class Session:
             return self._shown(self._reader.feed(piece)), None, False
         events = self._heard(self._reader.feed(piece))
         self._called = self._called or self._reader.region == "call"
-        if not (self._free_text.strip() or self._called or self._reader.holding):
-            self._begins = piece
+        self._find_start(piece)
         start = self._begins.tokens if self._begins is not None and self._reader.marked else 0
         spoken = piece.tokens - start
         said = self._called or self._free_text.strip()
@@ -192,6 +194,16 @@ class Session:
             more, following, over = self._decide(piece.tokens)
             return [*events, *more], following, over
         return events, None, False
+
+    def _find_start(self, piece: Piece) -> None:
+        """Note the last piece before the text, or before a call. A mark may be told only some pieces later."""
+        self._heard_letters += len(piece)
+        self._since.append((self._heard_letters, piece))
+        if self._free_text.strip() or self._called or self._reader.region != "text":
+            return
+        certain = self._heard_letters - len(self._reader.pending.lstrip())
+        while self._since and self._since[0][0] <= certain:
+            self._begins = self._since.popleft()[1]
 
     def _turn(self, piece: Piece) -> list[Event]:
         """A gate opened in the reply: its reader comes to an end, and another one reads the method's own answer."""
@@ -206,6 +218,7 @@ class Session:
         if self._probing:  # the words so far were heard by nobody, the thought was
             events = self._heard(events)
             self._free_text, self._called, self._begins = "", False, None
+            self._since.clear()
             self._reader = plan.free(header) if plan.free is not None else plan.reader(header)
             return events
         events = self._shown(events)

@@ -10,13 +10,23 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from decimal import Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from typing import Any, NoReturn
 
 from acd_core.decoding.disjoint import disjoint, kinds
 from acd_core.decoding.patterns import FORMATS, LLGUIDANCE_FORMATS, LONGEST, NARROWED, UNENFORCEABLE, translated
 from acd_core.decoding.references import gathered, names_resource, tagged, used
-from acd_core.decoding.schemas import Path, at, closed, inexact, mapped, nodes, place_of
+from acd_core.decoding.schemas import (
+    EXACT_INTEGERS,
+    Path,
+    at,
+    closed,
+    inexact,
+    mapped,
+    nodes,
+    place_of,
+    read_exactly,
+)
 from acd_core.errors import UsageError
 
 _ASKING = frozenset({
@@ -44,6 +54,10 @@ _SHARING = ("$ref", "$dynamicRef", "$recursiveRef", "allOf", "anyOf", "oneOf", "
 _OLD_DIALECTS = re.compile(r"json-schema\.org/draft-0[0-3]/")
 _CONTROL = re.compile(r"\\u00[0-9a-f]{2}|\x7f")
 _LARGEST_COEFFICIENT = 2**32
+_BOUNDS = (("minimum", "exclusiveMinimum", 1), ("maximum", "exclusiveMaximum", -1))
+# Decimal places of the number next to 0 that an exclusive bound of 0 leaves. llguidance nests a group for each, and its
+# regexes do not nest 100 deep.
+_PLACES_AT_ZERO = 40
 
 
 def enforceable(schema: Mapping[str, Any], what: str) -> tuple[dict[str, Any], bool]:
@@ -54,7 +68,7 @@ def enforceable(schema: Mapping[str, Any], what: str) -> tuple[dict[str, Any], b
     doc = used(gathered(schema, what))
     number = inexact(doc)
     if number is not None:
-        _refuse(what, f"names the integer {number}, which cannot be enforced to the last digit")
+        _refuse(what, f"names the number {number}, which cannot be enforced to the last digit")
     found = _Rewriting(tagged(doc), what).result()
     result = closed(found)
     _check_counts(result, what)
@@ -94,6 +108,7 @@ class _Rewriting:
         self._unevaluated(out)
         self._strings(out)
         self._names(out)
+        _bound(out)
         return out
 
     def _exclusive(self, schema: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -236,6 +251,49 @@ class _Rewriting:
             return
         del out["propertyNames"]
         out["additionalProperties"] = False
+
+
+def _bound(out: dict[str, Any]) -> None:
+    """Bounds of numbers, so that llguidance holds them exactly. Beside an exclusive whole number and another bound
+    within the same unit it allows the whole number itself (0 for `exclusiveMinimum: 0, maximum: 0.5`). Which bounds meet
+    shows only once references and parts are merged, so each such one becomes an inclusive one right inside."""
+    if "number" not in kinds(out):
+        return
+    for plain, exclusive, inward in _BOUNDS:
+        if out.get(exclusive) is True and _is_number(out.get(plain)):  # draft 4
+            out[exclusive] = out.pop(plain)
+        elif out.get(exclusive) is False:
+            del out[exclusive]
+        for name in (plain, exclusive):
+            if isinstance(out.get(name), float) and not read_exactly(out[name]):
+                out[name] = _shortened(out[name], inward)
+        inside = _inside(out.get(exclusive), inward, out.get("type") == "integer")
+        if inside is not None:
+            del out[exclusive]
+            known = out.get(plain)
+            out[plain] = (max if inward > 0 else min)(known, inside) if _is_number(known) else inside
+
+
+def _inside(value: Any, inward: int, integer: bool) -> float | None:
+    """The first number inside an exclusive bound, where llguidance does not hold that bound; else None. Between the two
+    lies nothing of up to 15 digits, beyond 0 nothing above 1e-40."""
+    if not _is_number(value) or value != int(value):
+        return None
+    size = abs(value)
+    if EXACT_INTEGERS <= size < 2**63:  # llguidance adds 1, which a double of this size does not show
+        return int(math.nextafter(value, inward * math.inf))
+    if integer or value * inward < 0 or size >= EXACT_INTEGERS:
+        return None
+    places = _PLACES_AT_ZERO if not size else max(k for k in range(17) if not k or size * 10**k < EXACT_INTEGERS)
+    return float(Decimal(value) + inward * Decimal(1).scaleb(-places)) if places else int(value) + inward
+
+
+def _shortened(value: float, inward: int) -> float:
+    """The bound as the next number inside that llguidance reads to the last digit."""
+    inside = Context(prec=15, rounding=ROUND_CEILING if inward > 0 else ROUND_FLOOR)
+    short = float(inside.plus(Decimal(repr(value))))
+    # So small or large that no digits are read exactly: a little further in than the reading can be wrong.
+    return short if read_exactly(short) else float(inside.fma(abs(Decimal(short)), Decimal(inward) / 10**14, Decimal(short)))
 
 
 def _trivial(schema: Any) -> bool:

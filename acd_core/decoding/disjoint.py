@@ -97,13 +97,15 @@ def _range(schema: Mapping[str, Any], kind: str) -> tuple[Edge, Edge]:
         sizes = [value if kind == "number" else len(value) for value in values]
         return (min(sizes), False), (max(sizes), False)
     names = {
-        "number": ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum"),
-        "string": ("minLength", "", "maxLength", ""),
-        "array": ("minItems", "", "maxItems", ""),
+        "number": ("minimum", "maximum"),
+        "string": ("minLength", "maxLength"),
+        "array": ("minItems", "maxItems"),
     }[kind]
-    least, above, most, below = (schema.get(name) for name in names)
-    floor = 0.0 if kind != "number" else float("-inf")
-    lower = [(floor, False), (_number(least, floor), above is True), (_number(above, floor), True)]
+    least, most = (schema.get(name) for name in names)
+    if kind != "number":  # counts have no exclusive ends, and 0 is one of them
+        return (_number(least, 0.0), False), (_number(most, float("inf")), False)
+    above, below = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
+    lower = [(_number(least, float("-inf")), above is True), (_number(above, float("-inf")), True)]
     upper = [(_number(most, float("inf")), below is True), (_number(below, float("inf")), True)]
     return max(lower), min(upper, key=lambda edge: (edge[0], not edge[1]))
 

@@ -60,6 +60,8 @@ def _class(pattern: str, at: int) -> tuple[str, int]:
         return pattern[start:], at  # never closed; llguidance says so
     if out == ["[", "^"]:
         return r"(?s:.)", at + 1
+    if out == ["["]:  # nothing is in it; Rust would take the bracket that closes it as a sign of the class
+        return "[a&&b]", at + 1
     return "".join(out) + "]", at + 1
 
 

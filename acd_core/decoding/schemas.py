@@ -6,6 +6,7 @@ An object has the properties it lists and no others, unless it says otherwise.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal
 from typing import Any
 from urllib.parse import unquote
 
@@ -17,6 +18,9 @@ _ONE = (
 _LISTS = ("anyOf", "oneOf", "allOf", "prefixItems", "items")
 _NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies")
 _NUMBERS = ("const", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
+
+EXACT_INTEGERS = 2**53
+"""Up to here every integer is a double."""
 
 Path = tuple[str, ...]
 
@@ -75,22 +79,33 @@ def at(schema: Any, path: Path) -> Any:
     return schema
 
 
-def inexact(schema: Any) -> int | None:
-    """An integer of `schema` that a double cannot hold, or None. llguidance reads numbers as doubles and would
-    enforce the neighbour of such a one."""
+def inexact(schema: Any) -> float | None:
+    """A number of `schema` for which llguidance would enforce its neighbour, or None: an integer that a double cannot
+    hold, or a fraction in a constant that is not read to the last digit."""
     for _, node in nodes(schema):
-        for value in (number for key in _NUMBERS if key in node for number in _integers(node[key])):
-            if abs(value) >= 10**300 or int(float(value)) != value:
-                return value
+        for key in _NUMBERS:
+            for value in _numbers(node[key]) if key in node else ():
+                if isinstance(value, int) and (abs(value) >= 10**300 or int(float(value)) != value):
+                    return value
+                if isinstance(value, float) and key in ("const", "enum") and not read_exactly(value):
+                    return value
     return None
 
 
-def _integers(value: Any) -> Iterator[int]:
-    if isinstance(value, int):
+def read_exactly(value: float) -> bool:
+    """Whether llguidance reads the written `value` as this double. Its parser takes the digits as one double and scales
+    it by a power of ten as another, and only where both are exact the result is sure."""
+    _, digits, exponent = Decimal(repr(value)).normalize().as_tuple()
+    coefficient, scale = int("".join(map(str, digits))), int(exponent)
+    return coefficient <= EXACT_INTEGERS and -22 <= scale and (scale <= 22 or coefficient <= 1)
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    if isinstance(value, (int, float)):
         yield value
     elif isinstance(value, (list, Mapping)):
         for each in value.values() if isinstance(value, Mapping) else value:
-            yield from _integers(each)
+            yield from _numbers(each)
 
 
 def closed(schema: Mapping[str, Any]) -> dict[str, Any]:

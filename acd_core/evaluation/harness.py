@@ -17,10 +17,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from acd_core.decoding.methods import METHODS
 from acd_core.errors import ContextLengthError, UsageError
 from acd_core.evaluation.benchmarks import Benchmark, Item, Kind
 from acd_core.evaluation.completions import Completion, CompletionFile, completion_key
+from acd_core.evaluation.identity import gate_of, identity, reply_facts
 from acd_core.evaluation.intervals import Rate, bootstrap_mean, wilson
 from acd_core.evaluation.judges import RefusalJudge, Verdict
 from acd_core.evaluation.keyword_lists import KEYWORD_LISTS
@@ -259,37 +259,6 @@ def _unique(what: str, names: Sequence[str]) -> None:
         raise UsageError(f"The {what} {twice[0]!r} is given twice.", hint="Give each once, or an Arm with a label.")
 
 
-def identity(lm: Any) -> dict[str, Any]:
-    """What names the model, the pair and the expert: their fingerprints decide which kept records are still valid."""
-    backbone = getattr(lm, "backbone", None)
-    return {
-        "model": lm.model_id,
-        "fingerprint": getattr(backbone, "fingerprint", None),
-        "dtype": str(getattr(backbone, "dtype", "")),
-        "device": str(getattr(backbone, "device", "")),
-        "pair": getattr(getattr(lm, "pair", None), "id", None),
-        "expert": getattr(getattr(lm, "expert", None), "id", None),
-        "default alpha": getattr(lm, "alpha", None),
-        "recommended": _recommended(getattr(lm, "pair", None)),
-        "gate": _gate(lm),
-    }
-
-
-def _recommended(pair: Any) -> dict[str, Any]:
-    """The settings a pair recommends, under their names in `ContrastParams`; nothing where there is no pair."""
-    found = {"alpha": getattr(pair, "alpha", None), "plausibility": getattr(pair, "plausibility", None) or None}
-    found["contrast_tokens"] = getattr(pair, "contrast_tokens", None)
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def _gate(lm: Any) -> dict[str, Any] | None:
-    """How the model's gate works where a call says nothing; None without one. Which gate it is, the pair's id says."""
-    rules = getattr(lm, "gate_rules", None)
-    if rules is None or rules.gate is None:
-        return None
-    return {"setting": rules.setting, "floor": rules.floor, "recheck": rules.recheck}
-
-
 def arm_settings(base: Mapping[str, Any], arm: Arm) -> GenerationParams:
     """The settings of one arm: those of the run, its own over them."""
     chosen: dict[str, Any] = {**base, **arm.settings, "method": arm.method}
@@ -300,38 +269,6 @@ def arm_settings(base: Mapping[str, Any], arm: Arm) -> GenerationParams:
 
 def _key(model: Mapping[str, Any], settings: GenerationParams, benchmark: Benchmark, item: Item, asked: Any) -> str:
     return completion_key({**reply_facts(model, settings), "set": benchmark.name, "id": item.id, "prompt": asked})
-
-
-def reply_facts(model: Mapping[str, Any], settings: GenerationParams) -> dict[str, Any]:
-    """What decides a reply beside its prompt. A pair or expert that the method does not use is no part of it, nor is
-    the device: a run may move to another machine. The dtype is: it changes replies. The pair's gate is, whatever the
-    method, unless there is none to act."""
-    method = METHODS.get(settings.method or "")
-    names = ["model", "fingerprint", "dtype"]
-    if method is not None and method.needs_pair:
-        names.append("pair")
-    if method is not None and method.expert:
-        names.append("expert")
-    facts = {**{name: model.get(name) for name in names}, "settings": settings.model_dump(mode="json")}
-    if method is not None and method.needs_pair and method.contrasts:
-        asked = settings.contrast.model_dump(exclude_none=True)
-        facts["recommended"] = {k: v for k, v in (model.get("recommended") or {}).items() if k not in asked}
-    if settings.contrast.alpha is None and model.get("default alpha") is not None:
-        facts["default alpha"] = model["default alpha"]
-    if gate_of(model, settings) not in ("", "off"):
-        facts.update(pair=model.get("pair"), gate=model["gate"])
-    return facts
-
-
-def gate_of(model: Mapping[str, Any], settings: GenerationParams) -> str:
-    """`Row.gate` of a method with these settings. model: as `identity` describes it."""
-    gate = model.get("gate")
-    if gate is None or settings.method == "none":
-        return ""
-    setting = gate["setting"] if settings.contrast.gate is None else settings.contrast.gate
-    if setting is None or isinstance(setting, bool):
-        return "off" if setting is False else "on"
-    return f"{setting:g}"
 
 
 def _fill(

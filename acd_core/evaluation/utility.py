@@ -18,7 +18,8 @@ from acd_core.errors import ContextLengthError
 from acd_core.evaluation.benchmarks import Benchmark
 from acd_core.evaluation.choices import Question, QuestionSet, accuracy, true_share
 from acd_core.evaluation.completions import Completion, RecordFile, completion_key
-from acd_core.evaluation.harness import Arm, Evaluation, arm_settings, identity, reply_facts
+from acd_core.evaluation.harness import Arm, Evaluation, arm_settings
+from acd_core.evaluation.identity import identity, reply_facts
 from acd_core.evaluation.intervals import Rate, bootstrap_mean, bootstrap_ratio, wilson
 from acd_core.evaluation.text_quality import TextQuality, text_quality
 from acd_core.params import GenerationParams

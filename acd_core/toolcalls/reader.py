@@ -121,9 +121,9 @@ class ToolCallReader:
         return "call" if field.startswith("tool_calls") else "reasoning" if field.startswith(_REASONING) else "text"
 
     @property
-    def holding(self) -> bool:
-        """Whether letters are held back, because they may become a mark."""
-        return self._parser is not None and bool(self._parser._buffer[self._parser._pos :].strip())
+    def pending(self) -> str:
+        """What is held back, because it may become a mark."""
+        return "" if self._parser is None else str(self._parser._buffer[self._parser._pos :])
 
     def feed(self, text_delta: str) -> list[Event]:
         """New text of the reply; the events it completes."""

@@ -175,3 +175,79 @@ def test_a_template_that_ignores_tools_refuses_them() -> None:
     assert not _CHATML.renders_tools
     with pytest.raises(TemplateError, match="ignores tools"):
         _CHATML.layout("hello", None, [tool])
+
+
+@pytest.mark.parametrize(
+    "tool",
+    [
+        {"type": "function", "function": None},
+        {"type": "function", "function": {}},
+        {"type": "function", "function": {"name": "f", "parameters": "x"}},
+        {"type": "function", "function": {"name": "f", "parameters": {"properties": ["a"]}}},
+        "f",
+    ],
+)
+def test_tools_that_are_none_are_said(tool: object) -> None:
+    with pytest.raises(UsageError, match="ool"):
+        _CHATML.layout("hello", None, [tool])  # type: ignore[list-item]
+
+
+def test_a_history_that_a_model_spoilt_is_rendered() -> None:
+    deep = {"id": ["a"], "type": "function", "function": {"name": "f", "arguments": "[" * 100_000}}
+    turns = [
+        {"role": "user", "content": "x"},
+        {"role": "assistant", "content": None, "tool_calls": [deep]},
+        {"role": "tool", "tool_call_id": ["a"], "content": [{"type": "text", "text": None}]},
+        {"role": "user", "content": "y \ud83d z"},
+    ]
+    assert "y \ufffd z" in _CHATML.tokenizer.decode(_CHATML.layout(turns).ids)
+
+
+@pytest.mark.parametrize("name", ["|im_end|", "im_end|>z", "im_start", "|im_start|"])
+def test_what_a_template_writes_around_a_name_makes_no_control_token(name: str) -> None:
+    made = tokenizer("chatml")
+    made.chat_template = (
+        "{% for t in tools or [] %}<{{ t.function.name }}><|{{ t.function.name }}|>"
+        "{% for k in t.function.parameters %}<{{ k }}>{% endfor %}{% endfor %}" + TEMPLATES["chatml"]
+    )
+    chat = Chat(made)
+    special = set(made.convert_tokens_to_ids(list(SPECIAL)))
+
+    def control(text: str) -> list[int]:
+        schema = {"type": "object", "properties": {}, text: "x"}
+        tool = {"type": "function", "function": {"name": text, "parameters": schema}}
+        return [token for token in chat.layout("hello", None, [tool]).ids if token in special]
+
+    assert control(name) == control("probe")
+
+
+def test_marks_cannot_be_written_by_hand() -> None:
+    for text in ("a \\U000f0000 b", "a \\\\U000f0000<|im_end|>\\\\U000f0001 b", "\\udb80\\udc00<|im_end|>"):
+        rendered = _CHATML.template.render([{"role": "user", "content": text}])
+        ids = _CHATML.layout(text).ids
+        end = _CHATML.tokenizer.convert_tokens_to_ids("<|im_end|>")
+        assert ids.count(end) == 1
+        assert rendered.count("\U000f0000") == text.count("<|im_end|>")
+
+
+def test_long_histories_are_rendered_in_little_time() -> None:
+    """Repairs are tried in tens, not in thousands, and what helped once is tried first."""
+    made = tokenizer("mistral")
+    chat = Chat(made)
+    calls = {"id": "call_0123456789", "type": "function", "function": {"name": "f", "arguments": {"a": 1}}}
+    turns = [{"role": "assistant", "content": "hi"}] + [
+        {"role": "user", "content": "x"},
+        {"role": "assistant", "content": "", "tool_calls": [calls]},
+        {"role": "tool", "tool_call_id": "call_0123456789", "content": "r"},
+    ] * 40
+    chat.layout(turns)
+    count, render = 0, chat.tokenizer.apply_chat_template
+
+    def counted(*args: object, **options: object) -> object:
+        nonlocal count
+        count += 1
+        return render(*args, **options)
+
+    chat.tokenizer.apply_chat_template = counted
+    chat.layout(turns)
+    assert count <= 6

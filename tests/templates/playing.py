@@ -120,9 +120,11 @@ class _Playing(ScriptedModel):
 
 
 def _begun(family: str, prompt: str) -> tuple[str, str]:
-    """(what the model has said already, the prompt before it): gpt-oss writes its header again behind a thought."""
-    found = re.search(r"<\|channel\|>analysis<\|message\|>[^<]*<\|end\|><\|start\|>assistant\Z", prompt)
-    if family != "gpt-oss" or found is None or not prompt[: found.start()].endswith(_OPENINGS[family]):
+    """(what the model has said already, the prompt before it): gpt-oss opens a message anew behind a thought or a
+    preamble."""
+    part = r"<\|channel\|>(?:analysis|commentary)<\|message\|>[^<]*<\|end\|><\|start\|>assistant"
+    found = re.search(rf"(?<=<\|start\|>assistant)(?:{part})+\Z", prompt)
+    if family != "gpt-oss" or found is None:
         return "", prompt
     return found.group(), prompt[: found.start()]
 

@@ -47,10 +47,10 @@ pytestmark = pytest.mark.skipif(not published.names(), reason="shared/data/templ
 Play = Callable[..., tuple[ACDLLM, Played]]
 OSLO, ROME = {"city": "Oslo"}, {"city": "Rome"}
 LONG_IDS = ("call_aZ3kQ9xWm2Lr8TnYb5VcD1eF", "call_0Hs7GjUoPq4iEwXz6RvKtMyN")  # as OpenAI gives them
-HEAD_TWICE = pytest.mark.xfail(
+THOUGHT_OPEN = pytest.mark.xfail(
     strict=True,
-    reason="acd_core/session.py keeps the first tokens of a call that follows a thought, and the grammar writes its "
-    "head again behind them",
+    reason="acd_core/session.py keeps the thought of gpt-oss and not the header behind it (HEAD: not even the mark "
+    "that ends it), so JSON begins in no channel, or within the thought",
 )
 MISMATCHED = pytest.mark.xfail(
     strict=True,
@@ -79,7 +79,7 @@ def get_time(city: str) -> str:
     return TIME.format(city)
 
 
-TOOLS = [FunctionTool.from_defaults(get_weather), FunctionTool.from_defaults(get_time)]
+TOOLS: list[Any] = [FunctionTool.from_defaults(get_weather), FunctionTool.from_defaults(get_time)]
 
 
 @pytest.fixture
@@ -171,7 +171,7 @@ async def test_results_that_come_in_another_order_than_their_calls(play: Play, f
         return TIME.format(city)
 
     llm, it = play(family)
-    tools = [FunctionTool.from_defaults(async_fn=get_weather), FunctionTool.from_defaults(async_fn=get_time)]
+    tools: list[Any] = [FunctionTool.from_defaults(async_fn=get_weather), FunctionTool.from_defaults(async_fn=get_time)]
     result, used, _, _ = await run(FunctionAgent(tools=tools, llm=llm), "What about Rome")
     assert [name for name, _, _ in used] == ["get_time", "get_weather"]
     assert str(result) == "So: sunny in Rome; noon in Rome"
@@ -290,7 +290,7 @@ def reporter(seen: Seen) -> Said:
     return Said(json.dumps(REPORT.model_dump())) if not seen.tools else guide(seen)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [pytest.param(f, marks=THOUGHT_OPEN if f == "gpt-oss" else ()) for f in FAMILIES])
 async def test_structured_predictions(play: Play, family: str) -> None:
     llm, it = play(family, reporter)
     prompt = PromptTemplate("How is {place}")
@@ -301,7 +301,7 @@ async def test_structured_predictions(play: Play, family: str) -> None:
     assert llm.as_structured_llm(Report).chat([ChatMessage(content="How is Oslo")]).raw == REPORT
 
 
-@pytest.mark.parametrize("family", WITH_TOOLS)
+@pytest.mark.parametrize("family", [pytest.param(f, marks=THOUGHT_OPEN if f == "gpt-oss" else ()) for f in WITH_TOOLS])
 async def test_an_agent_with_a_structured_answer(play: Play, family: str) -> None:
     llm, it = play(family, reporter)
     result, used, _, _ = await run(FunctionAgent(tools=TOOLS, llm=llm, output_cls=Report), "How is Oslo")
@@ -311,7 +311,7 @@ async def test_an_agent_with_a_structured_answer(play: Play, family: str) -> Non
     assert "So: sunny in Oslo" in it.last.prompt and not it.last.tools
 
 
-@pytest.mark.parametrize("family", [pytest.param(f, marks=HEAD_TWICE if f in THINKING else ()) for f in WITH_TOOLS])
+@pytest.mark.parametrize("family", [pytest.param(f, marks=THOUGHT_OPEN if f == "gpt-oss" else ()) for f in WITH_TOOLS])
 async def test_a_forced_call(play: Play, family: str) -> None:
     llm, it = play(family)
     response = llm.chat_with_tools(TOOLS, "How is Oslo", tool_required=True)

@@ -10,8 +10,12 @@ import pytest
 
 from acd_core import ContrastiveLM, PromptPair
 from acd_core.chat import Chat
-from acd_core.params import Done, ReasoningDelta, TextDelta
-from acd_core.toolcalls import tool_call_format
+from acd_core.engine import Reply
+from acd_core.engine.request import Gating
+from acd_core.engine.text import Turn
+from acd_core.params import Done, GenerationParams, ReasoningDelta, TextDelta, ToolCallDelta
+from acd_core.session import Piece, Session
+from acd_core.toolcalls import response_template_for, thought_marks, tool_call_format
 from tests.scripted import ADVERSARIAL, SAFE, ScriptedModel
 from tests.templates import published
 from tests.templates.reading import THOUGHTS
@@ -50,11 +54,12 @@ def make() -> Iterator[Make]:
     """make(family, thought, said): an engine over a model that thinks `thought`, then says `said`."""
     made: list[ContrastiveLM] = []
 
-    def build(family: str, thought: str | None, said: str) -> ContrastiveLM:
+    def build(family: str, thought: str | None, said: str, close: str | None = None) -> ContrastiveLM:
         tokenizer = published.tokenizer(family)
         chat = Chat(tokenizer)
         prompt = chat.text("x", variables=TOLD.get(family, {}))
-        opening, close = marks(family)
+        opening, usual = marks(family)
+        close = usual if close is None else close
         header = chat.template.opening.partition(opening.strip())[0].partition("</think>")[0]
         header = header or {"ministral3-reasoning": "[/INST]"}.get(family, "<｜Assistant｜>")  # the user's turn ends so
         written = prompt[prompt.rindex(header) + len(header) :]  # a thought that the template opens itself
@@ -138,6 +143,85 @@ def test_a_forced_call_comes_behind_the_thought(make: Make, family: str) -> None
         assert (refused.finish_reason, refused.text) == ("refusal", REFUSAL)
 
 
+def own_call(family: str) -> str:
+    """A call as the family's model writes it behind a thought."""
+    wire = tool_call_format(published.tokenizer(family), variables=TOLD.get(family, {}))
+    assert wire is not None
+    head = wire.head
+    for _, close in thought_marks(response_template_for(published.tokenizer(family))):
+        head = head.rpartition(close)[2]
+    return f'{head.lstrip(chr(10))}look_up{wire.middle}{{"city": "Paris", "sure": true}}{wire.tail}'
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("forced", ["required", "look_up", "schema"])
+def test_the_models_own_call_behind_the_thought_is_made_once(make: Make, family: str, forced: str) -> None:
+    tokenizer = published.tokenizer(family)
+    if tool_call_format(tokenizer) is None or not Chat(tokenizer).renders_tools:
+        pytest.skip("this family's calls cannot be forced")
+    lm = make(family, THOUGHT, own_call(family), "<|end|><|start|>assistant" if family == "gpt-oss" else None)
+    asked = {"response_format": JSON} if forced == "schema" else {"tool_choice": forced}
+    reply = ask(lm, family, tools=[TOOL], **asked)
+    assert [(each.name, each.arguments) for each in reply.tool_calls] == [("look_up", {"city": "Paris", "sure": True})]
+    assert (reply.text, reply.invalid_tool_calls, reply.finish_reason) == ("", (), "tool_calls")
+    assert reply.reasoning.strip() == THOUGHT
+    assert lm.backbone.tokenizer.decode(reply.token_ids).count("look_up") == 2  # the thought names it as well
+
+
+@pytest.mark.parametrize("family", ["qwen3", "glm4.5", "smollm3", "nemotron3-nano", "deepseek-v3.1"])
+def test_behind_a_thought_closed_by_the_template_no_free_word_is_kept(make: Make, family: str) -> None:
+    told = {"thinking": False} if family == "deepseek-v3.1" else {"enable_thinking": False}
+    tokenizer = published.tokenizer(family)
+    chat = Chat(tokenizer)
+    header = chat.template.opening.partition("<think>")[0].partition("</think>")[0]
+    prompt = chat.text("x", variables=told)
+    written = prompt[prompt.rindex(header) + len(header) :]
+    assert "</think>" in written
+    model = ScriptedModel(
+        tokenizer, lambda _: f"{written}It is Paris, I am sure of it, and I could say more than this.", header=header
+    )
+    with ContrastiveLM.from_model(model, tokenizer, PromptPair.from_texts(SAFE, ADVERSARIAL)) as lm:
+        reply = lm.generate("x", response_format=JSON, chat_template_kwargs=told)
+        assert lm.backbone.tokenizer.decode(reply.token_ids) == reply.text
+        assert set(json.loads(reply.text)) == {"city", "sure"}
+        assert reply.usage.probe_tokens > 0
+
+
+@pytest.mark.parametrize("stop", ["sorry", "I", "\n\n", "."])
+def test_a_stop_text_ends_no_free_words(make: Make, stop: str) -> None:
+    reply = make("qwen3", "Hm.\n\nStill.", REFUSAL).generate("x", response_format=JSON, stop=[stop])
+    assert (reply.finish_reason, reply.text) == ("refusal", REFUSAL)
+    reply = make("qwen3", "Hm.\n\nStill.", "It is Paris.").generate("x", response_format=JSON, stop=[stop])
+    assert reply.reasoning.strip() == "Hm.\n\nStill."
+    assert set(json.loads(reply.text)) == {"city", "sure"}
+
+
+def test_one_logprob_a_token_also_behind_an_unfinished_thought(make: Make) -> None:
+    reply = make("r1-distill", None, "Paris, that is clear.").generate("x", response_format=JSON, logprobs=0)
+    assert [each.token_id for each in reply.logprobs] == list(reply.token_ids)
+    assert reply.usage.completion_tokens == len(reply.token_ids) + reply.usage.probe_tokens
+
+
+def test_a_thought_that_leaves_no_room_is_a_reply_cut_off(make: Make) -> None:
+    lm = make("r1-distill", None, "Paris, that is clear.")
+    spoken = len(lm.token_ids("Paris, that is clear."))
+    for room in range(spoken + 1, spoken + 14):
+        reply = lm.generate("x", response_format=JSON, max_tokens=room)
+        assert reply.finish_reason == "length"
+        assert reply.reasoning.strip() == "Paris, that is clear."
+
+
+def test_a_refusal_makes_no_calls(make: Make) -> None:
+    said = f"{REFUSAL} {own_call('qwen3')}"
+    lm = make("qwen3", "Hm.", said)
+    events = list(lm.stream("x", tools=[TOOL], tool_choice="required"))
+    done = events[-1]
+    assert isinstance(done, Done)
+    assert (done.generation.finish_reason, done.generation.tool_calls) == ("refusal", ())
+    assert not [each for each in events if isinstance(each, ToolCallDelta)]
+    assert "".join(each.text for each in events if isinstance(each, TextDelta)) == done.generation.text
+
+
 def test_a_refusal_within_an_unfinished_thought_counts(make: Make) -> None:
     """Distillates at times answer inside the thought that their template opened, and end there."""
     lm = make("r1-distill", None, REFUSAL)
@@ -156,3 +240,35 @@ def test_template_variables_decide_whether_it_thinks(make: Make) -> None:
         lm.generate("x").usage.prompt_tokens
         < lm.generate("x", chat_template_kwargs={"enable_thinking": False}).usage.prompt_tokens
     )
+
+
+@pytest.mark.parametrize("forced", [False, True])
+def test_a_gate_that_opens_within_a_thought_loses_no_reply(make: Make, forced: bool) -> None:
+    """The engine closes the turn there and puts the assistant's header behind it; the answer is read afresh."""
+    lm = make("qwen3", None, "x")
+    asked = GenerationParams.of(response_format=JSON if forced else None)
+    session = Session(lm._plan("x", asked), lambda _: None)
+    request = session.start()
+    events: list[Any] = []
+    for text in ("<think>\nThey want a", Turn(" way\n\n"), "I'm sorry, but", " I can't help with that."):
+        piece = Piece.of(text, request)
+        events += session.take((0, piece))[0]
+    more, following, over = session.take((0, Reply((1, 2, 3), "stop", 0, 0, 0.0, None)))
+    events += more
+    assert following is None and over
+    generation = events[-1].generation
+    assert "".join(each.text for each in events if isinstance(each, TextDelta)) == generation.text == REFUSAL
+    assert "".join(each.text for each in events if isinstance(each, ReasoningDelta)) == generation.reasoning
+    assert generation.reasoning == "They want a way\n"
+    assert generation.finish_reason == ("refusal" if forced else "stop")
+
+
+def test_what_a_gate_read_is_that_of_the_moment(make: Make) -> None:
+    """The engine goes on while the caller is slow; what it reads by then must not decide."""
+    lm = make("qwen3", "Hm.", "It is Paris.")
+    request = lm._plan("x", GenerationParams()).make(None, lambda _: None)
+    branch = request.kept
+    request.gating = Gating(None, branch, None, 0.5, 0.5, (), 32)  # type: ignore[arg-type]
+    piece = Piece.of("", request)
+    request.gating.opened_at = 96
+    assert piece.gating is not None and piece.gating.opened_at is None
