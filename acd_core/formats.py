@@ -19,6 +19,7 @@ from acd_core.session import PlainReader, Reader
 from acd_core.toolcalls import (
     ToolCallFormat,
     ToolCallReader,
+    answering,
     kept_special_ids,
     parses_tools,
     reopening,
@@ -48,7 +49,7 @@ class Format:
     hidden_ids: tokens whose text is never part of the reply. matcher: makes the grammar's state, if there is one; told
     that a thought stands before it, the state of what may follow one. forced: the grammar allows nothing but the
     format, so it leaves no words to refuse with. free, free_hidden_ids: reader and hidden tokens of the words spoken
-    before a forced format. closing: ids that end a thought."""
+    before a forced format. closing: ids that end a thought. answer: what opens the words behind a thought."""
 
     tools: Tools
     reader: MakeReader
@@ -59,6 +60,7 @@ class Format:
     free: MakeReader = _plain
     free_hidden_ids: frozenset[int] = frozenset()
     closing: tuple[int, ...] = ()
+    answer: tuple[str, tuple[int, ...]] | None = None
 
     @staticmethod
     def refuses(request: str, text: str) -> bool:
@@ -99,6 +101,8 @@ class Formats:
             )
         check_tools(settings.tools)
         tools: Tools = () if choice == "none" else settings.tools
+        if tools:
+            self._chat.check_shows_tools()
         if tools and not self.parses_tools:
             raise ModelError(
                 f"Tool calls of {self._backbone.model_id!r} cannot be read: its tokenizer has no response_template and "
@@ -109,24 +113,28 @@ class Formats:
         forced = calls_forced or settings.response_format is not None
         strict = [_is_strict(tool) for tool in tools]
         shown = tuple(_without_strict(tool) for tool in tools)
+        written = _written(shown, "list of tools")  # also where a template is all that shows them
         parallel = settings.parallel_tool_calls
         # Keys hold the order of properties as the caller gave it: the grammar writes them in that order.
         asked: tuple[str, str | None, str] | None = None
         if calls_forced:
-            asked = "tools", choice, json.dumps(shown)
+            asked = "tools", choice, written
         elif settings.response_format is not None:
-            asked = "json", json.dumps(shown), json.dumps(_schema(settings.response_format))
+            asked = "json", written, _written(_schema(settings.response_format), "JSON schema")
         elif any(strict):
             held = [tool if kept else _any_arguments(tool) for tool, kept in zip(shown, strict)]
-            asked = "tools", "auto", json.dumps(held)
+            asked = "tools", "auto", _written(held, "list of tools")
         if asked is None:
-            return self._format(shown, None, forced=forced, parallel=parallel)
+            return self._format(shown, None, forced=forced, document=False, parallel=parallel)
         # What cannot be enforced is said before anything is queued; and what may follow a thought is compiled by then.
         wires = self._wires(settings.chat_template_kwargs) if shown else (None, None)
         fresh, behind = (self._compiled(*asked, parallel, wire) for wire in wires)
-        return self._format(
-            shown, lambda thought: (behind if thought else fresh).matcher(), forced=forced, parallel=parallel
-        )
+
+        def matcher(thought: bool) -> Matcher:
+            return (behind if thought else fresh).matcher()
+
+        document = settings.response_format is not None
+        return self._format(shown, matcher, forced=forced, document=document, parallel=parallel)
 
     def _compile(
         self, kind: str, choice: str | None, document: str, parallel: bool, wire: ToolCallFormat | None
@@ -147,7 +155,7 @@ class Formats:
     def _wires(self, variables: Mapping[str, Any]) -> tuple[ToolCallFormat, ToolCallFormat]:
         """How this model writes calls: to a fresh prompt, and behind a thought. ModelError where its template does not
         say."""
-        told = json.dumps(variables, default=str, sort_keys=True)
+        told = repr(sorted(variables.items(), key=lambda item: item[0]))  # values of any kind, named by strings
         if told not in self._known_wires:
             layout = tool_call_format(self._tokenizer, self._backbone.eos_ids, variables)
             if layout is None:
@@ -178,7 +186,7 @@ class Formats:
         return tuple(self._tokenizer.encode(text, add_special_tokens=False))
 
     def _format(
-        self, tools: Tools, matcher: Callable[[bool], Matcher] | None, *, forced: bool, parallel: bool
+        self, tools: Tools, matcher: Callable[[bool], Matcher] | None, *, forced: bool, document: bool, parallel: bool
     ) -> Format:
         template = self._template
         if template is None:
@@ -187,9 +195,16 @@ class Formats:
         if not forced:
             return Format(tools, read, hidden, True, matcher)
         if tools:
-            return Format(tools, read, hidden, True, matcher, True, read, hidden, self._closing)
+            answer = self._answer if document else None
+            return Format(tools, read, hidden, True, matcher, True, read, hidden, self._closing, answer)
         # A JSON document must reach the caller to the letter: no reader may take it for something else.
-        return Format(tools, _plain, self._special, True, matcher, True, read, hidden, self._closing)
+        return Format(tools, _plain, self._special, True, matcher, True, read, hidden, self._closing, self._answer)
+
+    @functools.cached_property
+    def _answer(self) -> tuple[str, tuple[int, ...]] | None:
+        text = answering(self._tokenizer, self._backbone.model_type)
+        whole = reopening(self._tokenizer, self._backbone.model_type) + text
+        return (text, tuple(self._tokenizer.encode(whole, add_special_tokens=False))) if text else None
 
     def _read(self, tools: Tools, parallel: bool) -> tuple[MakeReader, frozenset[int]]:
         """A reader of thoughts, and of calls where there are tools; and the tokens it need not see."""
@@ -200,6 +215,16 @@ class Formats:
             return ToolCallReader(tokenizer, prefix, tools, template, parallel=parallel, begun=begun)
 
         return read, self._special - kept_special_ids(tokenizer, template)
+
+
+def _written(value: Any, what: str) -> str:
+    """`value` as JSON, which keys and grammars are made of. what: how to call it in a complaint."""
+    try:
+        return json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(
+            f"The {what} cannot be written as JSON: {error}.", hint="Lists instead of sets, text instead of objects."
+        ) from None
 
 
 def _is_strict(tool: Mapping[str, Any]) -> bool:

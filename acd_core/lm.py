@@ -67,6 +67,7 @@ class ContrastiveLM:
         self.method = method if method is not None else ("acd" if pair is not None else alone)
         self.alpha = GenerationParams.of(alpha=alpha).contrast.alpha
         self.deterministic = deterministic
+        self.generation_defaults = generation_defaults
         self.defaults = defaults_of(backbone) if generation_defaults else ModelDefaults()
         if pair is not None:
             pair.check(backbone)

@@ -216,6 +216,7 @@ class Planner:
             refuses=lambda text: form.refuses(request, text),
             decode=self._decoded,
             closing=form.closing,
+            answer=form.answer,
             header=self._chat.appended_header if opening is not None else (),
         )
 

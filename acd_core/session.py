@@ -108,7 +108,8 @@ class Plan:
     told that there was one. probes_refusal: whether the model first speaks without it, because it leaves no words to
     refuse. free: a reader of what is spoken then, as reader. refuses: whether a text is a refusal. decode: ids as text,
     control tokens included. closing: ids that end a thought. header: ids behind which a gate that opens has the method
-    answer anew.
+    answer anew. answer: what opens the words of a reply behind a thought, its text and its ids, where a family has
+    such a mark and a document is to follow.
     """
 
     make: Callable[[Matcher | None, Callable[[Item], None]], Request]
@@ -123,6 +124,7 @@ class Plan:
     decode: Callable[[Sequence[int]], str] | None = None
     closing: tuple[int, ...] = ()
     header: tuple[int, ...] = ()
+    answer: tuple[str, tuple[int, ...]] | None = None
 
 
 class Session:
@@ -184,9 +186,10 @@ class Session:
             return self._turn(piece), None, False
         if not self._probing:
             return self._shown(self._reader.feed(piece)), None, False
+        before = len(self._free_text)
         events = self._heard(self._reader.feed(piece))
         self._called = self._called or self._reader.region == "call"
-        self._find_start(piece)
+        self._find_start(piece, before)
         start = self._begins.tokens if self._begins is not None and self._reader.marked else 0
         spoken = piece.tokens - start
         said = self._called or self._free_text.strip()
@@ -195,13 +198,18 @@ class Session:
             return [*events, *more], following, over
         return events, None, False
 
-    def _find_start(self, piece: Piece) -> None:
-        """Note the last piece before the text, or before a call. A mark may be told only some pieces later."""
+    def _find_start(self, piece: Piece, before: int) -> None:
+        """Note the last piece before the text, or before a call. A mark may be told only some pieces later.
+
+        before: letters of the text until this piece.
+        """
         self._heard_letters += len(piece)
         self._since.append((self._heard_letters, piece))
-        if self._free_text.strip() or self._called or self._reader.region != "text":
+        if self._free_text[:before].strip() or self._called or self._reader.region != "text":
             return
-        certain = self._heard_letters - len(self._reader.pending.lstrip())
+        begun = self._free_text[before:].lstrip()
+        pending = self._reader.pending
+        certain = self._heard_letters - len(begun) - len(pending if begun else pending.lstrip())
         while self._since and self._since[0][0] <= certain:
             self._begins = self._since.popleft()[1]
 
@@ -273,6 +281,8 @@ class Session:
         assert plan.decode is not None
         assert plan.matcher is not None
         closing = plan.closing if self._unfinished else ()
+        if plan.answer and not self._called and not plan.decode(first.generated[: at.tokens]).endswith(plan.answer[0]):
+            closing = (*closing, *plan.answer[1])
         self._kept = tuple(first.generated[: at.tokens])
         self._kept_logprobs = tuple(first.token_logprobs[: at.tokens])
         self._probe_tokens = tokens - at.tokens

@@ -29,7 +29,7 @@ def reported(report: ContrastReport) -> dict[str, Any]:
     }
 
 
-def operator_rules(floor: float | None, recheck: int | None, defaults: bool) -> tuple[tuple[str, Any], ...]:
+def operator_rules(floor: float | None, recheck: int | None, defaults: bool = True) -> tuple[tuple[str, Any], ...]:
     """Settings that the ContrastiveLM must have: whether the model's own generation_config counts, a floor of the gate
     that calls are held to and, under it, how often replies are read. Other settings go with each call. Pairs, so that
     they can stand in a key."""

@@ -12,13 +12,19 @@ import asyncio
 import os
 import threading
 import weakref
+from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from acd_core.errors import EngineClosedError, UsageError
 
 if TYPE_CHECKING:
     from acd_core.lm import ContrastiveLM
+
+AS_LOADED = "as loaded"
+"""Where a backbone keeps the digest of the weights it was loaded with."""
+_SPARE = 2
+"""Models that are kept although no object names them any more, if none was changed away from them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,19 +48,22 @@ class Source:
         return (*names, self.rules, self.method)
 
 
+class User(Protocol):
+    """An adapter object, one of the copies that share a holder."""
+
+    def _source(self) -> Source: ...
+
+
 class Holder:
-    """Keeps the ContrastiveLMs of an adapter object alive. given: the one the caller made, if any."""
+    """Keeps the ContrastiveLMs of adapter objects alive, as long as one of them names it. given: the one the caller
+    made, if any."""
 
     def __init__(self, lm: ContrastiveLM | None = None) -> None:
         self.given = lm
-        self._known: dict[tuple[Any, ...], ContrastiveLM] = {}
-        self._last: ContrastiveLM | None = lm
+        self._known: OrderedDict[tuple[Any, ...], ContrastiveLM] = OrderedDict()
+        self._users: dict[int, tuple[weakref.ref[User], tuple[Any, ...]]] = {}  # by identity, with what they last named
         self._lock = threading.Lock()
-
-    @property
-    def loaded(self) -> ContrastiveLM | None:
-        """The model of the last call, None before the first."""
-        return self._last
+        self._counting = threading.Lock()  # held for a moment only, never while something is loaded
 
     def known(self, source: Source) -> ContrastiveLM | None:
         """The model of `source` if it is loaded and was not closed since."""
@@ -63,8 +72,8 @@ class Holder:
         found = self._known.get(source.key)
         return None if found is None or is_closed(found) else found
 
-    def get(self, source: Source) -> ContrastiveLM:
-        """The ContrastiveLM of `source`. Loaded at the first call, and again after somebody closed it.
+    def get(self, source: Source, user: User) -> ContrastiveLM:
+        """The ContrastiveLM of `source`, for `user`. Loaded at the first call, and again after somebody closed it.
 
         Raises UsageError where `source` asks a ContrastiveLM that the caller made to be another, EngineClosedError
         where the caller closed it: what its weights were, only the caller knows.
@@ -75,15 +84,45 @@ class Holder:
             with self._lock:
                 found = self.known(source)
                 if found is None:
-                    found = self._known[source.key] = self._open(source)
-        self._last = found
+                    found = self._open(source)
+                    with self._counting:
+                        self._known[source.key] = found
+        self.join(source, user)  # only now: what it names may be over the weights of what it named before
         return found
 
-    async def aget(self, source: Source) -> ContrastiveLM:
+    async def aget(self, source: Source, user: User) -> ContrastiveLM:
         """`get`, off the event loop where something must be loaded."""
         if self.known(source) is not None:
-            return self.get(source)
-        return await asyncio.to_thread(self.get, source)
+            return self.get(source, user)
+        return await asyncio.to_thread(self.get, source, user)
+
+    def join(self, source: Source, user: User) -> None:
+        """Count `user`, who names `source`, among the objects whose models are kept.
+
+        Models that no object names any more are forgotten: at once where one was changed to name another, else (those
+        of objects that LangChain makes for one call) all but the last few.
+        """
+        if self.given is not None:
+            return
+        key = _key_of(source)
+        with self._counting:
+            before = self._users.get(id(user))
+            left = before[1] if before is not None and before[0]() is user else None
+            if key is None or key == left:
+                return
+            self._users[id(user)] = (weakref.ref(user), key)
+            if key in self._known:
+                self._known.move_to_end(key)
+            if self._known.keys() - {key}:
+                self._forget(left)
+
+    def _forget(self, left: tuple[Any, ...] | None) -> None:
+        self._users = {place: found for place, found in self._users.items() if found[0]() is not None}
+        wanted = {_key_of(user._source()) for ref, _ in self._users.values() if (user := ref()) is not None}
+        unnamed = [key for key in self._known if key not in wanted]
+        for key in unnamed:
+            if key == left or key in unnamed[:-_SPARE]:
+                del self._known[key]
 
     def check(self, source: Source) -> None:
         """Raise what `get` would raise of a ContrastiveLM that the caller made. Loads nothing."""
@@ -91,8 +130,9 @@ class Holder:
             return
         if changed := _differences(self.given, source):
             raise UsageError(
-                "This object was made from a ContrastiveLM, so its model, pair, expert, gate_floor and where it was "
-                f"loaded cannot be changed: {', '.join(changed)} would be another.",
+                "This object was made from a ContrastiveLM, so its model, pair, expert, gate_floor, "
+                "generation_defaults and where it was loaded cannot be changed: "
+                f"{', '.join(changed)} would be another.",
                 hint="Make another with from_lm(other_lm), or one by names: (model=..., pair=...).",
             )
         if is_closed(self.given):
@@ -102,9 +142,10 @@ class Holder:
             )
 
     def _open(self, source: Source) -> ContrastiveLM:
-        from acd_core.lm import ContrastiveLM  # torch and transformers, not before they are needed
+        from acd_core.evaluation.identity import weights_key  # torch and transformers, not before they are needed
+        from acd_core.lm import ContrastiveLM
 
-        return ContrastiveLM.from_pretrained(
+        lm = ContrastiveLM.from_pretrained(
             source.model,
             source.pair,
             source.method,
@@ -114,6 +155,8 @@ class Holder:
             revision=source.revision,
             **dict(source.rules),
         )
+        lm.backbone.attached.setdefault(AS_LOADED, weights_key(lm.backbone.model))
+        return lm
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Holder:
         return self
@@ -129,6 +172,14 @@ class Holder:
                 "What was made from a ContrastiveLM (from_lm) cannot be pickled and sent to another process.",
                 hint="Make it by names, (model=..., pair=...): the other process loads its own.",
             )
+
+
+def _key_of(source: Source) -> tuple[Any, ...] | None:
+    """The key of `source`; None where it names nothing that could be loaded, as the next call will say."""
+    try:
+        return source.key
+    except (AttributeError, TypeError):
+        return None
 
 
 def is_closed(lm: ContrastiveLM) -> bool:
@@ -157,12 +208,13 @@ _pair_ids: dict[int, tuple[weakref.ref[Any], str]] = {}  # by identity: `==` on 
 
 def _differences(lm: ContrastiveLM, source: Source) -> list[str]:
     """The settings of `source` that `lm` has not, by name."""
-    backbone = lm.backbone
+    backbone, rules = lm.backbone, dict(source.rules)
     agree = {
         "model": source.model in (lm.model_id, os.path.expanduser(lm.model_id)),
         "pair": pair_key(source.pair) == pair_key(lm.pair),
         "expert": expert_key(source.expert) == expert_key(lm.expert),
-        "gate_floor": dict(source.rules).get("gate_floor") == lm.gate_rules.floor,
+        "gate_floor": rules.get("gate_floor") == lm.gate_rules.floor,
+        "generation_defaults": rules.get("generation_defaults", True) == lm.generation_defaults,
         "revision": source.revision in (None, backbone.revision),
         "dtype": source.dtype in ("auto", str(backbone.dtype).removeprefix("torch.")),
         "device": source.device in ("auto", str(backbone.device)),

@@ -9,15 +9,15 @@ something the sender wants read, and raises.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 
 from acd_core.errors import UsageError
+from acd_integrations._calls import KINDS, as_call, from_function_call, told, unsaid
 
 _TEXT = ("text", "text-plain", "input_text", "output_text")
-_CALLS = ("tool_use", "tool_call", "function_call", "custom_tool_call")
 _THOUGHTS = ("reasoning", "thinking", "redacted_thinking", "reasoning_content", "thought")
 # What a person would miss if it were left out of an assistant's turn: it cannot be told to a text model.
 _MEDIA = ("image", "image_url", "input_image", "output_image", "audio", "input_audio", "output_audio", "video", "media",
@@ -68,21 +68,9 @@ def calls_of(message: BaseMessage) -> list[dict[str, Any]]:
     parsed = message.tool_calls if isinstance(message, AIMessage) else []
     broken = message.invalid_tool_calls if isinstance(message, AIMessage) else []
     calls = [as_call(call["id"], call["name"], call["args"]) for call in parsed]
-    known = {str(call["id"]) for call in (*parsed, *broken) if call.get("id")}
-    fresh = []
-    for name, ids, arguments in _called(blocks(message)):
-        call = as_call(next(iter(ids), ""), name, arguments)
-        # With an id on both sides the id decides; else the same call with the same arguments is the same call.
-        alike = (each for each in calls if not (ids and each["id"]))
-        if not known & set(ids) and all(each["function"] != call["function"] for each in alike):
-            fresh.append(call)
-    calls += fresh
-    legacy = message.additional_kwargs.get("function_call")  # the one call of a turn, from before calls had ids
-    if isinstance(legacy, Mapping) and legacy.get("name"):
-        call = as_call("", str(legacy["name"]), legacy.get("arguments"))
-        if all(each["function"]["name"] != call["function"]["name"] for each in calls):
-            calls.append(call)
-    return calls
+    found = [told(block) for block in blocks(message) if _kind(block) in KINDS]
+    calls += unsaid((each for each in found if each.name), calls, [str(call.get("id") or "") for call in broken])
+    return calls + from_function_call(message.additional_kwargs, calls)
 
 
 def broken_calls(message: BaseMessage) -> list[str]:
@@ -91,25 +79,11 @@ def broken_calls(message: BaseMessage) -> list[str]:
     found = [str(call["args"]) for call in broken if call.get("args")]
     known = {call.get("id") for call in broken}
     for block in blocks(message):
-        nameless = _kind(block) in _CALLS and not block.get("name")
-        text = _arguments(block)
+        nameless = _kind(block) in KINDS and not told(block).name
+        text = told(block).arguments
         if (nameless or _kind(block) == "invalid_tool_call") and text and block.get("id") not in known:
             found.append(text if isinstance(text, str) else json.dumps(text, ensure_ascii=False))
     return found
-
-
-def as_call(call_id: Any, name: str, arguments: Any) -> dict[str, Any]:
-    """A call in the core's form. Arguments that are no JSON object are kept under the name "input"."""
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments or "{}")
-        except ValueError:
-            arguments = {"input": arguments}
-    if arguments is None:
-        arguments = {}
-    if not isinstance(arguments, Mapping):
-        arguments = {"input": arguments}
-    return {"id": str(call_id or ""), "type": "function", "function": {"name": name, "arguments": dict(arguments)}}
 
 
 def blocks(message: BaseMessage) -> list[Mapping[str, Any]]:
@@ -127,19 +101,6 @@ def _pieces(message: BaseMessage) -> Iterator[Any]:
 def _kind(block: Mapping[str, Any]) -> str | None:
     kind = block.get("type", "text" if "text" in block else None)
     return None if kind is None else str(kind)
-
-
-def _called(found: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, list[str], Any]]:
-    """(name, ids, arguments) of every block that is a call. OpenAI's have two ids: the item's and the call's."""
-    for block in found:
-        if _kind(block) in _CALLS and block.get("name"):
-            ids = [str(block[key]) for key in ("call_id", "id") if block.get(key)]
-            yield str(block["name"]), ids, _arguments(block)
-
-
-def _arguments(block: Mapping[str, Any]) -> Any:
-    """Whichever of the providers' names holds something; `partial_json` is what a stream added up to."""
-    return next((block[key] for key in ("args", "arguments", "input", "partial_json") if block.get(key)), None)
 
 
 def _readable(thought: Any) -> str:

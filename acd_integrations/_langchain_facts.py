@@ -10,13 +10,13 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Union, cast
 
 from langchain_core.language_models.model_profile import ModelProfile
 
 from acd_core import on_disk
 from acd_core.errors import ACDError, TemplateError
-from acd_integrations._holder import expert_key, pair_key
+from acd_integrations._holder import AS_LOADED, expert_key, pair_key
 
 if TYPE_CHECKING:
     from acd_core.lm import ContrastiveLM
@@ -32,9 +32,12 @@ def of(lm: ContrastiveLM) -> dict[str, Any]:
     }
 
 
-def identity(model: str, pair: Any, expert: Any, given: ContrastiveLM | None) -> dict[str, Any]:
+def identity(
+    model: str, pair: Any, expert: Any, given: ContrastiveLM | None, loaded: ContrastiveLM | None = None
+) -> dict[str, Any]:
     """Model, pair and expert for a cache key: names, and digests of what they hold where that is cheap. The same
-    before and after loading. given: the ContrastiveLM the caller made, if any: it has defaults of its own."""
+    before and after loading, unless somebody changes the loaded weights. given: the ContrastiveLM the caller made, if
+    any: it has defaults of its own. loaded: the one that was loaded by these names."""
     known: dict[str, Any] = {"model": model, "version": _version()}
     if given is not None:
         known["fingerprint"] = given.backbone.fingerprint
@@ -47,6 +50,8 @@ def identity(model: str, pair: Any, expert: Any, given: ContrastiveLM | None) ->
         base = on_disk.adapter_base(folder) if folder is not None else None
         if base is not None:
             known["base_files"] = _state(base, on_disk.model_folder(base), _signature)
+        if loaded is not None:
+            known.update(_changed(loaded, under_adapter=base is not None))
     if pair is None or isinstance(pair, (str, os.PathLike)):
         known["pair"] = None if pair is None else str(pair)
         if pair is not None:
@@ -60,16 +65,21 @@ def identity(model: str, pair: Any, expert: Any, given: ContrastiveLM | None) ->
 
 
 def _chosen(given: ContrastiveLM) -> dict[str, Any]:
-    """What the caller chose of the model's own: the adapters that are active now, and whether its config counts."""
-    from acd_core.weight_state import adapter_settings
+    """What the caller's model computes with now, its adapters and their settings included, and what its
+    generation_config has it do."""
+    from acd_core.evaluation.identity import defaults_key, weights_key
 
-    found: dict[str, Any] = {}
-    settings = adapter_settings(given.backbone.model)
-    if settings:
-        found["adapters"] = hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
-    if given.defaults.honoured:
-        found["generation_config"] = given.defaults.honoured
-    return found
+    return {"weights": weights_key(given.backbone.model), "generation_config": defaults_key(given.defaults)}
+
+
+def _changed(loaded: ContrastiveLM, *, under_adapter: bool) -> dict[str, Any]:
+    """What weights and adapters a loaded model has now, where they are not those of its files. under_adapter: whether
+    those name an adapter."""
+    from acd_core.evaluation.identity import adapters_key, weights_key
+
+    now = weights_key(loaded.backbone.model)
+    added = not under_adapter and adapters_key(loaded.backbone.model) is not None
+    return {"weights": now} if added or now != loaded.backbone.attached.get(AS_LOADED, now) else {}
 
 
 def profile(
@@ -88,6 +98,7 @@ def profile(
     tokenizer can tell, so before the model is loaded the figure is worked out when somebody reads it.
     """
     structured = importlib.util.find_spec("llguidance") is not None
+    asked: _Asked | None = None
     found = ModelProfile(
         text_inputs=True,
         text_outputs=True,
@@ -114,20 +125,26 @@ def profile(
             found["max_input_tokens"] = positions
             if method not in ("none", "safedecoding"):  # those two add no prompt
                 found["max_input_tokens"] -= _soft_length(pair)
-                found = cast(ModelProfile, WorkedOut(found, (model, pair, method, revision)))
+                asked = (model, pair, method, revision)
         tools = on_disk.mentions_tools(folder) is not False
     found["tool_calling"] = tools
     found["tool_call_streaming"] = tools
     found["tool_choice"] = tools and structured
-    return found
+    return cast(ModelProfile, WorkedOut(found, asked))
+
+
+_Asked = tuple[str, Any, str, Union[str, None]]  # model, pair, method, revision
 
 
 class WorkedOut(dict[str, Any]):
-    """A profile whose `max_input_tokens` is worked out at the first reading of it: that takes the model's tokenizer,
-    and making a ChatACD must not. Until then it is the context less the pair's vectors; it stays that where the model
-    cannot be read, which its first call says with the reason."""
+    """A profile that was worked out here, not written by a user.
 
-    def __init__(self, known: Mapping[str, Any], asked: tuple[str, Any, str, str | None] | None) -> None:
+    asked: what `max_input_tokens` depends on, where it is worked out at the first reading of it: that takes the model's
+    tokenizer, and making a ChatACD must not. Until then it is the context less the pair's vectors; it stays that where
+    the model cannot be read, which its first call says with the reason.
+    """
+
+    def __init__(self, known: Mapping[str, Any], asked: _Asked | None) -> None:
         super().__init__(known)
         self._asked = asked
 
@@ -189,10 +206,10 @@ def _soft_length(pair: Any) -> int:
     return on_disk.pair_length(folder) if folder is not None else 0
 
 
-def check_tools(model: str, lm: ContrastiveLM | None) -> None:
+def check_tools(model: str, lm: ContrastiveLM | None, revision: str | None = None) -> None:
     """Raise TemplateError if it is plain already that the model's template ignores tools. Loads nothing; the call
-    itself checks again, by rendering."""
-    folder = on_disk.model_folder(model)
+    itself checks again, by rendering. lm: the model, where it is loaded."""
+    folder = on_disk.model_folder(model, revision)
     ignored = not lm.renders_tools if lm is not None else folder is not None and on_disk.mentions_tools(folder) is False
     if ignored:
         raise TemplateError(

@@ -24,6 +24,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk
 
 from acd_core.errors import UsageError
 from acd_core.params import Event, Generation, ReasoningDelta, TextDelta, ToolCallDelta
+from acd_integrations._calls import continues
 from acd_integrations._characters import whole, whole_texts
 from acd_integrations._gate import reported
 from acd_integrations._langchain_blocks import broken_calls, calls_of, text_of, thoughts_of
@@ -95,13 +96,8 @@ def _assistant(message: BaseMessage) -> dict[str, Any]:
     out["content"] = "\n".join([part for part in (out["content"], *broken_calls(message)) if part])
     if thoughts := thoughts_of(message):
         out["reasoning_content"] = thoughts
-    prefix = message.additional_kwargs.get("prefix")
+    prefix = continues(message.additional_kwargs, "an assistant message")
     if prefix is not None:
-        if not isinstance(prefix, bool):
-            raise UsageError(
-                f"additional_kwargs['prefix'] of an assistant message is {prefix!r}.",
-                hint="True continues the message, False asks for a new turn after it.",
-            )
         out["prefix"] = prefix
     return out
 

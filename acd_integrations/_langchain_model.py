@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.language_models import BaseChatModel
 from pydantic import Field, field_serializer
 
+from acd_integrations import _langchain_facts as facts
 from acd_integrations import _settings as written
 from acd_integrations._gate import operator_rules
 from acd_integrations._holder import Holder, Source
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
     from acd_core.lm import ContrastiveLM
 
+_DESCRIBED = frozenset(("model", "pair", "method", "expert", "revision"))  # what a profile is made of
 _CHANGEABLE = ("stop", "chat_template_kwargs", "tags", "metadata")
 
 
@@ -49,10 +52,14 @@ class OverModel(BaseChatModel):
     """The loaded model, shared by reference with every copy of this object."""
 
     def _lm(self) -> ContrastiveLM:
-        return self.lm_holder.get(self._source())
+        return self.lm_holder.get(self._source(), self)
 
     async def _alm(self) -> ContrastiveLM:
-        return await self.lm_holder.aget(self._source())
+        return await self.lm_holder.aget(self._source(), self)
+
+    def _known(self) -> ContrastiveLM | None:
+        """The ContrastiveLM below, where it is loaded already."""
+        return self.lm_holder.known(self._source())
 
     def _source(self) -> Source:
         """What the ContrastiveLM below depends on. Every other setting goes with each call."""
@@ -68,11 +75,30 @@ class OverModel(BaseChatModel):
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, written.assigned(type(self), name, value))
+        if name in _DESCRIBED:
+            self._describe_again()
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy with some settings changed, over the same model where that can be. Raises UsageError for names that
         this class does not have."""
-        return super().model_copy(update=written.checked(type(self), update or {}), deep=deep)
+        copied = super().model_copy(update=written.checked(type(self), update or {}), deep=deep)
+        if not _DESCRIBED.isdisjoint(update or {}):
+            copied._describe_again()
+        return copied
+
+    def __copy__(self) -> Self:
+        """Every copy counts among those whose model is kept, also before its first call."""
+        copied = super().__copy__()
+        for each in (self, copied):
+            self.lm_holder.join(each._source(), each)
+        return copied
+
+    def _describe_again(self) -> None:
+        """The profile of what the fields name now, unless the user wrote one."""
+        if self.profile is None or isinstance(self.profile, facts.WorkedOut):
+            self.profile = None
+            with contextlib.suppress(Exception):  # as LangChain's own does when an object is made
+                self.profile = self._resolve_model_profile()
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         """Copies share the model, the pair and what the host has put in (cache, callbacks, rate limiter)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from llama_index.core.base.llms.types import (
@@ -24,6 +24,7 @@ from llama_index.core.llms.llm import ToolSelection
 
 from acd_core.errors import RefusalError, UsageError
 from acd_core.params import Done, Event, Generation, ReasoningDelta, TextDelta, ToolCall, ToolCallDelta
+from acd_integrations._calls import KINDS, Told, as_call, as_dict, continues, from_function_call, part, told, unsaid
 from acd_integrations._characters import whole, whole_texts
 from acd_integrations._gate import reported
 
@@ -37,8 +38,6 @@ _ROLES = {
     MessageRole.TOOL: "tool",
     MessageRole.FUNCTION: "tool",
 }
-# Kinds of items that are calls of the application's tools; those of any other kind are the provider's own.
-_CALLS = ("function", "function_call", "custom_tool_call", "tool_use", "tool_call")
 
 
 def to_conversation(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
@@ -61,27 +60,25 @@ def _message(message: ChatMessage, index: int) -> dict[str, Any]:
         if isinstance(block, TextBlock):
             texts.append(block.text)
         elif isinstance(block, ToolCallBlock):
-            calls.append(_call(block.tool_call_id, block.tool_name, block.tool_kwargs))
+            calls.append(as_call(block.tool_call_id, block.tool_name, block.tool_kwargs))
         elif isinstance(block, (CitableBlock, CitationBlock)):
             texts.extend(_cited_texts(block, index))
         elif not isinstance(block, (ThinkingBlock, CachePoint)):
             raise _not_text(block, index)
     more = message.additional_kwargs
     if role == "assistant":
-        calls += _legacy_calls(more, calls)
+        calls += unsaid(_told_calls(more), calls)
+        calls += from_function_call(more, calls)
+        if broken := _broken_calls(more):
+            texts = [*filter(None, texts), *broken]
     result: dict[str, Any] = {"role": role, "content": "\n".join(texts)}
     if calls and role == "assistant":
         result["tool_calls"] = [{**call, "id": call["id"] or f"call_{index}_{at}"} for at, call in enumerate(calls)]
     for name in ("tool_call_id", "name") if role == "tool" else ():
         if more.get(name):
             result[name] = str(more[name])
-    if role == "assistant" and more.get("prefix") is not None:
-        if not isinstance(more["prefix"], bool):
-            raise UsageError(
-                f"additional_kwargs['prefix'] of message {index} is {more['prefix']!r}.",
-                hint="True continues the message, False asks for a new turn after it.",
-            )
-        result["prefix"] = more["prefix"]
+    if role == "assistant" and (prefix := continues(more, f"message {index}")) is not None:
+        result["prefix"] = prefix
     return result
 
 
@@ -102,72 +99,26 @@ def _not_text(block: Any, index: int) -> UsageError:
     )
 
 
-def _call(call_id: Any, name: str, arguments: Any) -> dict[str, Any]:
-    return {
-        "id": str(call_id or ""),
-        "type": "function",
-        "function": {"name": name, "arguments": _arguments(arguments)},
-    }
+def _broken_calls(more: Mapping[str, Any]) -> list[str]:
+    """The texts of calls that were malformed (`Reply.final` keeps them): they stay visible as what they were."""
+    broken = [part(each, "text") for each in more.get("invalid_tool_calls") or ()]
+    return [text for text in broken if isinstance(text, str)]
 
 
-def _legacy_calls(more: Mapping[str, Any], known: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The calls in the additional_kwargs of an assistant's message that are not among `known`: with an id on both sides
-    the id decides, else name and arguments. `function_call` is the one call of a turn, from before calls had ids."""
-    ids = {call["id"] for call in known if call["id"]}
-    found = []
+def _told_calls(more: Mapping[str, Any]) -> Iterator[Told]:
+    """The calls in `additional_kwargs["tool_calls"]`, without a provider's own bookkeeping (its thoughts, its tools).
+    Raises UsageError for one without a name."""
     for item in more.get("tool_calls") or ():
-        fresh = _legacy_call(item)
-        if fresh is None or fresh["id"] in ids:
+        kind = part(item, "type")
+        if isinstance(kind, str) and kind not in KINDS:
             continue
-        alike = (call for call in known if not (fresh["id"] and call["id"]))
-        if all(call["function"] != fresh["function"] for call in alike):
-            found.append(fresh)
-    legacy = more.get("function_call")
-    name = _part(legacy, "name")
-    if name and all(call["function"]["name"] != name for call in (*known, *found)):
-        found.append(_call(None, str(name), _part(legacy, "arguments", "args") or {}))
-    return found
-
-
-def _legacy_call(call: Any) -> dict[str, Any] | None:
-    """A call of some client library, as a dict or an object: Chat Completions', Responses', Anthropic's or Gemini's.
-    None for what is no call: a provider's own bookkeeping, such as its thoughts or its own tools."""
-    function = _part(call, "function")
-    owner = call if function is None else function
-    name = _part(owner, "name", "tool_name")
-    kind = _part(call, "type")
-    if isinstance(kind, str) and kind not in _CALLS:
-        return None
-    if not name:
-        raise UsageError(
-            "A tool call in additional_kwargs['tool_calls'] has no function name.",
-            hint="Put calls into the message as ToolCallBlock(tool_name=..., tool_kwargs=...).",
-        )
-    arguments = _part(owner, "arguments", "input", "args", "tool_kwargs")
-    return _call(_part(call, "call_id", "id", "tool_id", "tool_call_id"), str(name), arguments or {})
-
-
-def _part(owner: Any, *names: str) -> Any:
-    """The first of `names` that `owner`, a dict or an object, holds with a value."""
-    for name in names:
-        found = owner.get(name) if isinstance(owner, Mapping) else getattr(owner, name, None)
-        if found:
-            return found
-    return None
-
-
-def _arguments(arguments: Any) -> dict[str, Any]:
-    """Templates want a dict: a JSON string would be quoted a second time. What is no JSON object, as a call that was
-    cut off, stays in the history under the name "input"."""
-    parsed = arguments
-    if isinstance(arguments, str):
-        try:
-            parsed = json.loads(arguments or "{}")
-        except json.JSONDecodeError:
-            parsed = None
-    elif isinstance(arguments, Mapping):
-        parsed = dict(arguments)
-    return parsed if isinstance(parsed, dict) else {"input": arguments}
+        call = told(item)
+        if not call.name:
+            raise UsageError(
+                "A tool call in additional_kwargs['tool_calls'] has no function name.",
+                hint="Put calls into the message as ToolCallBlock(tool_name=..., tool_kwargs=...).",
+            )
+        yield call
 
 
 def to_tool(tool: Any, *, strict: bool = False) -> dict[str, Any]:
@@ -344,8 +295,6 @@ def tool_selections(response: ChatResponse, error_on_no_tool_call: bool) -> list
             hint="Pass tool_required=True to force a call, or error_on_no_tool_call=False to accept words.",
         )
     return [
-        ToolSelection(
-            tool_id=call.tool_call_id or "", tool_name=call.tool_name, tool_kwargs=_arguments(call.tool_kwargs)
-        )
+        ToolSelection(tool_id=call.tool_call_id or "", tool_name=call.tool_name, tool_kwargs=as_dict(call.tool_kwargs))
         for call in calls
     ]

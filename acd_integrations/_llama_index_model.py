@@ -50,7 +50,7 @@ class OverModel(OwnPrompts):
     @property
     def lm(self) -> ContrastiveLM:
         """The ContrastiveLM behind this class, loaded on first use and shared with every class over the same model."""
-        return self._holder.get(self._source())
+        return self._holder.get(self._source(), self)
 
     def load(self) -> Self:
         """Load the model now. Returns itself."""
@@ -59,7 +59,7 @@ class OverModel(OwnPrompts):
 
     async def aload(self) -> Self:
         """Load the model now, off the event loop. Returns itself."""
-        await self._holder.aget(self._source())
+        await self._holder.aget(self._source(), self)
         return self
 
     def _source(self) -> Source:
@@ -91,6 +91,13 @@ class OverModel(OwnPrompts):
         """A copy with some settings changed, over the same model where that can be. Raises UsageError for names that
         this class does not have."""
         return super().model_copy(update=written.checked(type(self), update or {}), deep=deep)
+
+    def __copy__(self) -> Self:
+        """Every copy counts among those whose model is kept, also before its first call."""
+        copied = super().__copy__()
+        for each in (self, copied):
+            self._holder.join(each._source(), each)
+        return copied
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         """Copies share the model: weights and the engine's thread are never copied."""

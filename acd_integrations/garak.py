@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _PLUGIN = "garak.generators.acd"
 _SAMPLING = ("max_tokens", "temperature", "top_k", "top_p", "seed", "stop")
-_CONTRAST = ("alpha", "plausibility", "contrast_tokens", "gate", "recheck", "graded")
+_CONTRAST = ("alpha", "plausibility", "contrast_tokens", "rescale", "gate", "recheck", "graded")
 
 
 class ContrastiveGenerator(Generator):
@@ -46,6 +46,7 @@ class ContrastiveGenerator(Generator):
         "alpha": None,
         "plausibility": None,
         "contrast_tokens": None,
+        "rescale": True,
         "gate": None,
         "recheck": None,
         "graded": False,

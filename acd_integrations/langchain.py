@@ -134,6 +134,8 @@ class ChatACD(OverModel):
 
     def __init__(self, **settings: Any) -> None:
         settings = written.checked(type(self), settings)
+        if isinstance(settings.get("profile"), facts.WorkedOut):
+            del settings["profile"]  # of the object that LangChain makes this one of, with other settings
         try:
             super().__init__(**settings)
         except ValidationError as error:
@@ -143,10 +145,11 @@ class ChatACD(OverModel):
     @classmethod
     def from_lm(cls, lm: ContrastiveLM, **settings: Any) -> ChatACD:
         """Over a ContrastiveLM the caller made; its pair, expert, method, alpha and gate settings are the defaults.
-        Raises UsageError for another model, pair or expert than it has."""
+        Raises UsageError for another model, pair, expert, gate_floor or generation_defaults than it has."""
         own = {"model": lm.model_id, "pair": lm.pair, "expert": lm.expert, "lm_holder": Holder(lm)}
         written.check_own(own, settings)
-        llm = cls(**{**own, "gate_floor": lm.gate_rules.floor, **settings})
+        rules = {"gate_floor": lm.gate_rules.floor, "generation_defaults": lm.generation_defaults}
+        llm = cls(**{**own, **rules, **settings})
         llm.lm_holder.check(llm._source())
         return llm
 
@@ -263,14 +266,15 @@ class ChatACD(OverModel):
         # version shapes the message that is kept.
         shape: dict[str, Any] = {"stop_field": self.stop, "output_version": self.output_version}
         shape["chat_template_kwargs"] = self.chat_template_kwargs
-        return {**chosen, **shape, **facts.identity(self.model, self.pair, self.expert, self.lm_holder.given)}
+        known = facts.identity(self.model, self.pair, self.expert, self.lm_holder.given, self._known())
+        return {**chosen, **shape, **known}
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         return super()._get_ls_params(stop=stop or self.stop or None, **kwargs)
 
     def _resolve_model_profile(self) -> ModelProfile | None:
         return facts.profile(
-            self.model, self.pair, self.lm_holder.loaded, self.method, expert=self.expert, revision=self.revision
+            self.model, self.pair, self._known(), self.method, expert=self.expert, revision=self.revision
         )
 
     # -- counting ---------------------------------------------------------------------------------------------------
@@ -316,7 +320,7 @@ class ChatACD(OverModel):
             kwargs.setdefault("parallel_tool_calls", False)
         choice = tool_choice_of(tool_choice, [tool["function"]["name"] for tool in converted])
         if converted:
-            facts.check_tools(self.model, self.lm_holder.loaded)
+            facts.check_tools(self.model, self._known(), self.revision)
         chosen = {} if choice is None else {"tool_choice": choice}
         return self.bind(tools=converted, **chosen, **kwargs)
 

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from acd_core.lm import ContrastiveLM
 
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_tokens", "stop", "seed")
-_CONTRAST = ("alpha", "plausibility", "contrast_tokens", "gate", "recheck", "graded")
+_CONTRAST = ("alpha", "plausibility", "contrast_tokens", "rescale", "gate", "recheck", "graded")
 _PER_CALL = frozenset(GenerationParams.model_fields) | frozenset(ContrastParams.model_fields) | {"timeout"}
 
 
@@ -89,6 +89,11 @@ class ACDLLM(OverModel):
         default=None, description="Drop tokens below this share of the best one's probability. None: as recommended."
     )
     contrast_tokens: int | None = Field(default=None, description="Contrast so many tokens. None: as recommended.")
+    rescale: bool = Field(
+        default=True,
+        description="Divide the contrast by 1 - alpha, so that temperature means what was asked for. "
+        "False: the paper's formula.",
+    )
     gate: bool | float | None = Field(
         default=None,
         description="None or True: the pair's gate, so that the contrast acts only where the model reads harm. "
@@ -124,15 +129,11 @@ class ACDLLM(OverModel):
     @classmethod
     def from_lm(cls, lm: ContrastiveLM, **settings: Any) -> ACDLLM:
         """Over a ContrastiveLM that exists already: same engine, same weights. `settings` are fields of this class.
-        Raises UsageError for another gate_floor than the ContrastiveLM's own."""
-        floor = lm.gate_rules.floor
-        if settings.pop("gate_floor", floor) != floor:
-            raise UsageError(
-                f"gate_floor belongs to the ContrastiveLM, which has {floor}.", hint="Give it to ContrastiveLM."
-            )
+        Raises UsageError for another model, pair, expert, gate_floor or generation_defaults than it has."""
         own = {"model": lm.model_id, "pair": lm.pair, "expert": lm.expert}
         written.check_own(own, settings)
-        llm = cls(**{**own, "method": lm.method, "gate_floor": floor, **settings})
+        rules = {"gate_floor": lm.gate_rules.floor, "generation_defaults": lm.generation_defaults}
+        llm = cls(**{**own, **rules, "method": lm.method, **settings})
         llm._holder = Holder(lm)
         llm._holder.check(llm._source())
         return llm

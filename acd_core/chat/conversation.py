@@ -129,16 +129,37 @@ def canonical(messages: Turns) -> Turns:
     others = [message for message in messages if message["role"] != "system"]
     if messages[-1]["role"] == "system" and others[-1]["role"] == "assistant":
         others[-1] = {**others[-1], "prefix": False}
+    others = _in_order(others)
     return [{"role": "system", "content": "\n\n".join(filter(None, system))}, *others] if system else others
 
 
+def _in_order(messages: Turns) -> Turns:
+    """Results in the order of their calls: hosts hand them on as they arrive, and many templates show no ids."""
+    found: Turns = []
+    places: dict[Any, int] = {}
+    results: Turns = []
+    for message in [*messages, None]:
+        if message is not None and message["role"] == "tool":
+            results.append(message)
+            continue
+        if all(each.get("tool_call_id") in places for each in results):
+            results.sort(key=lambda each: places[each.get("tool_call_id")])
+        found += results
+        results = []
+        if message is not None:
+            places = {call.get("id"): place for place, call in enumerate(message.get("tool_calls") or ())}
+            found.append(message)
+    return found
+
+
 def merge_roles(messages: Turns) -> Turns:
-    """Neighbours of one role as one turn, for templates that demand alternation. Tool turns stay apart."""
+    """Neighbours of one role as one turn, for templates that demand alternation. Tool turns stay apart, and so does a
+    text from a call behind it: many templates leave out what stands beside a call."""
     merged: Turns = []
     for message in messages:
         last = merged[-1] if merged else None
         joinable = last is not None and last["role"] == message["role"] and message["role"] in ("user", "assistant")
-        if last is not None and joinable and not last.get("tool_calls"):
+        if last is not None and joinable and not (last.get("tool_calls") or message.get("tool_calls")):
             merged[-1] = {**last, **message, "content": join_texts(last["content"], message["content"])}
         else:
             merged.append(message)
@@ -242,6 +263,17 @@ def named_results(messages: Turns, tools: Tools) -> tuple[Turns, Tools]:
     return found, tools
 
 
+def text_into_thought(messages: Turns, tools: Tools) -> tuple[Turns, Tools]:
+    """Text beside a call as the end of the thought before it, for templates that take one of the two (gpt-oss)."""
+    found = []
+    for message in messages:
+        thought = message.get("reasoning_content")
+        if message.get("tool_calls") and thought and message["content"]:
+            message = {**message, "reasoning_content": join_texts(str(thought), message["content"]), "content": ""}
+        found.append(message)
+    return found, tools
+
+
 def no_empty_replies(messages: Turns, tools: Tools) -> tuple[Turns, Tools]:
     """Replies that say and call nothing left out."""
     found = [
@@ -325,8 +357,8 @@ def calls_as_text(messages: Turns, tools: Tools) -> tuple[Turns, Tools]:
 
 
 STRUCTURAL: tuple[Repair, ...] = (
-    describe_tools, short_ids, arguments_as_text, named_results, one_call_a_turn, user_first, answer_results,
-    no_empty_replies, system_in_user,
+    describe_tools, short_ids, arguments_as_text, named_results, one_call_a_turn, text_into_thought, user_first,
+    answer_results, no_empty_replies, system_in_user,
 )  # fmt: skip
 """Repairs that leave calls and results what they are."""
 
@@ -357,12 +389,12 @@ def ways(
     yield from repaired(())
     if known is not None:
         yield from repaired(known)
-    useful = [each.__name__ for each in STRUCTURAL if each(messages, tools) != (messages, tools)]
-    gentle = [name for name in useful if name not in ("arguments_as_text", "describe_tools")]
-    choices: list[tuple[str, ...]] = [chosen for count in (0, 1, 2) for chosen in itertools.combinations(useful, count)]
+    every = [each.__name__ for each in STRUCTURAL]  # one may become useful behind another
+    gentle = [name for name in every if name not in ("arguments_as_text", "describe_tools")]
+    choices: list[tuple[str, ...]] = [chosen for count in (0, 1, 2) for chosen in itertools.combinations(every, count)]
     for last in ((), ("calls_as_text",)):
         if last or natively:
-            for chosen in (*choices, tuple(gentle), tuple(useful)):
+            for chosen in (*choices, tuple(gentle), tuple(every)):
                 yield from repaired((*chosen, *last))
 
 

@@ -169,16 +169,21 @@ class Chat:
         """Ids of plain text: no template, no special tokens added, none recognised in it."""
         return self._encode(self.template.mark(text))
 
+    def check_shows_tools(self) -> None:
+        """Raise TemplateError where the template shows no tools."""
+        if not self.renders_tools:
+            raise TemplateError(
+                "The model's chat template ignores tools, so the model would never see them.",
+                hint="Use a model whose template renders tools (acd doctor --model M says so), or leave tools out.",
+            )
+
     # -- messages ---------------------------------------------------------------------------------------------------
 
     def _prepare(self, conversation: Conversation, tools: Sequence[Mapping[str, Any]]) -> Turns:
         messages = check_conversation(conversation)
         check_tools(tools)
-        if tools and not self.renders_tools:
-            raise TemplateError(
-                "The model's chat template ignores tools, so the model would never see them.",
-                hint="Use a model whose template renders tools (acd doctor --model M says so), or leave tools out.",
-            )
+        if tools:
+            self.check_shows_tools()
         if messages[-1]["role"] == "text":
             return [{"role": "text", "content": "\n\n".join(each["content"] for each in messages if each["content"])}]
         messages = canonical(messages)

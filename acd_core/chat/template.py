@@ -18,7 +18,17 @@ from typing import Any
 
 from acd_core.chat.control_tokens import OURS, ControlTokens, with_marks
 from acd_core.chat.conversation import OURS as OURS_KEY
-from acd_core.chat.conversation import Message, Tools, Turns, Way, is_continued, join_texts, merge_roles, ways
+from acd_core.chat.conversation import (
+    Message,
+    Tools,
+    Turns,
+    Way,
+    is_continued,
+    join_texts,
+    merge_roles,
+    user_first,
+    ways,
+)
 from acd_core.errors import TemplateError
 
 SLOT, END = f"{OURS}slot{OURS}", f"{OURS}end{OURS}"
@@ -126,6 +136,8 @@ class ChatTemplate:
         given = dict(variables or {})
         continues = is_continued(messages)
         roles = ", ".join(str(message["role"]) for message in messages[:12])
+        if tools and self._takes_first_for_user:
+            messages = user_first(messages, [])[0]
         if prompt is not None:
             messages = self.place_system(messages, "", ours=True)
         kinds: frozenset[Any] = frozenset(
@@ -172,6 +184,8 @@ class ChatTemplate:
             if messages[0]["role"] == "system":
                 return [{**messages[0], "content": join_texts(text, messages[0]["content"]), **more}, *messages[1:]]
             return [{"role": "system", "content": text, **more}, *messages]
+        if not any(message["role"] == "user" for message in messages):
+            messages = user_first(messages, [])[0]
         for index, message in enumerate(messages):
             if message["role"] == "user":
                 placed = {**message, "content": join_texts(text, message["content"]), **more}
@@ -247,18 +261,25 @@ class ChatTemplate:
     @functools.cached_property
     def _shown(self) -> tuple[bool, bool]:
         """Whether the template shows a call, and its result."""
-        call = {
-            "id": "zqcall000",
-            "type": "function",
-            "function": {"name": "zqname", "arguments": {"zqkey": "zqvalue"}},
-        }
+        found: list[str] = []
         for arguments in ({"zqkey": "zqvalue"}, '{"zqkey": "zqvalue"}'):
-            call["function"] = {"name": "zqname", "arguments": arguments}
-            turns = [_user("a"), {"role": "assistant", "content": "", "tool_calls": [call]}]
-            text = self._try([*turns, {"role": "tool", "tool_call_id": "zqcall000", "content": "zqresult"}])
-            if text is not None:
-                return "zqname" in text, "zqresult" in text
-        return False, False
+            function = {"name": "zqname", "arguments": arguments}
+            turns = [
+                _user("a"),
+                {
+                    "role": "assistant",
+                    "content": "",
+                    "tool_calls": [{"id": "zqcall000", "type": "function", "function": function}],
+                },
+                {"role": "tool", "tool_call_id": "zqcall000", "content": "zqresult"},
+            ]
+            ways_to_ask: list[tuple[Turns, dict[str, Any]]] = [(turns, {})]
+            if self.place is not None:
+                ways_to_ask.append(self.place.put(turns, [PROBE_TOOL]))
+            for messages, variables in ways_to_ask:
+                text = self._try(messages, variables.pop("tools", None), **variables)
+                found += [text] if text is not None else []
+        return any("zqname" in text for text in found), any("zqresult" in text for text in found)
 
     @property
     def _shows_calls(self) -> bool:
@@ -267,6 +288,17 @@ class ChatTemplate:
     @property
     def _shows_results(self) -> bool:
         return self._shown[1]
+
+    @functools.cached_property
+    def _takes_first_for_user(self) -> bool:
+        """Whether the template shows the first turn beside the tools as the user's, whosever it is (Llama 3.1, 4)."""
+        place, shown = self.place, []
+        if place is None:
+            return False
+        for role in ("assistant", "user"):
+            messages, variables = place.put([{"role": role, "content": "zqfirst"}, _user("zq")], [PROBE_TOOL])
+            shown.append(self._try(messages, variables.pop("tools", None), **variables))
+        return shown[0] is not None and shown[0] == shown[1]
 
     @functools.cached_property
     def opening(self) -> str:

@@ -80,6 +80,7 @@ def options(
     version: bool = typer.Option(False, "--version", help="Print the version.", callback=_print_version, is_eager=True),
     debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error. Works after the verb too."),
 ) -> None:
+    """What can be said before the verb. The help is the application's own (`app`)."""
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # the bars of transformers and of downloads are noise in a log
 

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from acd_core.decoding.disjoint import disjoint, kinds
 from acd_core.decoding.patterns import FORMATS, LLGUIDANCE_FORMATS, LONGEST, NARROWED, UNENFORCEABLE, translated
-from acd_core.decoding.references import gathered, names_resource, tagged, used
+from acd_core.decoding.references import endless, gathered, names_resource, tagged, used
 from acd_core.decoding.schemas import (
     EXACT_INTEGERS,
     Path,
@@ -69,8 +69,10 @@ def enforceable(schema: Mapping[str, Any], what: str) -> tuple[dict[str, Any], b
     number = inexact(doc)
     if number is not None:
         _refuse(what, f"names the number {number}, which cannot be enforced to the last digit")
-    found = _Rewriting(tagged(doc), what).result()
-    result = closed(found)
+    result = closed(_Rewriting(used(tagged(doc)), what).result())
+    circle = endless(result)
+    if circle is not None:
+        _refuse(what, circle, "Put an object or an array between, or leave a way out: a null, or a shorter list.")
     _check_counts(result, what)
     _check_multiples(result, what)
     return result, _escapes(result, what)
@@ -254,9 +256,12 @@ class _Rewriting:
 
 
 def _bound(out: dict[str, Any]) -> None:
-    """Bounds of numbers, so that llguidance holds them exactly. Beside an exclusive whole number and another bound
-    within the same unit it allows the whole number itself (0 for `exclusiveMinimum: 0, maximum: 0.5`). Which bounds meet
-    shows only once references and parts are merged, so each such one becomes an inclusive one right inside."""
+    """Bounds of numbers, so that llguidance holds them exactly.
+
+    Beside an exclusive whole number and another bound within the same unit it allows the whole number itself (0 for
+    `exclusiveMinimum: 0, maximum: 0.5`). Which bounds meet shows only once references and parts are merged, so each
+    such one becomes an inclusive one right inside.
+    """
     if "number" not in kinds(out):
         return
     for plain, exclusive, inward in _BOUNDS:
@@ -270,8 +275,8 @@ def _bound(out: dict[str, Any]) -> None:
         inside = _inside(out.get(exclusive), inward, out.get("type") == "integer")
         if inside is not None:
             del out[exclusive]
-            known = out.get(plain)
-            out[plain] = (max if inward > 0 else min)(known, inside) if _is_number(known) else inside
+            known = out[plain] if _is_number(out.get(plain)) else inside
+            out[plain] = max(known, inside) if inward > 0 else min(known, inside)
 
 
 def _inside(value: Any, inward: int, integer: bool) -> float | None:
@@ -293,7 +298,11 @@ def _shortened(value: float, inward: int) -> float:
     inside = Context(prec=15, rounding=ROUND_CEILING if inward > 0 else ROUND_FLOOR)
     short = float(inside.plus(Decimal(repr(value))))
     # So small or large that no digits are read exactly: a little further in than the reading can be wrong.
-    return short if read_exactly(short) else float(inside.fma(abs(Decimal(short)), Decimal(inward) / 10**14, Decimal(short)))
+    return (
+        short
+        if read_exactly(short)
+        else float(inside.fma(abs(Decimal(short)), Decimal(inward) / 10**14, Decimal(short)))
+    )
 
 
 def _trivial(schema: Any) -> bool:

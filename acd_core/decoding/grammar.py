@@ -69,7 +69,11 @@ class Grammar:
             return self._compile(f"start: {rule}", "JSON schema")
         self._compile(f"start: {rule}", "JSON schema")  # so that a complaint about it is not taken for a tool's
         wire = wire or ToolCallFormat.around("<tool_call>\n", "\n</tool_call>")
-        calls = self._call_rules(_chosen(tools, "required"), self._pieces(wire.head), wire, parallel)
+        keys = _object_keys(wire)
+        if keys is not None:
+            calls = _object_rules(_chosen(tools, "required"), keys)
+        else:
+            calls = self._call_rules(_chosen(tools, "required"), self._pieces(wire.head), wire, parallel)
         return self._compile_calls(f"start: reply | calls\nreply: {rule}\n{calls}", _chosen(tools, "required"))
 
     def for_json_object(self) -> GrammarSpec:
@@ -287,13 +291,47 @@ def _json_rule(schema: Mapping[str, Any], what: str) -> str:
     if not isinstance(schema, Mapping):
         raise UsageError(f"A JSON schema is a dict, not {type(schema).__name__}.")
     try:
-        asked, numbered_escapes = enforceable(schema, what)
+        # As llguidance reads it: tuples are lists, all names are strings, and no number is beyond JSON's.
+        asked, numbered_escapes = enforceable(json.loads(json.dumps(schema, allow_nan=False)), what)
         style = _JSON_STYLE if numbered_escapes else {**_JSON_STYLE, **_NO_NUMBERED_ESCAPES}
         return "%json " + json.dumps({**asked, "x-guidance": style})
     except UsageError:
         raise
     except (TypeError, ValueError, RecursionError) as error:
         raise UsageError(f"The {what} cannot be written as JSON: {error}") from None
+
+
+def _object_keys(wire: ToolCallFormat) -> tuple[str, str] | None:
+    """The keys of name and arguments, where a call is one JSON object and nothing else (Llama 3.1). Written out, the
+    head of such a call would shut out every other object: both begin with a brace."""
+    try:
+        found = json.loads(f"{wire.head}name{wire.middle}{{}}{wire.tail}")
+    except ValueError:
+        return None
+    if not isinstance(found, dict) or sorted(map(str, found.values())) != ["name", "{}"]:
+        return None
+    name, arguments = sorted(found, key=lambda key: found[key] != "name")
+    return (name, arguments) if list(found) == [name, arguments] else None
+
+
+def _object_rules(functions: Sequence[Mapping[str, Any]], keys: tuple[str, str]) -> str:
+    """The rule `calls`, each call as a JSON object with these keys."""
+    lines = ["calls: " + " | ".join(f"call_{index}" for index in range(len(functions)))]
+    name, arguments = keys
+    for index, function in enumerate(functions):
+        parameters = dict(_parameters(function))
+        shared: dict[str, Any] = {
+            key: parameters.pop(key) for key in ("$defs", "definitions") if key in parameters
+        }  # refs begin there
+        call: dict[str, Any] = {
+            **shared,
+            "type": "object",
+            "properties": {name: {"const": function["name"]}, arguments: parameters},
+            "required": [name, arguments],
+            "additionalProperties": False,
+        }
+        lines.append(f"call_{index}: {_json_rule(call, _named(function))}")
+    return "\n".join(lines)
 
 
 def _parameters(function: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -97,7 +97,7 @@ def read_exactly(value: float) -> bool:
     it by a power of ten as another, and only where both are exact the result is sure."""
     _, digits, exponent = Decimal(repr(value)).normalize().as_tuple()
     coefficient, scale = int("".join(map(str, digits))), int(exponent)
-    return coefficient <= EXACT_INTEGERS and -22 <= scale and (scale <= 22 or coefficient <= 1)
+    return coefficient <= EXACT_INTEGERS and scale >= -22 and (scale <= 22 or coefficient <= 1)
 
 
 def _numbers(value: Any) -> Iterator[float]:

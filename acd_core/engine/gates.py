@@ -42,6 +42,7 @@ def take_readings(row: Row, known: int, readings: Readings | None) -> int:
 
 
 def gating_of(row: Row) -> Gating:
+    """The gating of a row's request, which must have one."""
     assert row.request.gating is not None
     return row.request.gating
 

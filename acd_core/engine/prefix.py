@@ -23,7 +23,7 @@ Readings = tuple[str, npt.NDArray[np.float32]]
 
 
 @dataclass
-class _Entry:
+class Entry:
     """One saved row. state: that of the weights it was computed with."""
 
     ids: Ids
@@ -41,7 +41,7 @@ class PrefixStore:
         self.used_bytes = 0
         self.hits = 0
         self.reused_tokens = 0
-        self._entries: OrderedDict[int, _Entry] = OrderedDict()
+        self._entries: OrderedDict[int, Entry] = OrderedDict()
         self._next = 0
         self._state: State | None = None
 
@@ -72,15 +72,10 @@ class PrefixStore:
         found = self._entries[best_key]
         return best, found.saved, found.readings
 
-    def covers(self, ids: Sequence[int], readings: Readings | None = None) -> bool:
-        """Whether all of `ids` is the start of a saved row already; one without readings then takes these."""
+    def holding(self, ids: Sequence[int]) -> Entry | None:
+        """The saved row that starts with all of `ids`."""
         wanted = np.asarray(ids, dtype=np.int64)
-        for _, entry in self._here():
-            if common_prefix(wanted, entry.ids) == len(wanted):
-                if entry.readings is None:
-                    entry.readings = readings
-                return True
-        return False
+        return next((entry for _, entry in self._here() if common_prefix(wanted, entry.ids) == len(wanted)), None)
 
     def add(self, ids: Sequence[int], saved: KeyValues, readings: Readings | None = None) -> None:
         """Keep a row, with what a gate read of its tokens. Saved rows that are a prefix of it go, then the least
@@ -92,13 +87,13 @@ class PrefixStore:
         for key in [k for k, entry in self._here() if common_prefix(known, entry.ids) == len(entry.ids)]:
             readings = readings or self._entries[key].readings
             self._remove(key)
-        self._entries[self._next] = _Entry(known, saved, size, readings, self._state)
+        self._entries[self._next] = Entry(known, saved, size, readings, self._state)
         self._next += 1
         self.used_bytes += size
         while self.used_bytes > self.max_bytes:
             self._remove(next(iter(self._entries)))
 
-    def _here(self) -> Iterator[tuple[int, _Entry]]:
+    def _here(self) -> Iterator[tuple[int, Entry]]:
         """The rows of the present state."""
         return ((key, entry) for key, entry in self._entries.items() if entry.state == self._state)
 

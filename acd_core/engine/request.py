@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import sys
 import time
@@ -40,9 +41,9 @@ class Branch:
     soft_at: int = 0
     expert: Expert | None = None
 
-    @property
+    @functools.cached_property
     def visible(self) -> tuple[int, ...]:
-        """The real token ids, without soft vectors."""
+        """The real token ids, without soft vectors; always the same object."""
         return tuple(token for token in self.ids if token >= 0)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 from acd_core.backbone import Backbone
 from acd_core.engine.cache import SlotCache
 from acd_core.engine.gates import readings_of, take_readings
-from acd_core.engine.prefix import PrefixStore
+from acd_core.engine.prefix import PrefixStore, Readings
 from acd_core.engine.request import Request
 from acd_core.engine.rows import Row
 from acd_core.engine.static import StaticDecoder
@@ -27,52 +27,41 @@ class Reuse:
         self._static = static
         self._weights = WeightState(backbone.model)
         self._state: State | None = None
-        self._unwatched = {"prefill": 3, "decode": 2}
+        self._switches = 0
 
     def watching(self, kind: str) -> AbstractContextManager[None]:
         """Around each forward of this kind: the first few tell which of the model's settings count its own forwards."""
-        left = self._unwatched.get(kind, 0)
-        if not left or self._unlooked:
-            return nullcontext()
-        self._unwatched[kind] = left - 1
-        return self._weights.watching_a_forward()
+        return nullcontext() if self._unlooked else self._weights.watching_a_forward(kind)
 
     def begin(self, rows: Sequence[Row]) -> None:
         """Start new rows from what is known of them."""
         if not rows:
             return
-        state = self._now()
+        switches = self._look()
         for row in rows:
-            row.weights = state
+            row.weights = switches
             self._take(row)
 
     def keep_soft(self, rows: Sequence[Row]) -> None:
         """Save the keys and values up to the end of each new soft prompt: every later request starts with them."""
-        if not self.prefixes.max_bytes:
-            return
-        for row in rows:
-            soft = row.branch.soft
-            if soft is not None:
-                start = row.branch.ids[: row.branch.soft_at + int(soft.shape[0])]
-                if not self.prefixes.covers(start) and row.weights == self._now():
-                    self.prefixes.add(start, self._cache.save(row.slot, len(start)))
+        soft = [(row, row.branch.soft_at + len(row.branch.soft)) for row in rows if row.branch.soft is not None]
+        self._save((row, row.branch.ids[:end], None) for row, end in soft)
 
     def keep(self, rows: Sequence[Row], ended: Collection[Request]) -> None:
         """Save those of `rows` whose conversations are finished: an agent's next turn starts with them."""
-        if not self.prefixes.max_bytes or not ended:
-            return
-        finished = {id(request) for request in ended}
-        state = self._now()
-        for row in rows:
-            if id(row.request) not in finished or row.weights != state:
-                continue
-            ids, readings = row.ids[: row.length], readings_of(row)
-            if not self.prefixes.covers(ids, readings):
-                self.prefixes.add(ids, self._cache.save(row.slot, row.length), readings)
+        if ended:
+            finished = {id(request) for request in ended}
+            kept = [row for row in rows if id(row.request) in finished]
+            self._save((row, row.ids[: row.length], readings_of(row)) for row in kept)
+
+    def rest(self) -> None:
+        """Hold no weights while nothing is asked for: their owner may free or move them."""
+        self._weights.forget()
 
     def clear(self) -> None:
         """Forget everything."""
         self.prefixes.clear()
+        self._weights.forget()
         if self._static is not None:
             self._static.forget()
 
@@ -81,17 +70,42 @@ class Reuse:
         """Whether nothing is used again that could be wrong."""
         return not self.prefixes.max_bytes and self._static is None
 
-    def _now(self) -> State | None:
-        """The state of the weights; what belongs to another is out of reach from here on."""
+    def _look(self) -> int | None:
+        """How often the weights were seen to change or switch; what belongs to others is out of reach from here on."""
         if self._unlooked:
             return None
         state = self._weights.current()
         if state != self._state:
             self._state = state
+            self._switches += 1
             self.prefixes.under(state)
             if self._static is not None:
                 self._static.forget()  # a capture holds addresses, and the way through the adapters of its time
-        return state
+        return self._switches
+
+    def _save(self, found: Iterable[tuple[Row, Sequence[int], Readings | None]]) -> None:
+        """Keep what the cache holds of leading tokens of rows, with readings of them, if the weights are still those
+        that the rows were opened under. Looking at the weights takes time: only where something is new."""
+        room = self.prefixes.max_bytes
+        if not room:
+            return
+        each = self._cache.bytes_per_slot
+        new = [item for item in found if len(item[1]) * each <= room and not self._kept(item[1], item[2])]
+        if not new:
+            return
+        switches = self._look()
+        for row, ids, readings in new:
+            if row.weights != switches:
+                continue
+            entry = self.prefixes.holding(ids)
+            if entry is None:
+                self.prefixes.add(ids, self._cache.save(row.slot, len(ids)), readings)
+            elif entry.readings is None:
+                entry.readings = readings
+
+    def _kept(self, ids: Sequence[int], readings: Readings | None) -> bool:
+        entry = self.prefixes.holding(ids)
+        return entry is not None and (readings is None or entry.readings is not None)
 
     def _take(self, row: Row) -> None:
         """Copy the longest known prefix into `row`, leaving at least one token to compute."""

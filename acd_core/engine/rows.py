@@ -12,7 +12,6 @@ import torch
 
 from acd_core.engine.cache import SlotCache
 from acd_core.engine.request import Branch, Request
-from acd_core.weight_state import State
 
 
 @dataclass
@@ -26,7 +25,7 @@ class Row:
     logits: torch.Tensor | None = None
     tokens: npt.NDArray[np.float32] | None = None  # the gate's readings of the prompt's tokens
     reading: float | None = None  # of the gate, once it was computed
-    weights: State | None = None  # of the model, when the row was opened
+    weights: int | None = None  # how often the model's had been seen to change or switch when the row was opened
 
     @property
     def branch(self) -> Branch:

@@ -138,6 +138,7 @@ class Engine:
                 if not self._closed:
                     self._lock.wait(IDLE_SECONDS)
                 if not self._waiting:
+                    self._reuse.rest()
                     self._thread = None
                     return False
         self._drop_ended()

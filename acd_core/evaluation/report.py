@@ -102,6 +102,8 @@ def _said(value: Any) -> str:
     """A fact of the header in words."""
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_said(each)}" for name, each in value.items()) or "none"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_said, value)) or "none"
     return "none" if value is None else str(value)
 
 

@@ -15,6 +15,7 @@ from acd_core.evaluation.utility import ArmUtility, Perplexity, Utility, Wins
 
 
 def utility_blocks(utility: Utility | None) -> tuple[Block, ...]:
+    """The costs in usefulness as tables, each with a text that says how to read it; nothing where none were read."""
     if utility is None:
         return ()
     base = utility.base

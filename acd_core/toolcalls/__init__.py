@@ -2,6 +2,7 @@
 
 from acd_core.toolcalls.call_formats import (
     ToolCallFormat,
+    answering,
     chat_template_text,
     render_with_tools,
     reopening,
@@ -16,6 +17,7 @@ __all__ = [
     "ParsedReply",
     "ToolCallFormat",
     "ToolCallReader",
+    "answering",
     "chat_template_text",
     "kept_special_ids",
     "parses_tools",

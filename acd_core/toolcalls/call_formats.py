@@ -81,6 +81,12 @@ def reopening(tokenizer: PreTrainedTokenizerBase, model_type: str | None = None)
     return found[0].get("reopens", "") if found else ""
 
 
+def answering(tokenizer: PreTrainedTokenizerBase, model_type: str | None = None) -> str:
+    """What a model writes at the head of its words, where they have a mark of their own (gpt-oss)."""
+    found = _row(tokenizer, model_type)
+    return found[0].get("answers", "") if found else ""
+
+
 def _row(tokenizer: PreTrainedTokenizerBase, model_type: str | None) -> tuple[TemplateRow, dict[str, Any]] | None:
     """The first row that applies, and its template with an anchor."""
     chat = chat_template_text(tokenizer)

@@ -9,14 +9,15 @@ Fields = dict[str, dict[str, Any]]
 
 
 class TemplateRow(TypedDict, total=False):
-    """One row: when it applies, the template, (head, middle, tail, separator) of a call as JSON, and what opens the
-    reply again behind a thought, where a thought is a turn of its own."""
+    """One row: when it applies, the template, (head, middle, tail, separator) of a call as JSON, what opens the
+    reply again behind a thought, where a thought is a turn of its own, and what stands at the head of its words."""
 
     marks: tuple[str, ...]
     model_types: tuple[str, ...]
     template: dict[str, Any]
     call_format: tuple[str, str, str, str]
     reopens: str
+    answers: str
 
 
 NAME = r"(?P<name>[\w.:/-]+)"

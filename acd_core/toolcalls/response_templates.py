@@ -249,6 +249,7 @@ ROWS: tuple[TemplateRow, ...] = (
     {  # gpt-oss: <|channel|>analysis|commentary|final<|message|>...; calls say to=functions.name beside the channel
         "marks": ("<|channel|>", "<|message|>", "<|start|>"),
         "reopens": "<|start|>assistant",
+        "answers": "<|channel|>final<|message|>",
         "template": template(
             r"<\|start\|>assistant",
             r"<\|end\|>|<\|return\|>",

@@ -389,9 +389,15 @@ def test_arguments_of_a_call_are_an_object() -> None:
     assert matcher.finished
 
 
-def test_integers_that_llguidance_would_round_are_refused() -> None:
+def test_numbers_that_llguidance_would_round_are_refused() -> None:
     GRAMMAR.for_schema({"type": "integer", "minimum": -(2**40), "default": 2**53 + 1})
-    for schema in ({"const": 2**53 + 1}, {"properties": {"a": {"enum": ["x", 2**63 - 1]}}}, {"const": 10**400}):
+    assert fits({"enum": [0.1, -2.5, 1e-7]}, "-2.5")
+    for schema in (
+        {"const": 2**53 + 1},
+        {"properties": {"a": {"enum": ["x", 2**63 - 1]}}},
+        {"const": 10**400},
+        {"const": {"a": [0.30000000000000004]}},
+    ):
         with pytest.raises(UsageError, match="last digit"):
             GRAMMAR.for_schema(schema)
 

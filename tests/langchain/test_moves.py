@@ -83,6 +83,7 @@ def test_a_changed_field_is_the_setting_of_the_next_call(make_chat: MakeChat) ->
         ("device", "meta"),
         ("revision", "r"),
         ("gate_floor", 0.5),
+        ("generation_defaults", False),
     ],
 )
 def test_what_was_made_from_a_model_keeps_that_model_or_refuses(make_chat: MakeChat, name: str, value: Any) -> None:

@@ -76,6 +76,7 @@ def test_a_changed_field_is_the_setting_of_the_next_call(lm: ContrastiveLM) -> N
         ("device", "meta"),
         ("revision", "r"),
         ("gate_floor", 0.5),
+        ("generation_defaults", False),
     ],
 )
 def test_what_was_made_from_a_model_keeps_that_model_or_refuses(lm: ContrastiveLM, name: str, value: Any) -> None:
@@ -102,7 +103,8 @@ def test_another_method_over_the_same_weights(lm: ContrastiveLM) -> None:
     room = llm.metadata.context_window
     llm.method = "none"
     assert llm.chat(ASK).message.content == LURE
-    assert llm.metadata.context_window == room + lm.facts.own_tokens
+    plainly = lm.facts_for("none")
+    assert llm.metadata.context_window == plainly.max_input_tokens - plainly.frame_tokens > room
     assert llm.chat(ASK, method="acd").message.content == LONG
 
 

@@ -101,3 +101,16 @@ def test_a_call_that_was_cut_off_is_not_told_to_be_forced(lm: ContrastiveLM) -> 
     with pytest.raises(UsageError, match="tool_required"):
         llm.get_tool_calls_from_response(response)
     json.dumps(llm.to_payload())
+
+
+def test_every_setting_of_the_contrast_is_a_setting_here_and_in_langchain(lm: ContrastiveLM) -> None:
+    from acd_core.params import ContrastParams
+    from acd_integrations.langchain import ChatACD
+
+    for adapter in (ACDLLM, ChatACD):
+        assert set(ContrastParams.model_fields) <= set(adapter.model_fields)
+    llm = ACDLLM.from_lm(lm, rescale=False)
+    assert llm._params({}).contrast.rescale is False
+    assert llm._params({"rescale": True}).contrast.rescale is True
+    assert llm.to_payload()["rescale"] is False
+    assert ACDLLM.from_lm(lm)._params({}).contrast.rescale is True

@@ -50,12 +50,6 @@ from tests.templates.playing_langchain import (
 pytest.importorskip("llguidance")
 pytestmark = pytest.mark.skipif(not published.names(), reason="shared/data/templates is not here")
 
-THOUGHT_OPEN = pytest.mark.xfail(
-    strict=True,
-    reason="acd_core/session.py keeps the thought of gpt-oss and not the header behind it (HEAD: not even the mark "
-    "that ends it), so JSON begins in no channel, or within the thought",
-)
-
 
 @pytest.fixture
 def play() -> Iterator[Play]:
@@ -96,14 +90,7 @@ async def test_two_calls(play: Play, family: str) -> None:
     assert it.last.turns == [("user", "What about Rome"), *rounds(family, *pairs)]
 
 
-ALL_AS_TEXT = pytest.mark.xfail(
-    strict=True,
-    reason="acd_core/chat/conversation.py: gpt-oss's template refuses thought and text beside one call, and the only "
-    "repair is to tell the call in words and its result as the user's",
-)
-
-
-@pytest.mark.parametrize("family", [pytest.param(f, marks=ALL_AS_TEXT if f == "gpt-oss" else ()) for f in THINKING])
+@pytest.mark.parametrize("family", THINKING)
 def test_words_before_a_call(play: Play, family: str) -> None:
     """They are text of the turn that calls, and the model reads them again where its template shows them."""
 
@@ -182,24 +169,17 @@ def reporter(seen: Seen) -> Said:
     return Said(json.dumps(REPORT.model_dump()))
 
 
-NO_DOCUMENT = pytest.mark.xfail(
-    strict=True,
-    reason="acd_core/decoding/grammar.py: where a call begins as a document does, the literal head of the call leaves "
-    "no way into a document",
-)
-
-
 @pytest.mark.parametrize(
     ("family", "strategy"),
     [
         ("qwen3", ToolStrategy),
         ("llama3.1", ToolStrategy),
         ("mistral-v0.3", ToolStrategy),
-        pytest.param("gpt-oss", ToolStrategy, marks=THOUGHT_OPEN),
+        ("gpt-oss", ToolStrategy),
         ("qwen3", ProviderStrategy),
-        pytest.param("llama3.1", ProviderStrategy, marks=NO_DOCUMENT),
+        ("llama3.1", ProviderStrategy),
         ("mistral-v0.3", ProviderStrategy),
-        pytest.param("gpt-oss", ProviderStrategy, marks=THOUGHT_OPEN),
+        ("gpt-oss", ProviderStrategy),
     ],
 )
 def test_a_structured_answer_after_a_call(play: Play, family: str, strategy: Any) -> None:
@@ -216,7 +196,7 @@ def test_a_structured_answer_after_a_call(play: Play, family: str, strategy: Any
         assert Report.model_validate_json(state["messages"][-1].content) == REPORT
 
 
-@pytest.mark.parametrize("family", [pytest.param(f, marks=THOUGHT_OPEN if f == "gpt-oss" else ()) for f in FAMILIES])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_structured_answer_without_tools(play: Play, family: str) -> None:
     llm, it = play(family, reporter)
     for response_format in (Report, ProviderStrategy(Report)):
@@ -226,7 +206,7 @@ def test_a_structured_answer_without_tools(play: Play, family: str) -> None:
     assert llm.with_structured_output(Report).invoke("How is Oslo") == REPORT
 
 
-@pytest.mark.parametrize("family", [pytest.param(f, marks=THOUGHT_OPEN if f == "gpt-oss" else ()) for f in WITH_TOOLS])
+@pytest.mark.parametrize("family", WITH_TOOLS)
 def test_a_structured_answer_as_a_call(play: Play, family: str) -> None:
     llm, _ = play(family, reporter)
     assert llm.with_structured_output(Report, method="function_calling").invoke("How is Oslo") == REPORT

@@ -106,16 +106,7 @@ def handoff(to: str) -> Any:
     return transfer
 
 
-ANSWER_LOST = pytest.mark.xfail(
-    strict=True,
-    reason="acd_core/chat/conversation.py: merge_roles makes one turn of an answer and the call behind it, and the "
-    "template of Mistral leaves out what stands beside a call",
-)
-
-
-@pytest.mark.parametrize(
-    "family", [pytest.param(f, marks=ANSWER_LOST if f == "mistral-v0.3" else ()) for f in WITH_TOOLS]
-)
+@pytest.mark.parametrize("family", WITH_TOOLS)
 def test_a_supervisor_that_hands_on_and_is_handed_back_to(play: Play, family: str) -> None:
     def script(seen: Seen) -> Said:
         if "transfer_to_weather" in seen.tools:
@@ -157,20 +148,7 @@ def test_a_supervisor_that_hands_on_and_is_handed_back_to(play: Play, family: st
     assert it.last.tools == ["transfer_to_weather"]
 
 
-FIRST_IS_USER = pytest.mark.xfail(
-    strict=True,
-    reason="acd_core/chat/template.py: Llama 3.1's template writes the first message, whoever sent it, as the user's",
-)
-AS_TEXT = pytest.mark.xfail(
-    strict=True,
-    reason="acd_core/chat/conversation.py: ways() asks of the unrepaired conversation which repairs are useful; "
-    "system_in_user is so only behind user_first",
-)
-
-
-@pytest.mark.parametrize(
-    "family", [pytest.param(f, marks=FIRST_IS_USER if f == "llama3.1" else ()) for f in WITH_TOOLS]
-)
+@pytest.mark.parametrize("family", WITH_TOOLS)
 @pytest.mark.parametrize("system", [None, "Be brief."])
 def test_a_history_that_begins_with_a_greeting(play: Play, family: str, system: str | None) -> None:
     llm, it = play(family)
@@ -185,7 +163,7 @@ def test_a_history_that_begins_with_a_greeting(play: Play, family: str, system: 
     assert system is None or system in it.last.prompt
 
 
-@pytest.mark.parametrize("family", [pytest.param(f, marks=AS_TEXT if f == "mistral-v0.3" else ()) for f in WITH_TOOLS])
+@pytest.mark.parametrize("family", WITH_TOOLS)
 def test_an_agent_that_is_handed_nothing_but_the_call_that_called_it(play: Play, family: str) -> None:
     llm, it = play(family)
     agent: Any = create_agent(llm, TOOLS, system_prompt="Be brief.")
@@ -199,18 +177,12 @@ def test_an_agent_that_is_handed_nothing_but_the_call_that_called_it(play: Play,
 
 # -- histories from elsewhere -----------------------------------------------------------------------------------------
 
-MISMATCHED = pytest.mark.xfail(
-    strict=True,
-    reason="results that came in another order than their calls are rendered so by a template without ids: the model "
-    "takes each for the result of the other call",
-)
-
 
 @pytest.mark.parametrize(
     ("family", "results"),
     [
         *((family, [0, 1]) for family in WITH_TOOLS),
-        *(pytest.param(f, [1, 0], marks=MISMATCHED if f == "qwen3" else ()) for f in WITH_TOOLS),
+        *((f, [1, 0]) for f in WITH_TOOLS),
     ],
 )
 def test_long_ids_and_parallel_calls_of_another_model(play: Play, family: str, results: list[int]) -> None:
