@@ -14,8 +14,8 @@ help:  ## this list
 demo: $(VENV)/.demo  ## SmolLM2: model alone, safe text, ROSE and ACD side by side (no network after the install)
 	$(BIN)/acd demo $(ARGS)
 
-test: $(VENV)/.dev  ## the whole test suite; ARGS="-k name" for a part of it
-	$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.dev  ## the whole test suite, two files at a time; ARGS="-k name" for a part of it
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.dev  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -113,13 +113,13 @@ def mentions_tools(folder: Path) -> bool | None:
     if folder.is_file():
         header = _header(folder)
         return "tools" in header.chat_template if header and header.chat_template else None
-    template = folder / "chat_template.jinja"
-    if template.is_file():
-        return "tools" in template.read_text(encoding="utf-8")
-    found = _read(folder / "tokenizer_config.json").get("chat_template")
-    if found is None and (base := _base_folder(folder)) is not None:
+    files = [folder / "chat_template.jinja", *sorted((folder / "additional_chat_templates").glob("*.jinja"))]
+    texts = [path.read_text(encoding="utf-8") for path in files if path.is_file()]
+    named = _read(folder / "tokenizer_config.json").get("chat_template")  # one text, or a list of named ones
+    texts += [str(named)] if named is not None else []
+    if not texts and (base := _base_folder(folder)) is not None:
         return mentions_tools(base)
-    return None if found is None else "tools" in str(found)
+    return any("tools" in text or "functions" in text for text in texts) if texts else None
 
 
 def _header(path: Path) -> Header | None:

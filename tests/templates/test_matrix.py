@@ -6,10 +6,13 @@ A template that refuses a shape although all repairs were tried stands in REFUSE
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
+from acd_core import on_disk
 from acd_core.chat import SOFT, Chat
 from acd_core.chat.conversation import is_continued
 from acd_core.errors import TemplateError
@@ -196,3 +199,21 @@ def test_no_text_becomes_a_control_token(family: str, chats: dict[str, Chat]) ->
             if control(turns, tools, variables) != wanted[place, bool(tools)]:
                 faults.append(f"{place}: {text[:60]!r}")
     assert not faults, "\n".join(faults)
+
+
+@pytest.mark.parametrize("family", ["command-r", "command-r7b", "hermes3"])
+def test_the_right_one_of_several_named_templates(family: str, tmp_path: Path) -> None:
+    """Saved and read again, before and after loading: tools choose the template named tool_use."""
+    made = tokenizer(family)
+    assert set(made.chat_template) == {"default", "tool_use"}
+    made.save_pretrained(tmp_path)
+    assert on_disk.mentions_tools(tmp_path)
+    chat = Chat(AutoTokenizer.from_pretrained(tmp_path))
+    assert chat.renders_tools
+    asked = [user()]
+    assert chat.text(asked, TOOLS) == stock(family, asked, TOOLS)
+    assert (
+        chat.text(asked)
+        == stock(family, asked)
+        == made.apply_chat_template(asked, chat_template="default", tokenize=False, add_generation_prompt=True)
+    )
