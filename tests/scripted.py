@@ -62,6 +62,12 @@ def make_tokenizer(
     )
 
 
+class _Notes:
+    def __init__(self) -> None:
+        self.known: dict[tuple[int, ...], tuple[bool, list[int]]] = {}
+        self.prompts: list[str] = []
+
+
 class ScriptedModel(torch.nn.Module):
     """Causal model of one layer whose keys hold token ids: it reads its whole history back out of the cache, whatever
     cache that is, so a cache, mask or row that is mixed up gives a wrong reply.
@@ -107,10 +113,14 @@ class ScriptedModel(torch.nn.Module):
         self.embedding.weight.requires_grad_(False)
         self._header = tokenizer.encode(header, add_special_tokens=False)
         self._lure = tokenizer.encode(lure, add_special_tokens=False) if lure else []
-        self._known: dict[tuple[int, ...], tuple[bool, list[int]]] = {}
+        self._notes = _Notes()  # apart: what stands in a model itself is part of what it computes with
         self.forwards = 0
-        self.prompts: list[str] = []
         self.eval()
+
+    @property
+    def prompts(self) -> list[str]:
+        """Every prompt that was answered, as text."""
+        return self._notes.prompts
 
     @property
     def dtype(self) -> torch.dtype:
@@ -163,12 +173,12 @@ class ScriptedModel(torch.nn.Module):
         """Put the scores of the next token after `ids` into `logits` [vocab]."""
         start = self._reply_start(ids)
         prompt, said = tuple(ids[:start]), ids[start:]
-        if prompt not in self._known:
+        if prompt not in self._notes.known:
             text = self.tokenizer.decode([token for token in prompt if token >= 0])
             self.prompts.append(text)
             answer = self.tokenizer.encode(self.reply(text), add_special_tokens=False)
-            self._known[prompt] = (ADVERSARIAL in text, answer)
-        adversarial, answer = self._known[prompt]
+            self._notes.known[prompt] = (ADVERSARIAL in text, answer)
+        adversarial, answer = self._notes.known[prompt]
         end = int(self.tokenizer.eos_token_id)
         wanted = _following(answer, said, end)
         lured = _following(self._lure, said, end) if self._lure else None

@@ -96,6 +96,7 @@ class ChatTemplate:
         self.supports_system_role = SLOT in (self._try([{"role": "system", "content": SLOT}, _user("probe")]) or "")
         self.merges_roles = self._try([_user("a"), _user("b")]) is None
         self.place = self._tool_place()
+        self._shows: dict[bool, tuple[bool, bool]] = {}
         self._lost: dict[bytes, tuple[str, ...]] = {}
         self._helped: dict[frozenset[Any], Way] = {}
 
@@ -143,7 +144,7 @@ class ChatTemplate:
         kinds: frozenset[Any] = frozenset(
             (each["role"], len(each.get("tool_calls") or ()), bool(each["content"])) for each in messages
         ) | {("prompt", prompt is not None), ("tools", bool(tools))}
-        natively = self._shows_calls or self._shows_results
+        natively = any(self._shown(bool(tools)))
         for names, turns, offered in ways(
             messages, [dict(tool) for tool in tools], known=self._helped.get(kinds), natively=natively
         ):
@@ -258,36 +259,25 @@ class ChatTemplate:
         )
         return with_marks(str(text))
 
-    @functools.cached_property
-    def _shown(self) -> tuple[bool, bool]:
-        """Whether the template shows a call, and its result."""
-        found: list[str] = []
+    def _shown(self, tools: bool) -> tuple[bool, bool]:
+        """Whether the template shows a call, and its result; the one for tools may be another."""
+        known = self._shows.get(tools)
+        if known is not None:
+            return known
+        found = (False, False)
         for arguments in ({"zqkey": "zqvalue"}, '{"zqkey": "zqvalue"}'):
-            function = {"name": "zqname", "arguments": arguments}
-            turns = [
-                _user("a"),
-                {
-                    "role": "assistant",
-                    "content": "",
-                    "tool_calls": [{"id": "zqcall000", "type": "function", "function": function}],
-                },
-                {"role": "tool", "tool_call_id": "zqcall000", "content": "zqresult"},
-            ]
-            ways_to_ask: list[tuple[Turns, dict[str, Any]]] = [(turns, {})]
-            if self.place is not None:
-                ways_to_ask.append(self.place.put(turns, [PROBE_TOOL]))
-            for messages, variables in ways_to_ask:
-                text = self._try(messages, variables.pop("tools", None), **variables)
-                found += [text] if text is not None else []
-        return any("zqname" in text for text in found), any("zqresult" in text for text in found)
-
-    @property
-    def _shows_calls(self) -> bool:
-        return self._shown[0]
-
-    @property
-    def _shows_results(self) -> bool:
-        return self._shown[1]
+            call = {"id": "zqcall000", "type": "function", "function": {"name": "zqname", "arguments": arguments}}
+            turns = [_user("a"), {"role": "assistant", "content": "", "tool_calls": [call]}]
+            turns.append({"role": "tool", "tool_call_id": "zqcall000", "content": "zqresult"})
+            variables: dict[str, Any] = {}
+            if tools and self.place is not None:
+                turns, variables = self.place.put(turns, [PROBE_TOOL])
+            text = self._try(turns, variables.pop("tools", None), **variables)
+            if text is not None:
+                found = ("zqname" in text, "zqresult" in text)
+                break
+        self._shows[tools] = found
+        return found
 
     @functools.cached_property
     def _takes_first_for_user(self) -> bool:
@@ -332,7 +322,7 @@ class ChatTemplate:
             )
         except Exception:
             return ()  # it looks into the texts: the rendering itself went well
-        if self._shows_results and not self._shows_calls:  # Granite 3, LFM2: their own way
+        if self._shown(bool(tools)) == (False, True):  # Granite 3, LFM2: their own way
             wanted = {mark: what for mark, what in wanted.items() if what != _CALL}
         if placed:
             wanted["zqprompt"] = "the prompt"

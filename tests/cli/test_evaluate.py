@@ -157,7 +157,8 @@ def test_sets_under_a_folder_are_found_and_sampled(tmp_path: Path):
     assert [each.kind for each in found] == sorted(each.kind for each in found)
     assert found == chosen_sets([], str(tmp_path), 4, 0)
     assert {each.name for each in chosen_sets([], None, 4, 0)} == {"held-out-harmful", "everyday", "look-alikes"}
-    (questions,) = chosen_questions([], str(tmp_path), 4, 0)
+    questions, ours = chosen_questions([], str(tmp_path), 4, 0)
+    assert (ours.name, len(ours.questions)) == ("general-questions", 4)
     assert questions.questions[0].choices == ("Because.", "For a reason.", "No reason.", "Never.")
 
 
