@@ -203,7 +203,7 @@ def turns_read(llm: ACDLLM) -> list[list[str]]:
     tokenizer, model = llm.lm.backbone.tokenizer, llm.lm.backbone.model
     start = tokenizer.convert_tokens_to_ids("<|im_start|>")
     found = []
-    for prompt in model._known:
+    for prompt in model._notes.known:
         places = [at for at, token in enumerate(prompt) if token == start]
         if places:
             found.append([tokenizer.decode(prompt[at + 1 : at + 12]).partition("\n")[0] for at in places])

@@ -193,7 +193,7 @@ def test_prompt_settings_are_honoured_by_every_way_in(lm: ContrastiveLM) -> None
     ]
     for index, call in enumerate(calls):
         lm.engine.prefixes.clear()
-        lm.backbone.model._known.clear()
+        lm.backbone.model._notes.known.clear()
         del prompts(llm)[:]
         call()
         seen = [text for text in prompts(llm) if "<<[About trees.]>>" in text]
