@@ -131,6 +131,10 @@ class Chat:
         found = messages[-1]["content"] if plain else self.template.render(messages, tools, None, variables)
         return strip_marks(str(found))
 
+    def repairs(self, conversation: Conversation, tools: Sequence[Mapping[str, Any]] = ()) -> tuple[str, ...]:
+        """Names of what is done to `conversation` before the template renders it whole. Raises as `layout`."""
+        return self.template.repairs(self._prepare(conversation, tools), tools)
+
     def turn_start(
         self,
         conversation: Conversation,

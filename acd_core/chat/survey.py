@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from acd_core.chat.conversation import Turns, canonical, check_conversation, merge_roles
+from acd_core.chat.conversation import Turns
 from acd_core.chat.layout import Chat
 from acd_core.chat.template import PROBE_TOOL
 from acd_core.errors import TemplateError
@@ -55,13 +55,8 @@ def survey(chat: Chat) -> dict[str, str]:
     found: dict[str, str] = {}
     tools = [PROBE_TOOL] if chat.renders_tools else []
     for kind, turns in {**PLAIN, **CALLS}.items():
-        messages = canonical(check_conversation(turns))
-        if messages[0]["role"] == "system" and not chat.supports_system_role:
-            messages = chat.template.place_system(messages[1:], messages[0]["content"])
-        if chat.merges_roles:
-            messages = merge_roles(messages)
         try:
-            repairs = chat.template.repairs(messages, tools if kind in CALLS else [])
+            repairs = chat.repairs(turns, tools if kind in CALLS else [])
         except TemplateError as error:
             found[kind] = f"refused: {error.message}"
             continue

@@ -269,10 +269,7 @@ class ChatTemplate:
             call = {"id": "zqcall000", "type": "function", "function": {"name": "zqname", "arguments": arguments}}
             turns = [_user("a"), {"role": "assistant", "content": "", "tool_calls": [call]}]
             turns.append({"role": "tool", "tool_call_id": "zqcall000", "content": "zqresult"})
-            variables: dict[str, Any] = {}
-            if tools and self.place is not None:
-                turns, variables = self.place.put(turns, [PROBE_TOOL])
-            text = self._try(turns, variables.pop("tools", None), **variables)
+            text = self._try(turns, self.place if tools else None)
             if text is not None:
                 found = ("zqname" in text, "zqresult" in text)
                 break
@@ -282,13 +279,12 @@ class ChatTemplate:
     @functools.cached_property
     def _takes_first_for_user(self) -> bool:
         """Whether the template shows the first turn beside the tools as the user's, whosever it is (Llama 3.1, 4)."""
-        place, shown = self.place, []
-        if place is None:
+        if self.place is None:
             return False
-        for role in ("assistant", "user"):
-            messages, variables = place.put([{"role": role, "content": "zqfirst"}, _user("zq")], [PROBE_TOOL])
-            shown.append(self._try(messages, variables.pop("tools", None), **variables))
-        return shown[0] is not None and shown[0] == shown[1]
+        first, other = (
+            self._try([{"role": role, "content": "zqfirst"}, _user("zq")], self.place) for role in ("assistant", "user")
+        )
+        return first is not None and first == other
 
     @functools.cached_property
     def opening(self) -> str:
@@ -332,13 +328,14 @@ class ChatTemplate:
 
     # -- what the template can do ------------------------------------------------------------------------------------
 
-    def _try(self, messages: Turns, tools: Tools | None = None, **variables: Any) -> str | None:
+    def _try(self, messages: Turns, place: ToolPlace | None = None, **variables: Any) -> str | None:
+        """A rendering, with the probe's tool at `place`; None where the template refuses it."""
+        if place is not None:
+            messages, shown = place.put(messages, [PROBE_TOOL])
+            variables = {**shown, **variables}
+        options = {"tokenize": False, "add_generation_prompt": True, **self._base, **variables}
         try:
-            return str(
-                self._tokenizer.apply_chat_template(
-                    messages, tools=tools, tokenize=False, add_generation_prompt=True, **{**self._base, **variables}
-                )
-            )
+            return str(self._tokenizer.apply_chat_template(messages, **options))
         except Exception:
             return None
 
@@ -347,12 +344,11 @@ class ChatTemplate:
         if self._try([_user("probe")]) is not None:
             return {}
         needed: dict[str, Any] = {"functions": "[]", "datetime": datetime.date.today().isoformat()}
-        return needed if self._try([_user("probe")], None, **needed) is not None else {}
+        return needed if self._try([_user("probe")], **needed) is not None else {}
 
     def _tool_place(self) -> ToolPlace | None:
         for place in PLACES:
-            messages, variables = place.put([_user("probe")], [PROBE_TOOL])
-            text = self._try(messages, variables.pop("tools", None), **variables)
+            text = self._try([_user("probe")], place)
             if text is not None and "probe_tool_name" in text:
                 return place
         return None

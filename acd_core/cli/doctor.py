@@ -151,13 +151,14 @@ def _conversations(done: dict[str, str]) -> dict[str, str]:
 
 def _replies(backbone: Backbone, chat: Chat) -> dict[str, str]:
     """What can be read of the model's replies, and whether a call can be forced."""
-    from acd_core.toolcalls import parses_tools, response_template_for, thought_marks, tool_call_format
+    from acd_core.toolcalls import parses_thoughts, parses_tools, response_template_for, thought_marks, tool_call_format
 
     rows = response_template_for(chat.tokenizer, backbone.model_type)
     marks = " or ".join(
         dict.fromkeys(f"{opening.strip()} ... {close.strip()}" for opening, close in thought_marks(rows))
     )
-    found = {"thoughts": f"read, between {marks}" if marks else "no marks of thoughts are known for it"}
+    read = f"read, between {marks}" if marks else "read"
+    found = {"thoughts": read if parses_thoughts(rows) else "no marks of thoughts are known for it"}
     if chat.renders_tools:
         forced = tool_call_format(chat.tokenizer, backbone.eos_ids) is not None
         how = "read, and can be forced" if forced else "read, and cannot be forced: arguments are not written as JSON"

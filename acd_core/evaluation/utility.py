@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -297,28 +297,40 @@ class _Run:
         missing = [at for at, key in enumerate(keys) if store.get(key) is None]
         if missing:
             with Bar(f"how far {arm.name} departs from {base.name}", len(missing), shown=self._shown) as bar:
-                for at in missing:
-                    reply, item = said[at]
-                    nats = self._departure(arm, base, item, reply.completion, mine, other)
-                    store.add(Divergence(keys[at], arm.name, reply.benchmark, reply.id, nats))
-                    bar.advance()
+                for start in range(0, len(missing), CHUNK):
+                    chunk = missing[start : start + CHUNK]
+                    pairs = [
+                        tuple((each.conversation(said[at][1]), said[at][0].completion) for each in (arm, base))
+                        for at in chunk
+                    ]
+                    for at, nats in zip(chunk, self._departures(pairs, mine, other)):
+                        reply = said[at][0]
+                        store.add(Divergence(keys[at], arm.name, reply.benchmark, reply.id, nats))
+                    bar.advance(len(chunk))
         found = [each.nats for each in map(store.get, keys) if each is not None and each.nats]
         if not found or any(value is None for nats in found for value in nats):
             return None
         return bootstrap_ratio([(sum(value or 0.0 for value in nats), float(len(nats))) for nats in found])
 
-    def _departure(
-        self, arm: Arm, base: Arm, item: Any, text: str, mine: GenerationParams, other: GenerationParams
-    ) -> list[float | None]:
-        """Nats before each token of `text`; empty for what does not fit the context."""
+    def _departures(
+        self, pairs: Sequence[tuple[Any, ...]], mine: GenerationParams, other: GenerationParams
+    ) -> Iterator[list[float | None]]:
+        """Nats before each token of a reply, for ((conversation, reply) of the arm, of the base); empty for what does
+        not fit the context."""
+        arm, base = ([pair[which] for pair in pairs] for which in (0, 1))
+        given = 0
         try:
-            (bent,) = self._lm.distributions([(arm.conversation(item), text)], mine)
-            (own,) = self._lm.distributions([(base.conversation(item), text)], other)
+            for bent, own in zip(self._lm.distributions(arm, mine), self._lm.distributions(base, other)):
+                terms = (own.exp() * (own - bent)).masked_fill(own == -math.inf, 0.0)
+                nats = terms.double().sum(dim=-1).clamp_min(0.0).tolist()
+                given += 1
+                yield [value if math.isfinite(value) else None for value in nats]
         except ContextLengthError:
-            return []
-        terms = (own.exp() * (own - bent)).masked_fill(own == -math.inf, 0.0)
-        nats = terms.double().sum(dim=-1).clamp_min(0.0).tolist()
-        return [value if math.isfinite(value) else None for value in nats]
+            if len(pairs) == 1:
+                yield []
+                return
+            for pair in pairs[given:]:
+                yield from self._departures([pair], mine, other)
 
     def choices(self, arm: Arm, questions: QuestionSet, store: RecordFile[Scores]) -> Choices:
         def asked(question: Question) -> Any:

@@ -11,7 +11,7 @@ from acd_core.toolcalls.call_formats import (
     thought_marks,
     tool_call_format,
 )
-from acd_core.toolcalls.reader import ParsedReply, ToolCallReader, kept_special_ids, parses_tools
+from acd_core.toolcalls.reader import ParsedReply, ToolCallReader, kept_special_ids, parses_thoughts, parses_tools
 
 __all__ = [
     "ParsedReply",
@@ -20,6 +20,7 @@ __all__ = [
     "answering",
     "chat_template_text",
     "kept_special_ids",
+    "parses_thoughts",
     "parses_tools",
     "render_with_tools",
     "reopening",

@@ -40,6 +40,11 @@ def parses_tools(template: Mapping[str, Any] | None) -> bool:
     return template is not None and any(name.startswith("tool_calls") for name in template.get("fields", {}))
 
 
+def parses_thoughts(template: Mapping[str, Any] | None) -> bool:
+    """Whether thoughts can be told from the reply by `template`."""
+    return template is not None and any(name.startswith(_REASONING) for name in template.get("fields", {}))
+
+
 def kept_special_ids(tokenizer: PreTrainedTokenizerBase, template: Mapping[str, Any] | None) -> frozenset[int]:
     """Ids of the special tokens whose text is part of a delimiter of `template`; the reader needs to see them."""
     if template is None:

@@ -6,15 +6,17 @@ from pathlib import Path
 
 from acd_core.chat import Chat
 from acd_core.chat.survey import survey
-from acd_core.toolcalls import parses_tools, thought_marks, tool_call_format
+from acd_core.toolcalls import parses_thoughts, parses_tools, tool_call_format
 from tests.templates import published
 from tests.templates.reading import template_of
 
 HEAD = """# Chat templates
 
 Every published template in the shared data, by every shape of conversation in `tests/templates/shapes.py`, is rendered
-as `apply_chat_template` renders it, with nothing left out. Where a template refuses a conversation, or leaves a part of
-it out, the least repair is made that helps:
+as `apply_chat_template` renders it. What systems, users and tools say is never left out, nor is a reply without calls.
+As in the stock rendering, templates that show results and no calls leave earlier calls out (Granite 3, LFM2), and many
+leave out a text beside a call and the thoughts of earlier turns. Where a template refuses a conversation, or leaves
+anything else out, the least repair is made that helps:
 
 | repair | what it does |
 | --- | --- |
@@ -46,7 +48,7 @@ def page() -> str:
         chat, template = Chat(tokenizer), template_of(name)
         shows, reads = chat.renders_tools, parses_tools(template)
         cells = [shows, shows and reads, shows and reads and tool_call_format(tokenizer) is not None]
-        cells.append(name == "gpt-oss" or bool(list(thought_marks(template))))
+        cells.append(parses_thoughts(template))
         repairs = sorted({each for done in survey(chat).values() for each in done.split(", ")})
         told = ["yes" if each else "no" for each in cells]
         lines.append(f"| {name} | {' | '.join(told)} | {', '.join(repairs) or 'none'} |")
