@@ -7,9 +7,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from acd_core.errors import UsageError
+from acd_core.params import shown
 
 KINDS = ("function", "function_call", "custom_tool_call", "tool_use", "tool_call")
 """Types of items that are calls of the application's tools; those of any other type are the provider's own."""
+_EMPTY_AT_TIMES = (str, bytes, int, float, Mapping, list, tuple, set)  # other kinds may not tell (arrays do not)
 _IDS = ("call_id", "id", "tool_id", "tool_call_id")  # OpenAI's have two: the call's and the item's
 _ARGUMENTS = ("args", "arguments", "input", "tool_kwargs", "partial_json")  # the last is what a stream added up to
 
@@ -23,20 +25,32 @@ class Told(NamedTuple):
     arguments: Any
 
 
+def listed(tools: Any) -> Iterable[Any]:
+    """`tools` if they are many. Raises UsageError for one alone, or for a text, whose letters are no tools."""
+    if isinstance(tools, (str, bytes, Mapping)) or not isinstance(tools, Iterable):
+        raise UsageError(f"tools is {shown(tools)}, not a list of tools.", hint="Pass tools=[...].")
+    return tools
+
+
 def told(call: Any) -> Told:
     """A call, a dict or an object: Chat Completions', Responses', Anthropic's, Gemini's or a framework's own. Its name
     is "" where it has none."""
     function = part(call, "function")
     owner = call if function is None else function
-    ids = tuple(str(found) for name in _IDS if (found := part(call, name)))
-    return Told(str(part(owner, "name", "tool_name") or ""), ids, part(owner, *_ARGUMENTS))
+    ids = tuple(word for name in _IDS if (word := _word(part(call, name))))
+    return Told(_word(part(owner, "name", "tool_name")), ids, part(owner, *_ARGUMENTS))
+
+
+def _word(found: Any) -> str:
+    """A name or an id as text; "" for what is none."""
+    return "" if found is None or isinstance(found, (Mapping, list, tuple, set)) else str(found)
 
 
 def part(owner: Any, *names: str) -> Any:
     """The first of `names` that `owner`, a dict or an object, holds with a value; None where it holds none."""
     for name in names:
         found = owner.get(name) if isinstance(owner, Mapping) else getattr(owner, name, None)
-        if found:
+        if found is not None and (not isinstance(found, _EMPTY_AT_TIMES) or found):
             return found
     return None
 
@@ -88,7 +102,7 @@ def continues(more: Mapping[str, Any], whose: str) -> bool | None:
     prefix = more.get("prefix")
     if prefix is not None and not isinstance(prefix, bool):
         raise UsageError(
-            f"additional_kwargs['prefix'] of {whose} is {prefix!r}.",
+            f"additional_kwargs['prefix'] of {whose} is {shown(prefix)}.",
             hint="True continues the message, False asks for a new turn after it.",
         )
     return prefix

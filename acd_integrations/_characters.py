@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+_DEEPEST = 200
+"""Levels; tools, schemas and call arguments may have fewer (acd_core.decoding.schema_limits)."""
 
 
 def whole(text: str) -> str:
@@ -23,12 +25,26 @@ def whole(text: str) -> str:
 
 def whole_texts(value: T) -> T:
     """`value` with `whole` in every string of it, keys of dicts included. Lists and tuples keep their kind; anything
-    but dicts, lists, tuples and strings is left as it is."""
-    out: Any = value
+    but dicts, lists, tuples and strings is left as it is, and so is what lies deeper than any request may or holds
+    itself, which the core refuses by name. A value that stands in many places is read once."""
+    out: T = _whole_texts(value, 0, {})
+    return out
+
+
+def _whole_texts(value: Any, depth: int, known: dict[int, tuple[Any, Any]]) -> Any:
+    """known: values met so far, by their ids, and what was made of each; held, so that no id is used again."""
     if isinstance(value, str):
-        out = whole(value)
-    elif isinstance(value, Mapping):
-        out = {whole_texts(key): whole_texts(item) for key, item in value.items()}
-    elif isinstance(value, (list, tuple)):
-        out = type(value)(whole_texts(item) for item in value) if type(value) in (list, tuple) else value
+        return whole(value)
+    if depth > _DEEPEST or not (isinstance(value, Mapping) or type(value) in (list, tuple)):
+        return value
+    if id(value) in known:
+        return known[id(value)][1]
+    known[id(value)] = value, value
+    if isinstance(value, Mapping):
+        out: Any = {
+            _whole_texts(key, depth + 1, known): _whole_texts(item, depth + 1, known) for key, item in value.items()
+        }
+    else:
+        out = type(value)(_whole_texts(item, depth + 1, known) for item in value)
+    known[id(value)] = value, out
     return out

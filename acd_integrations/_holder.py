@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
 import weakref
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
+from uuid import uuid4
 
 from acd_core.errors import EngineClosedError, UsageError
+from acd_core.locks import ForkSafeLock, Locks
+from acd_core.params import shown
 
 if TYPE_CHECKING:
     from acd_core.lm import ContrastiveLM
@@ -60,10 +62,11 @@ class Holder:
 
     def __init__(self, lm: ContrastiveLM | None = None) -> None:
         self.given = lm
+        self.namespace = uuid4().hex  # of an object and its copies
         self._known: OrderedDict[tuple[Any, ...], ContrastiveLM] = OrderedDict()
         self._users: dict[int, tuple[weakref.ref[User], tuple[Any, ...]]] = {}  # by identity, with what they last named
-        self._lock = threading.Lock()
-        self._counting = threading.Lock()  # held for a moment only, never while something is loaded
+        self._opening = Locks()  # one for each that is being loaded
+        self._counting = ForkSafeLock()  # held for a moment only, never while something is loaded
 
     def known(self, source: Source) -> ContrastiveLM | None:
         """The model of `source` if it is loaded and was not closed since."""
@@ -79,9 +82,9 @@ class Holder:
         where the caller closed it: what its weights were, only the caller knows.
         """
         self.check(source)
-        found = self.known(source)  # without the lock: somebody else may be loading another model behind it
+        found = self.known(source)
         if found is None:
-            with self._lock:
+            with self._opening.of(source.key):
                 found = self.known(source)
                 if found is None:
                     found = self._open(source)
@@ -178,7 +181,7 @@ def _key_of(source: Source) -> tuple[Any, ...] | None:
     """The key of `source`; None where it names nothing that could be loaded, as the next call will say."""
     try:
         return source.key
-    except (AttributeError, TypeError):
+    except (AttributeError, TypeError, UsageError):
         return None
 
 
@@ -191,6 +194,8 @@ def pair_key(pair: Any) -> Any:
     """What stands for `pair` in a key; for one in memory the digest of its vectors, computed once."""
     if pair is None or isinstance(pair, (str, os.PathLike)):
         return str(pair)
+    if not isinstance(getattr(pair, "id", None), str):
+        raise UsageError(f"pair is {shown(pair)}.", hint="Give a PromptPair, its folder, a hub id, or None.")
     place = id(pair)
     known = _pair_ids.get(place)
     if known is None or known[0]() is not pair:

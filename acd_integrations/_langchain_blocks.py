@@ -15,6 +15,7 @@ from typing import Any
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 
 from acd_core.errors import UsageError
+from acd_core.params import shown
 from acd_integrations._calls import KINDS, as_call, from_function_call, told, unsaid
 
 _TEXT = ("text", "text-plain", "input_text", "output_text")
@@ -34,18 +35,20 @@ def text_of(message: BaseMessage, *, assistant: bool = False) -> str:
         if isinstance(block, str):
             parts.append(block)
             continue
+        if not isinstance(block, Mapping):
+            raise UsageError(f"A {message.type} message holds {shown(block)} where a text or a block should stand.")
         kind = _kind(block)
         if assistant and (kind in _THOUGHTS or block.get("thought") is True):
             continue
         if kind in _TEXT and isinstance(block.get("text"), str):
             parts.append(block["text"])
         elif kind == "refusal":
-            parts.append(str(block.get("refusal") or ""))
+            parts.append(refusal if isinstance(refusal := block.get("refusal"), str) else "")
         elif isinstance(message, ToolMessage) and kind == "json":
             parts.append(json.dumps(block.get("json"), ensure_ascii=False))
         elif not assistant or kind in _MEDIA:
             raise UsageError(
-                f"A {message.type} message holds a block of type {kind!r}; this model reads text only.",
+                f"A {message.type} message holds a block of type {shown(kind)}; this model reads text only.",
                 hint="Send text, or turn the block into text first (a caption, a transcript, the text of the file).",
             )
     return "".join(parts)
@@ -77,13 +80,22 @@ def broken_calls(message: BaseMessage) -> list[str]:
     """The texts of calls that were malformed: they stay visible as what they were."""
     broken = message.invalid_tool_calls if isinstance(message, AIMessage) else []
     found = [str(call["args"]) for call in broken if call.get("args")]
-    known = {call.get("id") for call in broken}
+    known = [call.get("id") for call in broken]
     for block in blocks(message):
         nameless = _kind(block) in KINDS and not told(block).name
         text = told(block).arguments
-        if (nameless or _kind(block) == "invalid_tool_call") and text and block.get("id") not in known:
-            found.append(text if isinstance(text, str) else json.dumps(text, ensure_ascii=False))
+        said = nameless or _kind(block) == "invalid_tool_call"
+        if said and text is not None and not any(block.get("id") == other for other in known):
+            found.append(text if isinstance(text, str) else _written(text))
     return found
+
+
+def _written(arguments: Any) -> str:
+    """As JSON. Raises UsageError for what has none."""
+    try:
+        return json.dumps(arguments, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(f"A call in an assistant message holds {shown(arguments)}, which is no JSON.") from error
 
 
 def blocks(message: BaseMessage) -> list[Mapping[str, Any]]:
@@ -100,20 +112,20 @@ def _pieces(message: BaseMessage) -> Iterator[Any]:
 
 def _kind(block: Mapping[str, Any]) -> str | None:
     kind = block.get("type", "text" if "text" in block else None)
-    return None if kind is None else str(kind)
+    return None if kind is None else kind if isinstance(kind, str) else type(kind).__name__
 
 
-def _readable(thought: Any) -> str:
+def _readable(thought: Any, depth: int = 16) -> str:
     """The words in a thought of any provider: a text, or dicts and lists of them. Signatures and ciphers are none."""
     if isinstance(thought, str):
         return thought
     if isinstance(thought, Mapping):
         for key in ("reasoning", "thinking", "reasoning_content", "text", "content", "summary"):
-            if found := _readable(thought.get(key)):
+            if depth and (found := _readable(thought.get(key), depth - 1)):
                 return found
         return ""
-    if isinstance(thought, (list, tuple)):
-        return "\n\n".join(found for found in map(_readable, thought) if found)
+    if isinstance(thought, (list, tuple)) and depth:
+        return "\n\n".join(found for each in thought if (found := _readable(each, depth - 1)))
     return ""
 
 

@@ -55,13 +55,22 @@ def identity(
     if pair is None or isinstance(pair, (str, os.PathLike)):
         known["pair"] = None if pair is None else str(pair)
         if pair is not None:
-            known["pair_files"] = _state(pair, on_disk.pair_folder(pair), _digest)
+            # Of what answers: a folder that was written over since the pair was loaded is another pair.
+            held = loaded.pair.digest if loaded is not None and loaded.pair is not None else None
+            known["pair_files"] = held or on_disk.pair_digest(pair)
     else:
         known["pair"] = pair_key(pair)
     known["expert"] = expert_key(expert)
     if isinstance(expert, (str, os.PathLike)) and Path(expert).is_dir():
-        known["expert_files"] = _digest(Path(expert))
+        held = loaded.expert.digest if loaded is not None and loaded.expert is not None else None
+        known["expert_files"] = held or _expert_digest(expert)
     return known
+
+
+def _expert_digest(folder: str | os.PathLike[str]) -> str | None:
+    from acd_core import experts  # torch, not before it is needed
+
+    return experts.digest(folder)
 
 
 def _chosen(given: ContrastiveLM) -> dict[str, Any]:
@@ -231,11 +240,6 @@ def _signature(folder: Path) -> str:
     return _stats(folder)[1]
 
 
-def _digest(folder: Path) -> str:
-    """A digest over the contents of a pair, read again only when a file has changed."""
-    return _contents(str(folder), _stats(folder)[1])
-
-
 def _stats(folder: Path) -> tuple[list[Path], str]:
     inside = [folder] if folder.is_file() else folder.rglob("*")  # a GGUF file is all there is of its model
     files = sorted(path for path in inside if path.is_file() and path.suffix != ".md")
@@ -244,14 +248,6 @@ def _stats(folder: Path) -> tuple[list[Path], str]:
         stat = path.stat()
         digest.update(f"{path.relative_to(folder)}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
     return files, digest.hexdigest()[:16]
-
-
-@functools.lru_cache(maxsize=64)
-def _contents(folder: str, state: str) -> str:
-    digest = hashlib.sha256()
-    for path in _stats(Path(folder))[0]:
-        digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 @functools.lru_cache(maxsize=1)

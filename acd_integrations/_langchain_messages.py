@@ -24,7 +24,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk
 
 from acd_core.errors import UsageError
 from acd_core.params import Event, Generation, ReasoningDelta, TextDelta, ToolCallDelta
-from acd_integrations._calls import continues
+from acd_integrations._calls import continues, part
 from acd_integrations._characters import whole, whole_texts
 from acd_integrations._gate import reported
 from acd_integrations._langchain_blocks import broken_calls, calls_of, text_of, thoughts_of
@@ -40,13 +40,16 @@ def conversation(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
 
 def _messages(message: BaseMessage) -> list[dict[str, Any]]:
     """One message, or several: Anthropic's tool results are blocks of a human turn, and turns of their own here."""
-    if not (isinstance(message, HumanMessage) and any(map(_is_tool_result, message.content))):
+    if isinstance(message.content, str) or not (
+        isinstance(message, HumanMessage) and any(map(_is_tool_result, message.content))
+    ):  # a text's letters are no blocks, and may be millions
         return [_message(message)]
     parts: list[BaseMessage] = []
     for block in message.content:
         if isinstance(block, Mapping) and _is_tool_result(block):
             status = "error" if block.get("is_error") else "success"
-            content: Any = block.get("content") or ""
+            content = part(block, "content")
+            content = "" if content is None else content
             parts.append(ToolMessage(content, tool_call_id=str(block.get("tool_use_id", "")), status=status))
         elif parts and isinstance(parts[-1], HumanMessage) and isinstance(parts[-1].content, list):
             parts[-1].content.append(block)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.language_models import BaseChatModel
-from pydantic import Field, field_serializer
+from pydantic import Field, field_serializer, field_validator
 
+from acd_core.policy import Policy
 from acd_integrations import _langchain_facts as facts
 from acd_integrations import _settings as written
 from acd_integrations._gate import operator_rules
@@ -16,6 +17,7 @@ from acd_integrations._holder import Holder, Source
 
 if TYPE_CHECKING:
     from langchain_core.load.serializable import SerializedConstructor, SerializedNotImplemented
+    from langchain_core.runnables.base import RunnableSerializable
     from typing_extensions import Self
 
     from acd_core.lm import ContrastiveLM
@@ -45,6 +47,13 @@ class OverModel(BaseChatModel):
     recheck: int | None = None
     """Reply tokens between two readings while the gate is closed; 0 is none, None 32."""
 
+    policy: Policy | None = Field(default=None, repr=False)
+    """The operator's bounds on what a call may ask (`acd_core.Policy`, or its fields as a dict). Fixed at construction,
+    for copies, bound settings and configurable fields too. Unless it says otherwise: no replies begun by the caller, no
+    text without a chat format."""
+    namespace: str | None = None
+    """Keys and values of conversations are found again within one namespace only. None: that of this object and its
+    copies; objects that name the same share them. A call's own lies within it (a tenant's id, say)."""
     generation_defaults: bool = True
     """Whether the model's own generation_config counts (repetition penalty, suppressed tokens, ...)."""
 
@@ -74,6 +83,8 @@ class OverModel(BaseChatModel):
     # -- copies -----------------------------------------------------------------------------------------------------
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name == "policy":
+            raise written.held_policy(type(self).__name__)
         super().__setattr__(name, written.assigned(type(self), name, value))
         if name in _DESCRIBED:
             self._describe_again()
@@ -81,6 +92,8 @@ class OverModel(BaseChatModel):
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy with some settings changed, over the same model where that can be. Raises UsageError for names that
         this class does not have."""
+        if "policy" in (update or {}):
+            raise written.held_policy(type(self).__name__)
         copied = super().model_copy(update=written.checked(type(self), update or {}), deep=deep)
         if not _DESCRIBED.isdisjoint(update or {}):
             copied._describe_again()
@@ -104,7 +117,29 @@ class OverModel(BaseChatModel):
         """Copies share the model, the pair and what the host has put in (cache, callbacks, rate limiter)."""
         return self.model_copy(update=written.settings_of(self, _CHANGEABLE))
 
-    @field_serializer("pair", "expert", when_used="json")
+    def configurable_fields(self, **kwargs: Any) -> RunnableSerializable[Any, Any]:
+        """As LangChain's. Raises UsageError for `policy`, which no call may choose."""
+        if "policy" in kwargs:
+            raise written.held_policy(type(self).__name__)
+        return super().configurable_fields(**kwargs)
+
+    def _fix_policy(self, own: Iterable[str]) -> None:
+        """Fill into the policy what this object is made with: what it locks is locked for every copy."""
+        policy = Policy.of(self.policy)
+        served = {name: getattr(self, name) for name in own}
+        self.__dict__["policy"] = policy.serving({**served, "made_of": written.made_of(policy, self._source())})
+
+    @field_validator("policy", mode="before")
+    @classmethod
+    def _as_policy(cls, given: Any) -> Policy | None:
+        return None if given is None else Policy.of(given)
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """What a pickle holds: no key, which is of no use here and may be of one elsewhere."""
+        state = super().__getstate__()
+        return {**state, "__dict__": {**state["__dict__"], "api_key": None}}
+
+    @field_serializer("pair", "expert")
     def _as_name(self, held: Any) -> str | None:
         return written.as_name(held)
 
@@ -130,6 +165,8 @@ class OverModel(BaseChatModel):
             for name, field in fields.items()
             if name in self.model_fields_set and not field.exclude and name != "profile"
         }
+        if "policy" in given:
+            given["policy"] = Policy.of(self.policy).model_dump(mode="json")
         reason = written.unsaid(type(self), given, held=self.lm_holder.given is not None)
         if reason is not None:
             return {"lc": 1, "type": "not_implemented", "id": self.lc_id(), "repr": reason}

@@ -20,10 +20,13 @@ from pydantic import ValidationError
 from acd_core.decoding.disjoint import kinds
 from acd_core.decoding.schemas import at, mapped, place_of
 from acd_core.errors import RefusalError, UsageError
+from acd_core.params import shown
+from acd_integrations._calls import listed
 
 Method = Literal["json_schema", "function_calling", "json_mode"]
 METHODS = ("json_schema", "function_calling", "json_mode")
 _WRAPPED = "value"  # the one argument of a call that stands for a value which is no object
+_NO_SCHEMA = (ValueError, TypeError, AttributeError, LookupError, RecursionError)  # of LangChain's own conversions
 _OF_SCHEMAS = frozenset({"type", "properties", "$ref", "$defs", "anyOf", "oneOf", "allOf", "enum", "const", "items"})
 _OF_FUNCTIONS = frozenset({"parameters", "input_schema", "schema", "toolSpec", "function"})
 
@@ -35,16 +38,18 @@ def tool_choice_of(choice: Any, names: Sequence[str]) -> str | None:
     """
     if choice is None or choice is False:
         return None
-    if choice is True or choice == "any":
+    if choice is True or (isinstance(choice, str) and choice == "any"):
         return "required"
     if isinstance(choice, Mapping):
         function = choice.get("function")
         name = function.get("name") if isinstance(function, Mapping) else choice.get("name")
-        return tool_choice_of(name if name is not None else choice.get("type"), names)
-    if choice in names or choice in ("auto", "none", "required"):
+        inner = name if name is not None else choice.get("type")
+        if not isinstance(inner, Mapping):
+            return tool_choice_of(inner, names)
+    elif isinstance(choice, str) and (choice in names or choice in ("auto", "none", "required")):
         return str(choice)
     raise UsageError(
-        f"tool_choice is {choice!r}, which is not among the tools: {', '.join(names) or 'none were given'}.",
+        f"tool_choice is {shown(choice)}, which is not among the tools: {', '.join(names) or 'none were given'}.",
         hint="Use 'auto', 'none', 'any' (or 'required', or True), or the name of a tool.",
     )
 
@@ -55,17 +60,15 @@ def tools_of(tools: Sequence[Any], *, strict: bool | None = None) -> list[dict[s
     Raises UsageError for what is no tool.
     """
     converted = []
-    for tool in tools:
+    for tool in listed(tools):
         try:
             out = _tool_of_schema(tool) if _is_schema(tool) and "title" in tool else convert_to_openai_tool(tool)
-        except (ValueError, TypeError, AttributeError) as error:
-            raise UsageError(
-                f"{str(tool)[:80]!r} cannot be used as a tool: {' '.join(str(error).split())[:160]}"
-            ) from error
+        except _NO_SCHEMA as error:
+            raise UsageError(f"{shown(tool)} cannot be used as a tool: {' '.join(str(error).split())[:160]}") from error
         function = out.get("function")
         if not isinstance(function, Mapping) or not function.get("name"):
             raise UsageError(
-                f"The tool {str(tool)[:80]!r} is not a function tool; only those can be called from a local model.",
+                f"The tool ({shown(tool)}) is not a function tool; only those can be called from a local model.",
                 hint="Give a function, a BaseTool, a Pydantic class, or an OpenAI-style function dict.",
             )
         # Not LangChain's own `strict`: it would also make every argument required.
@@ -81,9 +84,9 @@ def schema_of(schema: Any) -> tuple[str, dict[str, Any]]:
         return _schema_of_dict(schema)
     try:
         converted = convert_to_json_schema(schema)
-    except (ValueError, TypeError, AttributeError) as error:
+    except _NO_SCHEMA as error:
         raise UsageError(
-            f"{str(schema)[:80]!r} is no schema: {' '.join(str(error).split())[:160]}",
+            f"{shown(schema)} is no schema: {' '.join(str(error).split())[:160]}",
             hint="Give a Pydantic class, a TypedDict, or a JSON schema.",
         ) from error
     name = str(converted.get("title") or "reply")
@@ -106,9 +109,9 @@ def _schema_of_dict(schema: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     try:
         function = convert_to_openai_tool(schema)["function"]
         name = str(function["name"])
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
+    except _NO_SCHEMA as error:
         raise UsageError(
-            f"{str(schema)[:80]!r} is no schema: {' '.join(str(error).split())[:160]}",
+            f"{shown(schema)} is no schema: {' '.join(str(error).split())[:160]}",
             hint="Give a JSON schema, an OpenAI function, or a Pydantic class.",
         ) from error
     described = {"description": function["description"]} if function.get("description") else {}
@@ -180,7 +183,7 @@ class _Checked:
     def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
         message = result[0].message if isinstance(result[0], ChatGeneration) else None
         refusal = message.additional_kwargs.get("refusal") if message is not None else None
-        if refusal:
+        if refusal is not None:  # it may be empty
             raise RefusalError(str(refusal))
         # The last chunk of a stream carries the finish reason: from there on nothing is partial any more.
         finish = message.response_metadata.get("finish_reason") if message is not None else None
@@ -253,8 +256,8 @@ class _Value(_KeyTools):
 
 def binding(schema: Any, method: str) -> tuple[dict[str, Any], Runnable[Any, Any]]:
     """(what to bind to the model, the parser of its reply) for one of METHODS."""
-    if method not in METHODS:
-        raise UsageError(f"Unknown method {method!r}.", hint=f"One of {', '.join(METHODS)}.")
+    if not isinstance(method, str) or method not in METHODS:
+        raise UsageError(f"Unknown method {shown(method)}.", hint=f"One of {', '.join(METHODS)}.")
     if schema is None and method != "json_mode":
         raise UsageError(f"The method {method!r} needs a schema.", hint="Give one, or use method='json_mode'.")
     note = {"ls_structured_output_format": {"kwargs": {"method": method}, "schema": schema}}

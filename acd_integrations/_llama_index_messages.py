@@ -23,7 +23,7 @@ from llama_index.core.base.llms.types import (
 from llama_index.core.llms.llm import ToolSelection
 
 from acd_core.errors import RefusalError, UsageError
-from acd_core.params import Done, Event, Generation, ReasoningDelta, TextDelta, ToolCall, ToolCallDelta
+from acd_core.params import Done, Event, Generation, ReasoningDelta, TextDelta, ToolCall, ToolCallDelta, shown
 from acd_integrations._calls import KINDS, Told, as_call, as_dict, continues, from_function_call, part, told, unsaid
 from acd_integrations._characters import whole, whole_texts
 from acd_integrations._gate import reported
@@ -53,6 +53,10 @@ def to_conversation(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
 
 
 def _message(message: ChatMessage, index: int) -> dict[str, Any]:
+    if not isinstance(message, ChatMessage):
+        raise UsageError(
+            f"Message {index} is {shown(message)}, not a ChatMessage.", hint='ChatMessage(role="user", content="...")'
+        )
     role = _ROLES[MessageRole(message.role)]
     texts: list[str] = []
     calls: list[dict[str, Any]] = []
@@ -75,8 +79,10 @@ def _message(message: ChatMessage, index: int) -> dict[str, Any]:
     if calls and role == "assistant":
         result["tool_calls"] = [{**call, "id": call["id"] or f"call_{index}_{at}"} for at, call in enumerate(calls)]
     for name in ("tool_call_id", "name") if role == "tool" else ():
-        if more.get(name):
-            result[name] = str(more[name])
+        if (found := part(more, name)) is not None:
+            if isinstance(found, (Mapping, list, tuple)):
+                raise UsageError(f"additional_kwargs[{name!r}] of message {index} is {shown(found)}, not text.")
+            result[name] = str(found)
     if role == "assistant" and (prefix := continues(more, f"message {index}")) is not None:
         result["prefix"] = prefix
     return result
@@ -101,14 +107,22 @@ def _not_text(block: Any, index: int) -> UsageError:
 
 def _broken_calls(more: Mapping[str, Any]) -> list[str]:
     """The texts of calls that were malformed (`Reply.final` keeps them): they stay visible as what they were."""
-    broken = [part(each, "text") for each in more.get("invalid_tool_calls") or ()]
+    broken = [part(each, "text") for each in _many(more, "invalid_tool_calls")]
     return [text for text in broken if isinstance(text, str)]
+
+
+def _many(more: Mapping[str, Any], name: str) -> Sequence[Any]:
+    """The list under `name` in additional_kwargs; none where it says nothing. Raises UsageError for another kind."""
+    found = part(more, name)
+    if found is not None and not isinstance(found, (list, tuple)):
+        raise UsageError(f"additional_kwargs[{name!r}] is {shown(found)}, not a list.")
+    return found or ()
 
 
 def _told_calls(more: Mapping[str, Any]) -> Iterator[Told]:
     """The calls in `additional_kwargs["tool_calls"]`, without a provider's own bookkeeping (its thoughts, its tools).
     Raises UsageError for one without a name."""
-    for item in more.get("tool_calls") or ():
+    for item in _many(more, "tool_calls"):
         kind = part(item, "type")
         if isinstance(kind, str) and kind not in KINDS:
             continue
@@ -126,9 +140,14 @@ def to_tool(tool: Any, *, strict: bool = False) -> dict[str, Any]:
 
     strict: calls keep to the tool's schema by grammar even where the model chooses freely.
     """
+    if not isinstance(tool, dict) and not hasattr(tool, "metadata"):
+        raise UsageError(f"{shown(tool)} is no tool.", hint="Give a BaseTool, or an OpenAI-style function dict.")
     # The length check guards a limit of one vendor's API.
     described: dict[str, Any] = tool if isinstance(tool, dict) else tool.metadata.to_openai_tool(skip_length_check=True)
-    function = dict(described.get("function") or {})
+    inner = described.get("function")
+    if inner is not None and not isinstance(inner, Mapping):
+        raise UsageError(f"The function of a tool is {shown(inner)}.", hint='{"name": ..., "parameters": {...}}')
+    function = dict(inner or {})
     if not isinstance(tool, dict):
         function["parameters"] = _without_echoes(function["parameters"])
     if strict:
@@ -155,11 +174,16 @@ def _without_echoes(schema: Any, name: str | None = None) -> Any:
 
 def to_tool_choice(tool_choice: Any, tool_required: bool) -> str | None:
     """None, "auto", "none", "any", "required", a name, or OpenAI's dict -> what GenerationParams takes."""
-    if isinstance(tool_choice, dict):
-        tool_choice = (tool_choice.get("function") or {}).get("name") or tool_choice.get("type")
+    given = tool_choice
+    if isinstance(tool_choice, Mapping):
+        function = tool_choice.get("function")
+        name = function.get("name") if isinstance(function, Mapping) else None
+        tool_choice = name or tool_choice.get("type")
+    if not isinstance(tool_choice, (str, type(None))):
+        raise UsageError(f"tool_choice is {shown(given)}.", hint="'auto', 'none', 'any', 'required' or a tool's name.")
     if tool_choice in (None, "auto"):
         return "required" if tool_required else tool_choice
-    return "required" if tool_choice == "any" else str(tool_choice)
+    return "required" if tool_choice == "any" else tool_choice
 
 
 def response_format(output_cls: Any) -> dict[str, Any]:

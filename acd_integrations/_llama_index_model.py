@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, PrivateAttr, field_serializer
+from pydantic import Field, PrivateAttr, field_serializer, field_validator
 
 from acd_core.errors import UsageError
+from acd_core.policy import Policy
 from acd_integrations import _settings as written
 from acd_integrations._gate import operator_rules
 from acd_integrations._holder import Holder, Source
@@ -39,6 +40,17 @@ class OverModel(OwnPrompts):
     device: str = Field(default="auto", description='"auto", any torch device, or "map" for several.')
     revision: str | None = Field(default=None, description="Revision of a hub model.")
 
+    policy: Policy | None = Field(
+        default=None,
+        repr=False,
+        description="The operator's bounds on what a call may ask (`acd_core.Policy`, or its fields as a dict), fixed "
+        "at construction. Unless it says otherwise: no replies begun by the caller, no text without a chat format.",
+    )
+    namespace: str | None = Field(
+        default=None,
+        description="Keys and values of conversations are found again within one namespace only. None: that of this "
+        "object and its copies; objects that name the same share them. A call's own lies within it.",
+    )
     generation_defaults: bool = Field(
         default=True,
         description="Whether the model's own generation_config counts (repetition penalty, suppressed tokens, ...).",
@@ -85,11 +97,15 @@ class OverModel(OwnPrompts):
     # -- copies -----------------------------------------------------------------------------------------------------
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name == "policy":
+            raise written.held_policy(type(self).__name__)
         super().__setattr__(name, written.assigned(type(self), name, value))
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy with some settings changed, over the same model where that can be. Raises UsageError for names that
         this class does not have."""
+        if "policy" in (update or {}):
+            raise written.held_policy(type(self).__name__)
         return super().model_copy(update=written.checked(type(self), update or {}), deep=deep)
 
     def __copy__(self) -> Self:
@@ -126,6 +142,17 @@ class OverModel(OwnPrompts):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state["__dict__"])  # type: ignore[misc]
+
+    def _fix_policy(self, own: Iterable[str]) -> None:
+        """Fill into the policy what this object is made with: what it locks is locked for every copy."""
+        policy = Policy.of(self.policy)
+        served = {name: getattr(self, name) for name in own}
+        self.__dict__["policy"] = policy.serving({**served, "made_of": written.made_of(policy, self._source())})
+
+    @field_validator("policy", mode="before")
+    @classmethod
+    def _as_policy(cls, given: Any) -> Policy | None:
+        return None if given is None else Policy.of(given)
 
     @field_serializer("pair", "expert")
     def _as_name(self, held: Any) -> str | None:

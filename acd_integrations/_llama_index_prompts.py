@@ -12,6 +12,8 @@ from llama_index.core.base.llms.generic_utils import messages_to_prompt as defau
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
 from llama_index.core.llms.llm import default_completion_to_prompt
 
+from acd_core.errors import UsageError
+from acd_core.params import shown
 from acd_integrations._llama_index_structured import StructuredPrediction
 
 
@@ -33,6 +35,8 @@ class OwnPrompts(StructuredPrediction):
 
     def _completion(self, prompt: str, formatted: bool) -> list[ChatMessage]:
         """A completion's prompt as one user turn. `formatted` prompts already hold the system and wrapper texts."""
+        if not isinstance(prompt, str):
+            raise UsageError(f"prompt is {shown(prompt)}, not text.", hint="Send messages by chat.")
         message = ChatMessage(role=MessageRole.USER, content=prompt)
         return [message] if formatted else self._extend_messages([message])
 

@@ -6,12 +6,17 @@ import copy
 import difflib
 import os
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
-from acd_core.errors import UsageError
-from acd_core.params import GenerationParams, usage_error
+from acd_core.errors import PolicyError, UsageError
+from acd_core.params import ContrastParams, GenerationParams, shown, usage_error
+from acd_core.policy import Policy
+from acd_integrations._holder import Holder, Source, expert_key, pair_key
+
+if TYPE_CHECKING:
+    from acd_core.lm import ContrastiveLM
 
 _PLACES = ("model", "pair", "expert")
 _IN_MEMORY = "held in memory: "
@@ -157,6 +162,67 @@ def params_of(settings: Mapping[str, Any], names: Mapping[str, str]) -> Generati
         if message == error.message:
             raise
         raise UsageError(message, hint=error.hint) from None
+
+
+def contrast_of(given: dict[str, Any]) -> dict[str, Any]:
+    """Takes `contrast` out of a call's settings: what it says, flat. Raises UsageError for another kind of thing."""
+    found = given.pop("contrast", None)
+    if isinstance(found, ContrastParams):
+        return {name: getattr(found, name) for name in found.model_fields_set}
+    if found is not None and not isinstance(found, Mapping):
+        raise UsageError(
+            f"contrast is a {type(found).__name__}.", hint="contrast=ContrastParams(alpha=0.5), or alpha=0.5 alone."
+        )
+    if unknown := set(found or {}) - set(ContrastParams.model_fields):
+        raise unknown_names(map(str, unknown), ContrastParams.model_fields, "contrast has no setting")
+    return dict(found or {})
+
+
+def policy_over(policy: Any, lm: ContrastiveLM) -> Policy:
+    """The policy of an adapter over a ContrastiveLM, which says what the adapter's leaves open."""
+    own = Policy.of(policy)
+    open_ = [name for name in ("begun_replies", "raw_text") if getattr(own, name) is None]
+    return own.model_copy(update={name: getattr(lm.policy, name) for name in open_})
+
+
+def made_of(policy: Policy, source: Source) -> str | None:
+    """What `policy` holds an adapter to beside its settings: its model, pair, expert and floor, and the method that is
+    its ContrastiveLM's own. None where it leaves the contrast open."""
+    if not policy.bounds_contrast:
+        return None
+    method = source.method if policy.as_served else source.method == "none"
+    try:
+        pair = pair_key(source.pair)
+    except UsageError:  # it is no pair, as the first call will say
+        pair = type(source.pair).__name__
+    floor = dict(source.rules).get("gate_floor")
+    return repr((source.model, pair, expert_key(source.expert), source.revision, floor, method))
+
+
+def check_made_of(policy: Policy, source: Source, name: str) -> None:
+    """Raise PolicyError for a copy that was changed in what the policy of the first one holds fast."""
+    if (policy.served or {}).get("made_of") != made_of(policy, source):
+        raise PolicyError(
+            f"The operator's policy holds for the model, pair, expert, method and gate_floor that this {name} was made "
+            "with, and one of them is another since.",
+            hint=f"Leave it as it was, or make another: {name}(..., policy=Policy(...)).",
+        )
+
+
+def namespace_of(own: str | None, holder: Holder, given: Any) -> str:
+    """The namespace of one call: the object's, else that of its copies; within it, the one the call names."""
+    whole = own or holder.namespace
+    if given is not None and not isinstance(given, str):
+        raise UsageError(f"namespace is {shown(given)}.", hint="Give a text, a tenant's id say.")
+    # No name that is told apart by what people write: "a/b" with "c" is not "a" with "b/c".
+    return f"{whole}\0{given}" if given else whole
+
+
+def held_policy(name: str) -> UsageError:
+    """The error for a policy that somebody wants to change after construction."""
+    return UsageError(
+        f"The policy of this {name} is fixed since it was made.", hint=f"Make another: {name}(..., policy=Policy(...))."
+    )
 
 
 def variables(own: Mapping[str, Any] | None, given: Any) -> Any:

@@ -28,7 +28,8 @@ from langchain_core.runnables.config import get_config_list
 from pydantic import ConfigDict, Field, SecretStr, ValidationError
 
 from acd_core.errors import ContextLengthError, TemplateError, UsageError
-from acd_core.params import ContrastParams, Event, GenerationParams
+from acd_core.params import ContrastParams, Event, GenerationParams, shown
+from acd_core.policy import Policy
 from acd_integrations import _langchain_facts as facts
 from acd_integrations import _settings as written
 from acd_integrations._characters import whole, whole_texts
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 _OPERATOR = ("gate_floor", "generation_defaults")
 _SAMPLING = ("max_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed")
 _CONTRAST = ("method", "alpha", "plausibility", "contrast_tokens", "rescale", "gate", "recheck", "graded")
-_PER_CALL = frozenset(GenerationParams.model_fields) | frozenset(ContrastParams.model_fields) | {"timeout"}
+_PER_CALL = frozenset(GenerationParams.model_fields) | frozenset(ContrastParams.model_fields) | {"timeout", "namespace"}
 _IN_FLIGHT = 64  # calls of one batch: as many as the engine has rows for, if none is contrasted
 
 
@@ -140,6 +141,7 @@ class ChatACD(OverModel):
             super().__init__(**settings)
         except ValidationError as error:
             raise written.impossible(type(self), error) from None
+        self._fix_policy((*_CONTRAST, "chat_template_kwargs"))
         self._params(None, {})  # impossible values are told here, not at the first call
 
     @classmethod
@@ -148,7 +150,9 @@ class ChatACD(OverModel):
         Raises UsageError for another model, pair, expert, gate_floor or generation_defaults than it has."""
         own = {"model": lm.model_id, "pair": lm.pair, "expert": lm.expert, "lm_holder": Holder(lm)}
         written.check_own(own, settings)
-        rules = {"gate_floor": lm.gate_rules.floor, "generation_defaults": lm.generation_defaults}
+        rules: dict[str, Any] = {"gate_floor": lm.gate_rules.floor, "generation_defaults": lm.generation_defaults}
+        if "policy" in settings or lm.policy != Policy():
+            rules["policy"] = written.policy_over(settings.pop("policy", None), lm)
         llm = cls(**{**own, **rules, **settings})
         llm.lm_holder.check(llm._source())
         return llm
@@ -162,9 +166,10 @@ class ChatACD(OverModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        params, asked, lm = self._params(stop, kwargs), conversation(messages), self._lm()
+        params, held = self._params(stop, kwargs), self._held(kwargs)
+        asked, lm = conversation(messages), self._lm()
         with _told():
-            generation = lm.generate(asked, params)
+            generation = lm.generate(asked, params, **held)
         return ChatResult(generations=[result(generation, facts.of(lm))])
 
     async def _agenerate(
@@ -174,9 +179,10 @@ class ChatACD(OverModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        params, asked, lm = self._params(stop, kwargs), conversation(messages), await self._alm()
+        params, held = self._params(stop, kwargs), self._held(kwargs)
+        asked, lm = conversation(messages), await self._alm()
         with _told():
-            generation = await lm.agenerate(asked, params)
+            generation = await lm.agenerate(asked, params, **held)
         return ChatResult(generations=[result(generation, facts.of(lm))])
 
     def _stream(
@@ -186,9 +192,10 @@ class ChatACD(OverModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        params, asked, lm = self._params(stop, kwargs), conversation(messages), self._lm()
+        params, held = self._params(stop, kwargs), self._held(kwargs)
+        asked, lm = conversation(messages), self._lm()
         known = facts.of(lm)
-        with _told(), closing(_generator(lm.stream(asked, params))) as events:
+        with _told(), closing(_generator(lm.stream(asked, params, **held))) as events:
             for event in events:
                 piece = chunk(event, known)
                 if run_manager is not None:  # stream() itself passes none and tells the callbacks; see frameworks
@@ -202,10 +209,11 @@ class ChatACD(OverModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        params, asked, lm = self._params(stop, kwargs), conversation(messages), await self._alm()
+        params, held = self._params(stop, kwargs), self._held(kwargs)
+        asked, lm = conversation(messages), await self._alm()
         known = facts.of(lm)
         with _told():
-            async with aclosing(lm.astream(asked, params)) as events:  # type: ignore[type-var]
+            async with aclosing(lm.astream(asked, params, **held)) as events:  # type: ignore[type-var]
                 async for event in events:
                     piece = chunk(event, known)
                     if run_manager is not None:
@@ -217,14 +225,17 @@ class ChatACD(OverModel):
         that is not known here: ignoring a setting in silence would be worse than stopping."""
         given = dict(kwargs)
         given.pop("stream", None)  # LangChain's own switch between invoke and stream
-        if written.plain("model", given.pop("model", self.model)) != self.model:
+        given.pop("namespace", None)  # see _held
+        model = written.plain("model", given.pop("model", self.model))
+        if not isinstance(model, str) or model != self.model:
             raise UsageError(
-                f"model={kwargs['model']!r} was given for one call, but this ChatACD holds {self.model!r}.",
+                f"model={shown(model)} was given for one call, but this ChatACD holds {self.model!r}.",
                 hint="Make another ChatACD for another model.",
             )
         if unknown := set(given) - _PER_CALL:
             raise written.unknown_names(unknown, _PER_CALL, "A call knows no setting")
         settings: dict[str, Any] = {name: getattr(self, name) for name in (*_SAMPLING, *_CONTRAST)}
+        settings.update(written.contrast_of(given))
         settings["stop"] = self.stop if stop is None else stop
         own = {"deadline_s": "timeout"} if "deadline_s" not in given else {}
         settings["deadline_s"] = given.pop("timeout", self.timeout)
@@ -236,6 +247,12 @@ class ChatACD(OverModel):
             names = [tool["function"]["name"] for tool in given.get("tools") or ()]
             given["tool_choice"] = tool_choice_of(given["tool_choice"], names)
         return written.params_of(whole_texts({**settings, **given}), own)
+
+    def _held(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """What the operator holds a call to. Raises PolicyError for a copy of which more was changed than may be."""
+        written.check_made_of(Policy.of(self.policy), self._source(), type(self).__name__)
+        namespace = written.namespace_of(self.namespace, self.lm_holder, kwargs.get("namespace"))
+        return {"policy": self.policy, "namespace": namespace}
 
     # -- many calls at once -----------------------------------------------------------------------------------------
     # LangChain's own would let six calls run at a time on two cores, as if each took a core. Here they share forward
@@ -266,6 +283,8 @@ class ChatACD(OverModel):
         # version shapes the message that is kept.
         shape: dict[str, Any] = {"stop_field": self.stop, "output_version": self.output_version}
         shape["chat_template_kwargs"] = self.chat_template_kwargs
+        shape["namespace"] = self.namespace  # nobody learns from a cache that is shared what others asked, either
+        shape["policy"] = Policy.of(self.policy).key
         known = facts.identity(self.model, self.pair, self.expert, self.lm_holder.given, self._known())
         return {**chosen, **shape, **known}
 

@@ -39,7 +39,9 @@ try:
 except ImportError as error:  # pragma: no cover - depends on the installation
     raise missing_extra("llama-index-core", "llama-index") from error
 
+from acd_core.policy import Policy
 from acd_integrations import _settings as written
+from acd_integrations._calls import listed
 from acd_integrations._characters import whole, whole_texts
 from acd_integrations._holder import Holder
 from acd_integrations._llama_index_messages import (
@@ -124,6 +126,7 @@ class ACDLLM(OverModel):
             super().__init__(**data)
         except ValidationError as error:
             raise written.impossible(type(self), error) from None
+        self._fix_policy(("method", *_CONTRAST, "chat_template_kwargs"))
         self._params({})
 
     @classmethod
@@ -132,7 +135,9 @@ class ACDLLM(OverModel):
         Raises UsageError for another model, pair, expert, gate_floor or generation_defaults than it has."""
         own = {"model": lm.model_id, "pair": lm.pair, "expert": lm.expert}
         written.check_own(own, settings)
-        rules = {"gate_floor": lm.gate_rules.floor, "generation_defaults": lm.generation_defaults}
+        rules: dict[str, Any] = {"gate_floor": lm.gate_rules.floor, "generation_defaults": lm.generation_defaults}
+        if "policy" in settings or lm.policy != Policy():
+            rules["policy"] = written.policy_over(settings.pop("policy", None), lm)
         llm = cls(**{**own, **rules, "method": lm.method, **settings})
         llm._holder = Holder(lm)
         llm._holder.check(llm._source())
@@ -188,27 +193,27 @@ class ACDLLM(OverModel):
 
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        return self._chat(messages, **kwargs)
+        return self._chat(messages, kwargs)
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
-        return self._stream_chat(messages, **kwargs)
+        return self._stream_chat(messages, kwargs)
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        return await self._achat(messages, **kwargs)
+        return await self._achat(messages, kwargs)
 
     @llm_chat_callback()
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
-        return await self._astream_chat(messages, **kwargs)
+        return await self._astream_chat(messages, kwargs)
 
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
-        return to_completion(self._chat(self._completion(prompt, formatted), _formatted=formatted, **kwargs))
+        return to_completion(self._chat(self._completion(prompt, formatted), kwargs, formatted))
 
     @llm_completion_callback()
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
-        responses = self._stream_chat(self._completion(prompt, formatted), _formatted=formatted, **kwargs)
+        responses = self._stream_chat(self._completion(prompt, formatted), kwargs, formatted)
 
         def completions() -> CompletionResponseGen:
             with closing(responses):
@@ -219,11 +224,11 @@ class ACDLLM(OverModel):
 
     @llm_completion_callback()
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
-        return to_completion(await self._achat(self._completion(prompt, formatted), _formatted=formatted, **kwargs))
+        return to_completion(await self._achat(self._completion(prompt, formatted), kwargs, formatted))
 
     @llm_completion_callback()
     async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
-        responses = await self._astream_chat(self._completion(prompt, formatted), _formatted=formatted, **kwargs)
+        responses = await self._astream_chat(self._completion(prompt, formatted), kwargs, formatted)
 
         async def completions() -> CompletionResponseAsyncGen:
             async with aclosing(responses):
@@ -234,36 +239,42 @@ class ACDLLM(OverModel):
 
     # The undecorated four: complete calls these, so that one call fires one pair of events and is counted once.
 
-    def _chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        conversation, params = self._request(messages, kwargs)
+    def _chat(self, messages: Sequence[ChatMessage], given: dict[str, Any], formatted: bool = False) -> ChatResponse:
+        conversation, params, held = self._request(messages, given, formatted)
         lm = self.lm
-        return self._reply(lm).final(lm.generate(conversation, params))
+        return self._reply(lm).final(lm.generate(conversation, params, **held))
 
-    def _stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
-        conversation, params = self._request(messages, kwargs)
+    def _stream_chat(
+        self, messages: Sequence[ChatMessage], given: dict[str, Any], formatted: bool = False
+    ) -> ChatResponseGen:
+        conversation, params, held = self._request(messages, given, formatted)
         lm = self.lm
         reply = self._reply(lm)
 
         def responses() -> ChatResponseGen:
-            with _closing(lm.stream(conversation, params)) as events:
+            with _closing(lm.stream(conversation, params, **held)) as events:
                 for event in events:
                     if (response := reply.feed(event)) is not None:
                         yield response
 
         return responses()
 
-    async def _achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        conversation, params = self._request(messages, kwargs)
+    async def _achat(
+        self, messages: Sequence[ChatMessage], given: dict[str, Any], formatted: bool = False
+    ) -> ChatResponse:
+        conversation, params, held = self._request(messages, given, formatted)
         lm = (await self.aload()).lm
-        return self._reply(lm).final(await lm.agenerate(conversation, params))
+        return self._reply(lm).final(await lm.agenerate(conversation, params, **held))
 
-    async def _astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
-        conversation, params = self._request(messages, kwargs)
+    async def _astream_chat(
+        self, messages: Sequence[ChatMessage], given: dict[str, Any], formatted: bool = False
+    ) -> ChatResponseAsyncGen:
+        conversation, params, held = self._request(messages, given, formatted)
         lm = (await self.aload()).lm
         reply = self._reply(lm)
 
         async def responses() -> ChatResponseAsyncGen:
-            async with _aclosing(lm.astream(conversation, params)) as events:
+            async with _aclosing(lm.astream(conversation, params, **held)) as events:
                 async for event in events:
                     if (response := reply.feed(event)) is not None:
                         yield response
@@ -283,24 +294,27 @@ class ACDLLM(OverModel):
         own = {name: getattr(self, name) for name in ("method", *_SAMPLING, *_CONTRAST)}
         names = {"deadline_s": "timeout"} if "deadline_s" not in given else {}
         own["deadline_s"] = given.pop("timeout", self.timeout)
+        own.update(written.contrast_of(given))
         asked = given.pop("chat_template_kwargs", None)
         own["chat_template_kwargs"] = written.variables(self.chat_template_kwargs, asked)
         return written.params_of(whole_texts({**own, **given}), names)
 
     def _request(
-        self, messages: Sequence[ChatMessage], kwargs: dict[str, Any]
-    ) -> tuple[list[dict[str, Any]], GenerationParams]:
-        """Conversation and settings. Checks everything before anything runs."""
-        formatted = kwargs.pop("_formatted", False)
+        self, messages: Sequence[ChatMessage], given: dict[str, Any], formatted: bool
+    ) -> tuple[list[dict[str, Any]], GenerationParams, dict[str, Any]]:
+        """Conversation, settings, and what the operator holds the call to. Checks everything before anything runs."""
+        written.check_made_of(Policy.of(self.policy), self._source(), type(self).__name__)
+        kwargs = dict(given)
+        namespace = written.namespace_of(self.namespace, self._holder, kwargs.pop("namespace", None))
         if "allow_parallel_tool_calls" in kwargs:  # LlamaIndex's name of the core's setting
             kwargs["parallel_tool_calls"] = bool(kwargs.pop("allow_parallel_tool_calls"))
         if kwargs.get("tools") is not None:
-            kwargs["tools"] = [to_tool(tool) for tool in kwargs["tools"]]
+            kwargs["tools"] = [to_tool(tool) for tool in listed(kwargs["tools"])]
         if "tool_choice" in kwargs:
             kwargs["tool_choice"] = to_tool_choice(kwargs["tool_choice"], tool_required=False)
         params = self._params(kwargs)
         prepared = list(messages) if formatted else self._with_own_prompts(messages)
-        return to_conversation(prepared), params
+        return to_conversation(prepared), params, {"policy": self.policy, "namespace": namespace}
 
     # -- tools ------------------------------------------------------------------------------------------------------
 
@@ -320,6 +334,7 @@ class ACDLLM(OverModel):
         if user_msg is not None:
             messages.append(user_msg if isinstance(user_msg, ChatMessage) else ChatMessage(content=user_msg))
         prepared: dict[str, Any] = {"messages": messages, **kwargs}
+        tools = [] if tools is None else list(listed(tools))
         if tools:
             prepared["tools"] = [to_tool(tool, strict=strict) for tool in tools]
             prepared["tool_choice"] = to_tool_choice(tool_choice, tool_required)

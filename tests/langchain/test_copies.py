@@ -254,3 +254,20 @@ def test_from_lm_takes_the_switch_of_the_models_config_from_the_model() -> None:
                 made.generation_defaults = not kept
                 with pytest.raises(UsageError, match="generation_defaults"):
                     _ = made.lm
+
+
+def test_a_key_is_of_the_pair_that_answers(tmp_path: Path) -> None:
+    """A pair that was written over while it is in use: no reply of the old one is kept as the new one's."""
+    folder = tmp_path / "pair"
+    PromptPair.from_texts("be kind", "be rude").save(folder)
+    old = ChatACD(model="reference", pair=str(folder), max_tokens=1)
+    before = old._identifying_params["pair_files"]
+    old.invoke("hello")
+    assert old._identifying_params["pair_files"] == before is not None
+    PromptPair.from_texts("be brief", "be long").save(folder)
+    assert old._identifying_params["pair_files"] == before
+    fresh = ChatACD(model="reference", pair=str(folder), max_tokens=1)
+    changed = fresh._identifying_params["pair_files"]
+    assert changed != before
+    fresh.invoke("hello")
+    assert fresh._identifying_params["pair_files"] == changed

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 from langchain_core.messages import AIMessage, ChatMessage, FunctionMessage, HumanMessage, ToolMessage
 
-from acd_core.errors import UsageError
+from acd_core import Policy
+from acd_core.errors import PolicyError, UsageError
 from acd_integrations._langchain_messages import conversation
+from acd_integrations.langchain import ChatACD
 from tests.langchain.conftest import MakeChat
 from tests.langchain.standard_script import turns
 
@@ -194,4 +196,7 @@ def test_prefix_false_asks_for_a_new_turn(make_chat: MakeChat) -> None:
     for given in ("no", 0, "False"):
         with pytest.raises(UsageError, match="prefix"):
             llm.invoke([ask[0], AIMessage("x", additional_kwargs={"prefix": given})])
-    assert llm.invoke([ask[0], AIMessage("ne", additional_kwargs={"prefix": True})]).content == "w"
+    begun = [ask[0], AIMessage("ne", additional_kwargs={"prefix": True})]
+    with pytest.raises(PolicyError, match="begun"):
+        llm.invoke(begun)
+    assert ChatACD.from_lm(llm.lm, policy=Policy(begun_replies=True)).invoke(begun).content == "w"
