@@ -13,6 +13,7 @@ from hashlib import blake2b
 from typing import Any, Union
 
 from acd_core.errors import UsageError
+from acd_core.params import MOST_WRITTEN, shown, written_out
 
 Message = Mapping[str, Any]
 Conversation = Union[str, Sequence[Message]]
@@ -26,6 +27,7 @@ FIRST_WORDS = "Hello."
 OURS = "ours"
 """Key of the message in front of whose text a prompt of ours is to stand; no template sees it."""
 _TOOL = '{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}'
+_DEEPEST = 200  # levels of a message's parts, calls' arguments among them
 _ID_LETTERS = 9  # Mistral's templates take ids of nine letters and digits only
 
 
@@ -51,19 +53,42 @@ def check_conversation(conversation: Conversation) -> Turns:
     for index, message in enumerate(conversation):
         if not isinstance(message, Mapping) or "role" not in message:
             raise UsageError(f"Message {index} is not a dict with a role.", hint='{"role": "user", "content": "..."}')
-        role = message["role"]
-        if role not in ROLES:
-            raise UsageError(f"Message {index} has the unknown role {role!r}.", hint=f"Roles: {', '.join(ROLES)}.")
+        role, calls = message["role"], message.get("tool_calls")
+        if not isinstance(role, str) or role not in ROLES:
+            raise UsageError(f"Message {index} has the unknown role {shown(role)}.", hint=f"Roles: {', '.join(ROLES)}.")
+        _check_depth(message, index)
+        if written_out(message) > MOST_WRITTEN:
+            raise UsageError(f"Message {index} holds more than {MOST_WRITTEN} values when written out.")
         messages.append({**message, "content": _content_text(message.get("content"), index)})
         if message.get("tool_call_id") is not None:
             messages[-1]["tool_call_id"] = str(message["tool_call_id"])
-        if not isinstance(message.get("tool_calls") or [], (list, tuple)):
-            raise UsageError(f"tool_calls of message {index} is not a list.")
+        nothing = calls is None or (isinstance(calls, (str, Mapping)) and not calls)
+        if not nothing and not isinstance(calls, (list, tuple)):
+            raise UsageError(f"tool_calls of message {index} is {shown(calls)}, not a list.")
+        if not isinstance(message.get("prefix"), (bool, type(None))):
+            raise UsageError(
+                f"prefix of message {index} is {shown(message['prefix'])}.",
+                hint="True continues the message, False asks for a new turn after it.",
+            )
         if role == "text" and index != len(conversation) - 1:
             raise UsageError(f"Message {index} has the role 'text' and is not the last.", hint="Only the last may.")
         if messages[-1].get("tool_calls"):
             messages[-1]["tool_calls"] = [_tool_call(call, index) for call in messages[-1]["tool_calls"]]
     return messages
+
+
+def _check_depth(message: Message, index: int) -> None:
+    """Raise UsageError for a message whose parts are nested deeper than any reader here goes, or hold themselves."""
+    waiting: list[tuple[Any, int]] = [(message, 0)]
+    seen: dict[int, int] = {}  # by identity, how deep it was met: what stands in many places is not read as often
+    while waiting:
+        each, depth = waiting.pop()
+        if depth > _DEEPEST:
+            raise UsageError(f"Message {index} is nested deeper than {_DEEPEST} levels, or holds itself.")
+        if not isinstance(each, (Mapping, list, tuple)) or seen.get(id(each), -1) >= depth:
+            continue
+        seen[id(each)] = depth
+        waiting += [(part, depth + 1) for part in (each.values() if isinstance(each, Mapping) else each)]
 
 
 def _content_text(content: Any, index: int) -> str:
@@ -77,10 +102,11 @@ def _content_text(content: Any, index: int) -> str:
             if isinstance(block, str):
                 parts.append(block)
             elif isinstance(block, Mapping) and block.get("type", "text") == "text" and "text" in block:
-                parts.append("" if block["text"] is None else str(block["text"]))
+                text = block["text"]
+                parts.append("" if text is None else str(text))
             else:
                 kind = block.get("type") if isinstance(block, Mapping) else type(block).__name__
-                raise UsageError(f"Message {index} holds a block of type {kind!r}; this engine reads text only.")
+                raise UsageError(f"Message {index} holds a block of type {shown(kind)}; this engine reads text only.")
         return "".join(parts)
     raise UsageError(f"The content of message {index} is a {type(content).__name__}, not text.")
 
@@ -92,7 +118,9 @@ def _tool_call(call: Any, index: int) -> dict[str, Any]:
             f"A tool call of message {index} has no function name.",
             hint='{"id": "...", "type": "function", "function": {"name": "f", "arguments": {...}}}',
         )
-    arguments = function.get("arguments") or {}
+    arguments = function.get("arguments")
+    if arguments is None or (isinstance(arguments, (str, Mapping, list, tuple, int)) and not arguments):
+        arguments = {}
     if isinstance(arguments, str):  # as OpenAI's API has them; templates want the object
         try:
             found = json.loads(arguments)

@@ -3,18 +3,14 @@
 A *layout* is what the template makes of a conversation, cut at the system slot: ids before the slot, ids after it. Soft
 vectors go between the two; a textual prompt is rendered by the template like any system text, so that its ids are
 exactly those of `tokenizer.apply_chat_template`. Text from users, documents and tools can never become control tokens:
-it is marked before rendering and encoded as plain text (transformers' `mark_control_tokens` / `encode_marked_chat`).
+it is marked before rendering and encoded as plain text, and the ids are checked (`acd_core.chat.template`).
 """
 
 from __future__ import annotations
 
-import functools
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
-
-from transformers.utils.chat_template_utils import encode_marked_chat
 
 from acd_core.chat.control_tokens import strip_marks
 from acd_core.chat.conversation import (
@@ -27,12 +23,15 @@ from acd_core.chat.conversation import (
     merge_roles,
     wrap_last_user,
 )
-from acd_core.chat.template import SLOT, ChatTemplate, private_copy
-from acd_core.errors import TemplateError
+from acd_core.chat.encoding import SLOT, private_copy
+from acd_core.chat.template import ChatTemplate
+from acd_core.errors import ContextLengthError, TemplateError
+from acd_core.locks import lazy
 
 SOFT: Literal["<soft>"] = "<soft>"
 """Stands for "soft vectors go here" as the `prompt` of `Chat.layout`."""
 _NO_VARIABLES: Mapping[str, Any] = {}
+_SURELY_SHORT = 1 << 17  # characters that are rendered in no time, so that nothing is gained by refusing early
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,8 @@ class Layout:
 
 
 class Chat:
-    """Renders conversations for one tokenizer. Thread-safe; works on a private copy of the tokenizer.
+    """Renders conversations for one tokenizer. Thread-safe without a lock: works on a private copy of the tokenizer,
+    which nothing changes, so that a short conversation never waits for a long one.
 
     Messages are OpenAI-style dicts: role in system, user, assistant, tool; content a string (or a list of text blocks);
     tool_calls on assistant turns with `arguments` as a dict (or JSON text); tool_call_id on tool turns.
@@ -71,8 +71,8 @@ class Chat:
                 hint="Use an instruction-tuned model, or set tokenizer.chat_template before ContrastiveLM.from_model.",
             )
         self.tokenizer = private_copy(tokenizer)
-        self._lock = threading.Lock()
         self.template = ChatTemplate(self.tokenizer)
+        self._encoder = self.template.encoder
         self._start = self._sequence_start()
 
     @property
@@ -109,15 +109,11 @@ class Chat:
         if wrap_user is not None:
             wrap_last_user(messages, wrap_user)
         if messages[-1]["role"] == "text":
-            return self._plain_layout(self.template.mark(messages[-1]["content"]), prompt)
-        ours = None if prompt is None else SLOT if prompt == SOFT else self.template.mark(prompt)
-        text = self.template.render(messages, tools, ours, variables)
-        if prompt != SOFT:
-            return Layout(self._encode(text))
-        head, slot, tail = text.partition(SLOT)
-        if not slot:
+            return self._plain_layout(messages[-1]["content"], prompt)
+        made = self.template.rendering(messages, tools, SLOT if prompt == SOFT else prompt, variables)
+        if prompt == SOFT and SLOT not in made.text:
             raise TemplateError("The chat template drops the start of the system text, so soft prompts have no place.")
-        return Layout(self._encode(head), self._encode_tail(tail))
+        return Layout(made.encoded.before, made.encoded.after)
 
     def text(
         self,
@@ -158,7 +154,7 @@ class Chat:
         other = self.layout(messages, None, tools, variables=variables).ids
         return next((place for place, (a, b) in enumerate(zip(ids, other)) if a != b), min(len(ids), len(other)))
 
-    @functools.cached_property
+    @lazy
     def appended_header(self) -> tuple[int, ...]:
         """Ids that close an assistant turn under way and open a new one; empty where the template cannot do that."""
         mark = "zqxj"
@@ -166,12 +162,29 @@ class Chat:
         try:
             _, found, tail = self.template.render(turns).rpartition(mark)
         except TemplateError:
-            return ()
-        return self._encode_tail(tail) if found else ()
+            found, tail = "", ""
+        return self._encoder.tail(tail) if found else ()
 
     def encode_text(self, text: str) -> tuple[int, ...]:
         """Ids of plain text: no template, no special tokens added, none recognised in it."""
-        return self._encode(self.template.mark(text))
+        return self._encoder.outside(text)
+
+    def check_length(self, conversation: Conversation, context_length: int) -> None:
+        """Raise ContextLengthError for a conversation that cannot fit by far, before it is rendered several times.
+
+        Says nothing of one that might fit: only what every template shows whole is counted, which is the texts of
+        system, users and tools (it may leave out thoughts, calls and what stands beside them), and what is refused
+        takes more than twice `context_length` tokens. Encodes no more of it than that takes.
+        """
+        messages = check_conversation(conversation)
+        texts = [each["content"] for each in messages if each["role"] in ("system", "user", "tool", "text")]
+        size = sum(map(len, texts))
+        if size > max(_SURELY_SHORT, context_length) and self._encoder.exceeds(texts, context_length):
+            raise ContextLengthError(
+                f"The conversation holds {size} characters, which take more than twice the {context_length} tokens of "
+                "the model's context.",
+                hint="Shorten it, or send the parts of it that matter (retrieve, or summarise in steps).",
+            )
 
     def check_shows_tools(self) -> None:
         """Raise TemplateError where the template shows no tools."""
@@ -201,22 +214,12 @@ class Chat:
     def _plain_layout(self, text: str, prompt: str | None) -> Layout:
         """No chat format: what starts a sequence for this tokenizer, the prompt, the text."""
         if prompt == SOFT:
-            return Layout(self._start, self._encode_tail(text))
-        ids = self._start + self._encode(text if prompt is None else join_texts(self.template.mark(prompt), text))
+            return Layout(self._start, self._encoder.outside(text, start=False))
+        ids = self._start + self.encode_text(text if prompt is None else join_texts(prompt, text))
         if not ids:  # no model goes on from nothing: what stands before a text stands here too
             known = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
             ids = tuple(each for each in known if each is not None)[:1]
         return Layout(ids)
-
-    def _encode(self, text: str) -> tuple[int, ...]:
-        with self._lock:
-            return tuple(encode_marked_chat(self.tokenizer, text))
-
-    def _encode_tail(self, text: str) -> tuple[int, ...]:
-        """Encode what follows the slot: not the start of a text, so no SentencePiece prefix space."""
-        newline = self._encode("\n")
-        ids = self._encode("\n" + text)
-        return ids[len(newline) :] if ids[: len(newline)] == newline else self._encode(text)
 
     def _sequence_start(self) -> tuple[int, ...]:
         """The ids this tokenizer puts before any text (a BOS, mostly)."""

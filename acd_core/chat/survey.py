@@ -6,7 +6,7 @@ from typing import Any
 
 from acd_core.chat.conversation import Turns
 from acd_core.chat.layout import Chat
-from acd_core.chat.template import PROBE_TOOL
+from acd_core.chat.tool_places import PROBE_TOOL
 from acd_core.errors import TemplateError
 
 _ID, _OTHER = "call00001", "call00002"

@@ -1,22 +1,28 @@
 """One tokenizer's chat template: what it can do, asked once by rendering, and renderings that lose and forge nothing.
 
 A template may refuse a conversation, leave out a part of it in silence, or build a control token out of harmless
-pieces of text. So every rendering is compared with two others of the same shape: one of marks, which shows what was
-left out, and one whose texts are broken apart, which shows which control tokens are the template's own.
+pieces of text; a normaliser may make one out of other letters. So renderings are compared with others of the same
+shape: one of marks shows what was left out, and one whose texts stand apart shows which control tokens, as ids, are the
+template's own.
 """
 
 from __future__ import annotations
 
-import copy
 import datetime
-import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
-from acd_core.chat.control_tokens import OURS, ControlTokens, with_marks
+from acd_core.chat.control_tokens import (
+    ControlTokens,
+    Ids,
+    composed_tokens,
+    strings_in,
+    strip_marks,
+    together,
+    with_marks,
+)
 from acd_core.chat.conversation import OURS as OURS_KEY
 from acd_core.chat.conversation import (
     Message,
@@ -29,68 +35,30 @@ from acd_core.chat.conversation import (
     user_first,
     ways,
 )
+from acd_core.chat.encoding import END, SLOT, Encoded, Encoder
+from acd_core.chat.shapes import A_CALL, of_marks, shape_of
+from acd_core.chat.tool_places import PLACES, PROBE_TOOL, ToolPlace
 from acd_core.errors import TemplateError
+from acd_core.locks import lazy
 
-SLOT, END = f"{OURS}slot{OURS}", f"{OURS}end{OURS}"
-_CALL = "a tool call"
 _KEPT = 1024
 
 
-@dataclass(frozen=True)
-class ToolPlace:
-    """Where a template looks for tools: a variable of its own, or a key of the system message; a list, or JSON text."""
+class Rendering(NamedTuple):
+    """What a template wrote, marks in it, and its ids: all control tokens in them are the template's own."""
 
-    variable: str = ""
-    key: str = ""
-    as_text: bool = False
-
-    @property
-    def told(self) -> str:
-        """Where that is, for people."""
-        where = f"in the variable {self.variable!r}" if self.variable else f"under {self.key!r} of the system message"
-        return f"{where}, as JSON text" if self.as_text else where
-
-    def put(self, messages: Turns, tools: Tools) -> tuple[Turns, dict[str, Any]]:
-        """`messages` and the variables of a rendering that shows `tools`."""
-        given: Any = json.dumps(tools, ensure_ascii=False) if self.as_text else tools
-        if self.variable:
-            return messages, {self.variable: given}
-        if messages[0]["role"] == "system":
-            return [{**messages[0], self.key: given}, *messages[1:]], {}
-        return [{"role": "system", "content": "", self.key: given}, *messages], {}
-
-
-PLACES = (
-    ToolPlace("tools"),
-    ToolPlace("xml_tools"),  # SmolLM3
-    ToolPlace("functions", as_text=True),  # Firefunction 2
-    ToolPlace(key="tools", as_text=True),  # Phi-4-mini
-    ToolPlace(key="tools"),  # GLM-4
-)
-PROBE_TOOL = {
-    "type": "function",
-    "function": {
-        "name": "probe_tool_name",
-        "description": "probe",
-        "parameters": {
-            "type": "object",
-            "properties": {"x": {"type": "string", "description": "probe"}},
-            "required": ["x"],
-        },
-    },
-}
+    text: str
+    encoded: Encoded
 
 
 class ChatTemplate:
     """Renders conversations by one tokenizer's template, or by the right one of several named ones.
 
-    tokenizer: never changed; rendering takes no lock. Texts of conversations, tools and variables are marked, so that
-    `encode_marked_chat` reads no control token in them.
+    tokenizer: never changed; rendering takes no lock, so an endless template blocks nobody but its own callers.
     """
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self._control = ControlTokens(tokenizer)
         self._base: dict[str, Any] = {}
         self._base = self._needed_variables()
         self.supports_system_role = SLOT in (self._try([{"role": "system", "content": SLOT}, _user("probe")]) or "")
@@ -99,6 +67,9 @@ class ChatTemplate:
         self._shows: dict[bool, tuple[bool, bool]] = {}
         self._lost: dict[bytes, tuple[str, ...]] = {}
         self._helped: dict[frozenset[Any], Way] = {}
+        written, with_tools = self._probes()
+        self._control = ControlTokens(tokenizer, composed_tokens(tokenizer, written, with_tools))
+        self.encoder = Encoder(tokenizer, self._control, written)
 
     @property
     def renders_tools(self) -> bool:
@@ -112,9 +83,19 @@ class ChatTemplate:
         prompt: str | None = None,
         variables: Mapping[str, Any] | None = None,
     ) -> str:
-        """The conversation as the template writes it, ready for the reply, with marks around control tokens in texts.
+        """The text of `rendering`."""
+        return self.rendering(messages, tools, prompt, variables).text
 
-        messages: checked and canonical, not marked. prompt: a text of ours, marked, for the system slot. Where the
+    def rendering(
+        self,
+        messages: Turns,
+        tools: Sequence[Mapping[str, Any]] = (),
+        prompt: str | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> Rendering:
+        """The conversation as the template writes it, ready for the reply, and its ids.
+
+        messages: checked and canonical, not marked. prompt: a text of ours, or SLOT, for the system slot. Where the
         template refuses the conversation, or leaves out a part of it, the repairs of `conversation` are tried.
         Raises TemplateError where none of them helps: with the template's own complaint, or with what it leaves out.
         """
@@ -131,7 +112,7 @@ class ChatTemplate:
         tools: Sequence[Mapping[str, Any]],
         prompt: str | None,
         variables: Mapping[str, Any] | None,
-    ) -> tuple[tuple[str, ...], str]:
+    ) -> tuple[tuple[str, ...], Rendering]:
         refused: Exception | None = None
         lost: tuple[str, ...] = ()
         given = dict(variables or {})
@@ -153,15 +134,16 @@ class ChatTemplate:
             if continues and not is_continued(turns):
                 continue
             try:
-                text = self._safely(turns, offered, prompt, given)
+                text = self._dressed(turns, offered, prompt, given, self._control.mark)
+                found = self._left_out(shape_of(turns), len(offered), json.dumps(given, default=str))
+                made = None if found else self._safe(text, turns, offered, prompt, given)
             except Exception as error:
                 refused = refused or error
                 continue
-            found = self._left_out(_shape(turns), len(offered), json.dumps(given, default=str))
-            if not found:
+            if made is not None:
                 if names:
                     _remember(self._helped, kinds, names)
-                return names, text
+                return names, made
             lost = lost or found
         if lost:
             raise TemplateError(
@@ -202,13 +184,44 @@ class ChatTemplate:
 
     # -- one rendering -----------------------------------------------------------------------------------------------
 
-    def _safely(self, turns: Turns, tools: Tools, prompt: str | None, variables: dict[str, Any]) -> str:
-        """A rendering whose control tokens are all the template's own."""
-        text = self._dressed(turns, tools, prompt, variables, self._control.mark)
-        if not self._control.risky([turns, tools, variables]):
-            return text
-        broken = self._dressed(turns, tools, prompt, variables, self._control.broken)
-        return text if self._control.written(text) == self._control.written(broken) else broken
+    def _safe(self, text: str, turns: Turns, tools: Tools, prompt: str | None, variables: dict[str, Any]) -> Rendering:
+        """The marked rendering `text` if all control tokens among its ids are the template's own; else one whose texts
+        are encoded as plain text. What they are is seen from the same conversation with harmless texts."""
+        made, encoder = Rendering(text, self.encoder.encode(text)), self.encoder
+        texts = [turns, tools, variables, None if prompt == SLOT else prompt]
+        if encoder.literal and not self._control.risky(texts) and made.encoded.controls == encoder.spelled_ids(text):
+            return made
+
+        def apart(ids: Ids) -> str:
+            return self._dressed(turns, tools, prompt, variables, lambda value: self._control.apart(value, ids))
+
+        kept = apart("kept")
+        harmless = apart("disguised") if _has_ids(turns) else kept
+        own = encoder.encode(encoder.filled(harmless)).controls
+        if made.encoded.controls == own and (encoder.literal or self._in_place(made, kept, texts)):
+            return made
+        own = encoder.guarded(together(harmless)).controls
+        for ids in ("kept", "apart") if harmless is not kept else ("kept",):
+            guarded = together(kept if ids == "kept" else apart("apart"))
+            made = Rendering(guarded, encoder.guarded(guarded))
+            if made.encoded.controls == own:
+                return made
+        raise TemplateError(
+            "A text of this conversation becomes a control token in this template, whatever is done to keep it apart.",
+            hint="Look at ids of calls and at fields beside role and content for pieces of control tokens.",
+        )
+
+    def _in_place(self, made: Rendering, apart: str, texts: Sequence[Any]) -> bool:
+        """Whether no control token of a rendering covers a character that came from outside, as the same rendering
+        with texts apart tells. Where the template looked into the texts, so that the two differ, no text may make a
+        control token by itself."""
+        text = strip_marks(made.text.replace(SLOT, ""))
+        if strip_marks(apart.replace(SLOT, "")) != text:
+            return not any(map(self.encoder.makes_control, strings_in(texts)))
+        outside = self.encoder.from_outside(apart)
+        return not any(
+            outside[at] and not text[at].isspace() for start, end in made.encoded.places for at in range(start, end)
+        )
 
     def _dressed(
         self,
@@ -222,9 +235,11 @@ class ChatTemplate:
         for turn in turns:
             message = dress({key: value for key, value in turn.items() if key != OURS_KEY})
             if OURS_KEY in turn and prompt is not None:
-                message["content"] = join_texts(prompt, message["content"])
+                message["content"] = join_texts(prompt if prompt == SLOT else dress(prompt), message["content"])
             messages.append(message)
-        return self._rendered(messages, [dress(tool) for tool in tools], dress(variables))
+        return self._rendered(
+            messages, [dress(tool) for tool in tools], {key: dress(value) for key, value in variables.items()}
+        )
 
     def _rendered(self, messages: Turns, tools: Tools, variables: Mapping[str, Any]) -> str:
         """What the template writes of marked messages, ready for the reply."""
@@ -276,23 +291,22 @@ class ChatTemplate:
         self._shows[tools] = found
         return found
 
-    @functools.cached_property
+    @lazy
     def _takes_first_for_user(self) -> bool:
         """Whether the template shows the first turn beside the tools as the user's, whosever it is (Llama 3.1, 4)."""
-        if self.place is None:
-            return False
         first, other = (
-            self._try([{"role": role, "content": "zqfirst"}, _user("zq")], self.place) for role in ("assistant", "user")
+            None if self.place is None else self._try([{"role": role, "content": "zqfirst"}, _user("zq")], self.place)
+            for role in ("assistant", "user")
         )
         return first is not None and first == other
 
-    @functools.cached_property
+    @lazy
     def opening(self) -> str:
         """What the template writes to open a reply; empty where a user's turn ends with it."""
         try:
             asked, without = (self._apply([_user("a")], [], {}, opens) for opens in (True, False))
         except Exception:
-            return ""
+            asked = without = ""
         same = next((at for at, (a, b) in enumerate(zip(asked, without)) if a != b), min(len(asked), len(without)))
         return asked[same:]
 
@@ -309,7 +323,7 @@ class ChatTemplate:
 
     def _lost_of(self, shape: tuple[Any, ...], tools: int, variables: str) -> tuple[str, ...]:
         """What the template leaves out of any conversation of this shape, in words."""
-        turns, wanted = _of_marks(shape)
+        turns, wanted = of_marks(shape)
         offered = [PROBE_TOOL] * tools
         placed = any(OURS_KEY in turn for turn in turns)
         try:
@@ -319,7 +333,7 @@ class ChatTemplate:
         except Exception:
             return ()  # it looks into the texts: the rendering itself went well
         if self._shown(bool(tools)) == (False, True):  # Granite 3, LFM2: their own way
-            wanted = {mark: what for mark, what in wanted.items() if what != _CALL}
+            wanted = {mark: what for mark, what in wanted.items() if what != A_CALL}
         if placed:
             wanted["zqprompt"] = "the prompt"
         if tools:
@@ -346,6 +360,21 @@ class ChatTemplate:
         needed: dict[str, Any] = {"functions": "[]", "datetime": datetime.date.today().isoformat()}
         return needed if self._try([_user("probe")], **needed) is not None else {}
 
+    def _probes(self) -> tuple[list[str], list[str]]:
+        """What the template writes of harmless conversations; and of some with tools."""
+        call = {"id": "zqcall000", "type": "function", "function": {"name": "zq", "arguments": {}}}
+        reply: dict[str, Any] = {"role": "assistant", "content": "zq"}
+        used = [
+            {**reply, "content": "", "tool_calls": [call]},
+            {"role": "tool", "content": "zq", "tool_call_id": call["id"]},
+        ]
+        asked: list[Turns] = [[_user("zq")], [{"role": "system", "content": "zq"}, _user("zq"), reply, _user("zq")]]
+        asked += [[_user("zq"), reply, _user("zq")], [_user("zq"), *used]]
+        plain = [text for turns in asked if (text := self._try(turns)) is not None]
+        if self.place is None:
+            return plain, []
+        return plain, [text for turns in (asked[0], asked[-1]) if (text := self._try(turns, self.place)) is not None]
+
     def _tool_place(self) -> ToolPlace | None:
         for place in PLACES:
             text = self._try([_user("probe")], place)
@@ -358,66 +387,13 @@ def _remember(store: dict[Any, Any], key: Any, value: Any) -> None:
     """Keep `value`; the oldest goes where there are too many."""
     store[key] = value
     if len(store) > _KEPT:
-        store.pop(next(iter(store)), None)
+        store.pop(next(iter([*store])), None)  # of a copy: other threads remember things too
 
 
-def _shape(turns: Sequence[Message]) -> tuple[Any, ...]:
-    """What a template can tell of a conversation without reading its texts."""
-    return tuple(
-        (
-            message["role"],
-            bool(message["content"].strip()),
-            len(message.get("tool_calls") or ()),
-            bool(message.get("prefix", True)),
-            tuple(sorted(key for key in message if key not in ("role", "content", "tool_calls", "prefix"))),
-            isinstance((message.get("tool_calls") or [{}])[0].get("function", {}).get("arguments"), str),
-        )
-        for message in turns
-    )
-
-
-def _of_marks(shape: tuple[Any, ...]) -> tuple[Turns, dict[str, str]]:
-    """A conversation of a shape, its texts marks; and what each mark stands for that must not be left out."""
-    turns: Turns = []
-    wanted: dict[str, str] = {}
-    asked: list[str] = []
-    for number, (role, said, calls, prefix, keys, as_text) in enumerate(shape):
-        text = f"zqtext{number}x" if said else ""
-        turn: dict[str, Any] = {"role": role, "content": text, "prefix": prefix}
-        for key in keys:
-            turn[key] = f"zq{key}{number}x"
-        if calls:
-            arguments: Any = {"zqkey": "zqvalue"}
-            asked = [f"zqcall{number:02d}{n}" for n in range(calls)]
-            turn["tool_calls"] = [
-                {
-                    "id": each,
-                    "type": "function",
-                    "function": {
-                        "name": f"zqname{number}x{n}x",
-                        "arguments": json.dumps(arguments) if as_text else dict(arguments),
-                    },
-                }
-                for n, each in enumerate(asked)
-            ]
-            wanted.update({f"zqname{number}x{n}x": _CALL for n in range(calls)})
-        if role == "tool":
-            turn["tool_call_id"] = asked.pop(0) if asked else "zqcall000"
-            if "name" in keys:
-                turn["name"] = "zqname"
-        if said and not calls:  # what stands beside a call many templates leave out
-            wanted[text] = {"tool": "a tool's result", "system": "the system text"}.get(role, f"a text of the {role}")
-        turns.append(turn)
-    return turns, wanted
+def _has_ids(turns: Sequence[Message]) -> bool:
+    """Whether a conversation holds ids of calls."""
+    return any(turn.get("tool_calls") or turn.get("tool_call_id") or turn.get("id") for turn in turns)
 
 
 def _user(text: str) -> dict[str, Any]:
     return {"role": "user", "content": text}
-
-
-def private_copy(tokenizer: Any) -> Any:
-    """A copy that may be used: encoding plain text flips a switch inside the tokenizer, on a shared one a race."""
-    made = copy.deepcopy(tokenizer)
-    # It would warn about every long text that is only counted; what does not fit raises ContextLengthError.
-    made.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
-    return made

@@ -196,6 +196,43 @@ def test_a_stop_text_ends_no_free_words(make: Make, stop: str) -> None:
     assert set(json.loads(reply.text)) == {"city", "sure"}
 
 
+@pytest.mark.parametrize("family", ["qwen3", "r1-distill", "gpt-oss", "glm4.5"])
+@pytest.mark.parametrize(
+    "said", [REFUSAL, "It is Paris, I am sure of it, and I could say a good deal more about it than this."]
+)
+def test_no_sampling_turns_thoughts_or_words_into_noise(make: Make, family: str, said: str) -> None:
+    lm = make(family, "They ask for something. It may do harm.", said)
+    plain = ask(lm, family, response_format=JSON)
+    for wild in ({"temperature": 100.0, "seed": 1}, {"temperature": 1.0}, {"repetition_penalty": 50.0}, {"min_p": 1.0}):
+        reply = ask(lm, family, response_format=JSON, **wild)
+        assert reply.reasoning == plain.reasoning
+        assert (reply.refusal, reply.usage.probe_tokens) == (plain.refusal, plain.usage.probe_tokens)
+
+
+@pytest.mark.parametrize("family", ["qwen3", "r1-distill", "gpt-oss", "glm4.5"])
+def test_the_words_behind_a_thought_are_not_of_its_tokens(make: Make, family: str) -> None:
+    """max_tokens bounds the thought and the document; whatever room they leave, the words are heard."""
+    thought, words = "They ask for something.", "It is Paris, and I could say a good deal more about it than just this."
+    refusing, answering = make(family, thought, REFUSAL), make(family, thought, words)
+    whole = ask(answering, family, response_format=JSON, max_tokens=500)
+    assert whole.finish_reason == "stop"
+    kept = len(whole.token_ids) - len(answering.token_ids(whole.text))
+    for room in (1, 2, 5, *range(kept - 3, kept + 8)):
+        refused = ask(refusing, family, response_format=JSON, max_tokens=room)
+        answered = ask(answering, family, response_format=JSON, max_tokens=room)
+        assert refused.finish_reason in (("refusal",) if room > kept else ("refusal", "length"))
+        assert (answered.finish_reason, answered.refusal) == ("length", None)
+        assert len(answered.token_ids) <= room
+        assert answered.usage.completion_tokens == answered.usage.probe_tokens + len(answered.token_ids)
+        events = list(answering.stream("x", response_format=JSON, max_tokens=room))
+        assert "".join(each.text for each in events if isinstance(each, ReasoningDelta)) == (answered.reasoning or "")
+        assert isinstance(events[-1], Done)
+        assert events[-1].generation == answered
+        assert whole.text.startswith(answered.text)
+        if refused.finish_reason == "length":
+            assert refused.text == ""
+
+
 def test_one_logprob_a_token_also_behind_an_unfinished_thought(make: Make) -> None:
     reply = make("r1-distill", None, "Paris, that is clear.").generate("x", response_format=JSON, logprobs=0)
     assert [each.token_id for each in reply.logprobs] == list(reply.token_ids)
@@ -247,7 +284,7 @@ def test_a_gate_that_opens_within_a_thought_loses_no_reply(make: Make, forced: b
     """The engine closes the turn there and puts the assistant's header behind it; the answer is read afresh."""
     lm = make("qwen3", None, "x")
     asked = GenerationParams.of(response_format=JSON if forced else None)
-    session = Session(lm._plan("x", asked), lambda _: None)
+    session = Session(lm._plan("x", lm._asked(asked, {})), lambda _: None)
     request = session.start()
     events: list[Any] = []
     for text in ("<think>\nThey want a", Turn(" way\n\n"), "I'm sorry, but", " I can't help with that."):
@@ -266,7 +303,7 @@ def test_a_gate_that_opens_within_a_thought_loses_no_reply(make: Make, forced: b
 def test_what_a_gate_read_is_that_of_the_moment(make: Make) -> None:
     """The engine goes on while the caller is slow; what it reads by then must not decide."""
     lm = make("qwen3", "Hm.", "It is Paris.")
-    request = lm._plan("x", GenerationParams()).make(None, lambda _: None)
+    request = lm._plan("x", lm._asked(None, {})).make(None, lambda _: None)
     branch = request.kept
     request.gating = Gating(None, branch, None, 0.5, 0.5, (), 32)  # type: ignore[arg-type]
     piece = Piece.of("", request)
