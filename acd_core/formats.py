@@ -11,10 +11,13 @@ from typing import Any, Protocol
 from acd_core.backbone import Backbone
 from acd_core.chat import Chat, check_tools
 from acd_core.decoding.grammar import Grammar, GrammarSpec
+from acd_core.decoding.once import Once
+from acd_core.decoding.schema_limits import check_functions, json_of
 from acd_core.engine import Matcher
 from acd_core.errors import ModelError, UsageError
-from acd_core.evaluation.judges import RefusalJudge
-from acd_core.params import GenerationParams
+from acd_core.free_words import refuses
+from acd_core.locks import lazy
+from acd_core.params import GenerationParams, shown
 from acd_core.session import PlainReader, Reader
 from acd_core.toolcalls import (
     ToolCallFormat,
@@ -49,7 +52,8 @@ class Format:
     hidden_ids: tokens whose text is never part of the reply. matcher: makes the grammar's state, if there is one; told
     that a thought stands before it, the state of what may follow one. forced: the grammar allows nothing but the
     format, so it leaves no words to refuse with. free, free_hidden_ids: reader and hidden tokens of the words spoken
-    before a forced format. closing: ids that end a thought. answer: what opens the words behind a thought."""
+    before a forced format. closing: ids that end a thought. answer: what opens the words behind a thought. thoughts:
+    what opens and closes a thought among the free words."""
 
     tools: Tools
     reader: MakeReader
@@ -61,11 +65,13 @@ class Format:
     free_hidden_ids: frozenset[int] = frozenset()
     closing: tuple[int, ...] = ()
     answer: tuple[str, tuple[int, ...]] | None = None
+    thoughts: tuple[tuple[str, str], ...] = ()
 
     @staticmethod
-    def refuses(request: str, text: str) -> bool:
-        """Whether `text`, possibly the first words only, declines `request`, the last thing the user said."""
-        return bool(text.strip()) and RefusalJudge().judge(request, text).refused
+    def refuses(request: str, text: str, begun: str = "") -> bool:
+        """Whether `text`, possibly the first words only, declines `request`, the last thing the user said. begun: what
+        the caller wrote of the reply."""
+        return refuses(request, text, begun)
 
 
 class Formats:
@@ -78,14 +84,14 @@ class Formats:
         self._template = response_template_for(self._tokenizer, backbone.model_type)
         self._special = frozenset(special_tokens(self._tokenizer))
         self._known_wires: dict[str, tuple[ToolCallFormat, ToolCallFormat]] = {}
-        self._compiled = functools.lru_cache(maxsize=128)(self._compile)
+        self._compiled: Once[GrammarSpec] = Once(lambda spec: spec.size, most=128, room=2**30)
 
     @property
     def parses_tools(self) -> bool:
         """Whether tool calls can be read from this model's replies."""
         return parses_tools(self._template)
 
-    @functools.cached_property
+    @lazy
     def _grammar(self) -> Grammar:
         return Grammar(self._tokenizer, self._backbone.vocab_size, self._backbone.eos_ids)
 
@@ -94,7 +100,7 @@ class Formats:
         cannot do, MissingExtraError when a forced format needs llguidance."""
         choice = settings.tool_choice
         if choice is not None and choice not in ("auto", "none") and not settings.tools:
-            raise UsageError(f"tool_choice is {choice!r} but no tools were given.", hint="Pass tools=[...] as well.")
+            raise UsageError(f"tool_choice is {shown(choice)} but no tools were given.", hint="Pass tools=[...].")
         if settings.tools and settings.response_format is not None and choice not in (None, "auto", "none"):
             raise UsageError(
                 "A reply cannot be both a forced tool call and a JSON document.", hint="Ask for one of them."
@@ -102,6 +108,7 @@ class Formats:
         check_tools(settings.tools)
         tools: Tools = () if choice == "none" else settings.tools
         if tools:
+            check_functions(tools)
             self._chat.check_shows_tools()
         if tools and not self.parses_tools:
             raise ModelError(
@@ -112,29 +119,32 @@ class Formats:
         calls_forced = bool(tools) and choice not in (None, "auto")
         forced = calls_forced or settings.response_format is not None
         strict = [_is_strict(tool) for tool in tools]
-        shown = tuple(_without_strict(tool) for tool in tools)
-        written = _written(shown, "list of tools")  # also where a template is all that shows them
+        offered = tuple(_without_strict(tool) for tool in tools)
+        written = json_of(offered, "list of tools")  # also where a template is all that shows them
         parallel = settings.parallel_tool_calls
         # Keys hold the order of properties as the caller gave it: the grammar writes them in that order.
         asked: tuple[str, str | None, str] | None = None
         if calls_forced:
             asked = "tools", choice, written
         elif settings.response_format is not None:
-            asked = "json", written, _written(_schema(settings.response_format), "JSON schema")
+            asked = "json", written, json_of(_schema(settings.response_format), "JSON schema")
         elif any(strict):
-            held = [tool if kept else _any_arguments(tool) for tool, kept in zip(shown, strict)]
-            asked = "tools", "auto", _written(held, "list of tools")
+            held = [tool if kept else _any_arguments(tool) for tool, kept in zip(offered, strict)]
+            asked = "tools", "auto", json_of(held, "list of tools")
         if asked is None:
-            return self._format(shown, None, forced=forced, document=False, parallel=parallel)
+            return self._format(offered, None, forced=forced, document=False, parallel=parallel)
         # What cannot be enforced is said before anything is queued; and what may follow a thought is compiled by then.
-        wires = self._wires(settings.chat_template_kwargs) if shown else (None, None)
-        fresh, behind = (self._compiled(*asked, parallel, wire) for wire in wires)
+        wires = self._wires(settings.chat_template_kwargs) if offered else (None, None)
+        fresh, behind = (
+            self._compiled.get((*asked, parallel, wire), functools.partial(self._compile, *asked, parallel, wire))
+            for wire in wires
+        )
 
         def matcher(thought: bool) -> Matcher:
             return (behind if thought else fresh).matcher()
 
         document = settings.response_format is not None
-        return self._format(shown, matcher, forced=forced, document=document, parallel=parallel)
+        return self._format(offered, matcher, forced=forced, document=document, parallel=parallel)
 
     def _compile(
         self, kind: str, choice: str | None, document: str, parallel: bool, wire: ToolCallFormat | None
@@ -156,7 +166,8 @@ class Formats:
         """How this model writes calls: to a fresh prompt, and behind a thought. ModelError where its template does not
         say."""
         told = repr(sorted(variables.items(), key=lambda item: item[0]))  # values of any kind, named by strings
-        if told not in self._known_wires:
+        found = self._known_wires.get(told)
+        if found is None:
             layout = tool_call_format(self._tokenizer, self._backbone.eos_ids, variables)
             if layout is None:
                 raise ModelError(
@@ -170,15 +181,21 @@ class Formats:
             if len(self._known_wires) >= 16 or len(told) > 1000:  # documents and dates: not worth keeping
                 self._known_wires.clear()
             # The lines between a thought and a call are the model's own by then.
-            self._known_wires[told] = layout, replace(layout, head=again + head[closed:].lstrip("\n"))
-        return self._known_wires[told]
+            found = layout, replace(layout, head=again + head[closed:].lstrip("\n"))
+            self._known_wires[told] = found  # which another thread may clear at once
+        return found
 
-    @functools.cached_property
+    @lazy
+    def _thoughts(self) -> tuple[tuple[str, str], ...]:
+        """Marks that open and close a thought."""
+        return tuple(thought_marks(self._template))
+
+    @lazy
     def _thought_ends(self) -> tuple[str, ...]:
         """Marks that close a thought."""
-        return tuple(close for _, close in thought_marks(self._template))
+        return tuple(close for _, close in self._thoughts)
 
-    @functools.cached_property
+    @lazy
     def _closing(self) -> tuple[int, ...]:
         if not self._thought_ends:
             return ()
@@ -196,11 +213,13 @@ class Formats:
             return Format(tools, read, hidden, True, matcher)
         if tools:
             answer = self._answer if document else None
-            return Format(tools, read, hidden, True, matcher, True, read, hidden, self._closing, answer)
+            return Format(tools, read, hidden, True, matcher, True, read, hidden, self._closing, answer, self._thoughts)
         # A JSON document must reach the caller to the letter: no reader may take it for something else.
-        return Format(tools, _plain, self._special, True, matcher, True, read, hidden, self._closing, self._answer)
+        return Format(
+            tools, _plain, self._special, True, matcher, True, read, hidden, self._closing, self._answer, self._thoughts
+        )
 
-    @functools.cached_property
+    @lazy
     def _answer(self) -> tuple[str, tuple[int, ...]] | None:
         text = answering(self._tokenizer, self._backbone.model_type)
         whole = reopening(self._tokenizer, self._backbone.model_type) + text
@@ -215,16 +234,6 @@ class Formats:
             return ToolCallReader(tokenizer, prefix, tools, template, parallel=parallel, begun=begun)
 
         return read, self._special - kept_special_ids(tokenizer, template)
-
-
-def _written(value: Any, what: str) -> str:
-    """`value` as JSON, which keys and grammars are made of. what: how to call it in a complaint."""
-    try:
-        return json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise UsageError(
-            f"The {what} cannot be written as JSON: {error}.", hint="Lists instead of sets, text instead of objects."
-        ) from None
 
 
 def _is_strict(tool: Mapping[str, Any]) -> bool:
@@ -258,7 +267,7 @@ def _schema(response_format: Mapping[str, Any]) -> dict[str, Any] | None:
         if isinstance(schema, Mapping):
             return dict(schema)
         raise UsageError("response_format has no json_schema.schema.", hint=_FORMAT_HINT)
-    raise UsageError(f"Unknown response_format type {kind!r}.", hint=_FORMAT_HINT)
+    raise UsageError(f"Unknown response_format type {shown(kind)}.", hint=_FORMAT_HINT)
 
 
 _FORMAT_HINT = 'Use {"type": "json_schema", "json_schema": {"name": "x", "schema": {...}}} or {"type": "json_object"}.'

@@ -4,30 +4,44 @@ from __future__ import annotations
 
 import asyncio
 import os
-import queue
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast, overload
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, NamedTuple, cast, overload
+from uuid import uuid4
 
+from acd_core import driving
 from acd_core.backbone import Backbone
 from acd_core.chat import Conversation, Message
 from acd_core.decoding.model_defaults import ModelDefaults
 from acd_core.engine import EngineOptions
-from acd_core.engine.request import Item
-from acd_core.errors import EngineClosedError
+from acd_core.errors import EngineClosedError, UsageError
 from acd_core.experts import Expert
 from acd_core.facts import ModelFacts, facts_of
 from acd_core.gate import EVERY, GateRules
 from acd_core.pair import PromptPair
-from acd_core.params import Done, Event, Generation, GenerationParams
+from acd_core.params import Done, Event, Generation, GenerationParams, shown
 from acd_core.planning import Planner, runnable
+from acd_core.planning_threads import aplan_within, plan_within
+from acd_core.policy import Policy
 from acd_core.scoring import Continuation, LogLikelihood, Scorer
-from acd_core.session import Plan, Session
-from acd_core.sharing import backbone_of, defaults_of, registry, shared_by
+from acd_core.session import Plan
+from acd_core.sharing import backbone_of, defaults_of, join, leave
 
 if TYPE_CHECKING:
     import torch
 
-DEFAULT_MAX_TOKENS = 1024
+
+_NO_END = 1e9  # seconds, some thirty years: more than clocks and locks can be asked to wait for
+
+
+class Asked(NamedTuple):
+    """One call: its settings, the method where they name none, the policies that hold, and its namespace."""
+
+    settings: GenerationParams
+    method: str
+    policies: tuple[Policy, ...]
+    space: str
 
 
 class ContrastiveLM:
@@ -37,6 +51,9 @@ class ContrastiveLM:
     "acd" with a pair, "safedecoding" with an expert alone, else "none". alpha None takes the pair's recommendation.
     `gate`, `recheck`: as in `ContrastParams`, for calls that say nothing; a pair's gate is used unless `gate` is False.
     `gate_floor`: the operator's; no call may have the gate open for a smaller share of harmless requests.
+    `policy`: what else calls may not ask (a `Policy`). Every call also takes `policy=`, one more that holds beside it.
+    `namespace`: keys and values of conversations are found again within one only, so that nobody learns from cached
+    tokens what others asked; None: this object's own. A call's `namespace=` takes its place (a tenant's, say).
     `expert` is a LoRA expert or its folder. `deterministic=True` serves each request alone, so that low-precision
     rounding cannot depend on neighbours. `generation_defaults=False` leaves the model's own generation_config out of
     account (repetition penalty, suppressed tokens, ...: see decoding/model_defaults.py; `acd doctor` shows it).
@@ -54,6 +71,8 @@ class ContrastiveLM:
         gate: bool | float | None = None,
         gate_floor: float | None = None,
         recheck: int = EVERY,
+        policy: Policy | None = None,
+        namespace: str | None = None,
         options: EngineOptions | None = None,
         deterministic: bool = False,
         generation_defaults: bool = True,
@@ -66,6 +85,8 @@ class ContrastiveLM:
         alone = "safedecoding" if expert is not None else "none"
         self.method = method if method is not None else ("acd" if pair is not None else alone)
         self.alpha = GenerationParams.of(alpha=alpha).contrast.alpha
+        self.policy = Policy.of(policy)
+        self.namespace = namespace or uuid4().hex
         self.deterministic = deterministic
         self.generation_defaults = generation_defaults
         self.defaults = defaults_of(backbone) if generation_defaults else ModelDefaults()
@@ -73,7 +94,7 @@ class ContrastiveLM:
             pair.check(backbone)
         self.gate_rules = GateRules(pair.gate if pair is not None else None, gate, gate_floor, recheck)
         runnable(self.method, pair, self.expert, backbone, allow_adversarial=allow_adversarial)
-        shared = shared_by(backbone, options)
+        self._shared = shared = join(backbone, options, self)
         self.engine, self.chat, self.formats = shared.engine, shared.chat, shared.formats
         self._planner = Planner(
             backbone,
@@ -90,9 +111,7 @@ class ContrastiveLM:
         )
         self._facts: dict[str, ModelFacts] = {}
         self._scorer = Scorer(backbone, shared.chat, self._planner)
-        self._shared = shared
         self._closed = False
-        shared.holders.add(self)
 
     @classmethod
     def from_pretrained(
@@ -106,6 +125,8 @@ class ContrastiveLM:
         gate: bool | float | None = None,
         gate_floor: float | None = None,
         recheck: int = EVERY,
+        policy: Policy | None = None,
+        namespace: str | None = None,
         dtype: str = "auto",
         device: str = "auto",
         revision: str | None = None,
@@ -131,6 +152,8 @@ class ContrastiveLM:
             gate=gate,
             gate_floor=gate_floor,
             recheck=recheck,
+            policy=policy,
+            namespace=namespace,
             options=options,
             deterministic=deterministic,
             generation_defaults=generation_defaults,
@@ -151,6 +174,8 @@ class ContrastiveLM:
         gate: bool | float | None = None,
         gate_floor: float | None = None,
         recheck: int = EVERY,
+        policy: Policy | None = None,
+        namespace: str | None = None,
         options: EngineOptions | None = None,
         deterministic: bool = False,
         generation_defaults: bool = True,
@@ -168,6 +193,8 @@ class ContrastiveLM:
             gate=gate,
             gate_floor=gate_floor,
             recheck=recheck,
+            policy=policy,
+            namespace=namespace,
             options=options,
             deterministic=deterministic,
             generation_defaults=generation_defaults,
@@ -191,40 +218,40 @@ class ContrastiveLM:
 
         Settings come from `params` and flat `overrides` (`max_tokens=64, alpha=0.4, method="rose", ...`).
         """
-        settings = GenerationParams.of(params, **overrides)
-        if not is_batch(messages):
-            return next(self._collect([messages], settings))
-        return list(self._collect(list(messages), settings))
+        asked = self._asked(params, overrides)
+        many = is_batch(messages)
+        found = dict(self._race(list(messages) if many else [messages], asked))
+        return [found[index] for index in range(len(found))] if many else found[0]
 
     def generate_each(
         self, conversations: Sequence[Conversation], params: GenerationParams | None = None, **overrides: Any
     ) -> Iterator[tuple[int, Generation]]:
         """Replies to many conversations as they finish, each with its place in `conversations`: for progress bars."""
-        settings = GenerationParams.of(params, **overrides)
-        yield from self._race(list(conversations), settings)
+        asked = self._asked(params, overrides)
+        yield from self._race(list(conversations), asked)
 
     def stream(
         self, messages: str | Sequence[Message], params: GenerationParams | None = None, **overrides: Any
     ) -> Iterator[Event]:
         """Events of one reply as they come; the last is Done. Closing the iterator frees its rows."""
-        plan = self._plan(messages, GenerationParams.of(params, **overrides))
-        return self._stream(plan)
+        return driving.stream(self.engine, self._plan(messages, self._asked(params, overrides)))
 
     async def agenerate(self, messages: Any, params: GenerationParams | None = None, **overrides: Any) -> Any:
         """`generate` without blocking the event loop."""
-        settings = GenerationParams.of(params, **overrides)
+        asked = self._asked(params, overrides)
         if is_batch(messages):
-            return list(await asyncio.gather(*(self._acollect(item, settings) for item in messages)))
-        return await self._acollect(messages, settings)
+            return list(await asyncio.gather(*(self._areply(item, asked) for item in messages)))
+        return await self._areply(messages, asked)
 
     async def astream(
         self, messages: str | Sequence[Message], params: GenerationParams | None = None, **overrides: Any
     ) -> AsyncIterator[Event]:
         """`stream` without blocking the event loop."""
-        settings = GenerationParams.of(params, **overrides)
-        plan = await asyncio.to_thread(self._plan, messages, settings)
-        async for event in self._astream(plan):
-            yield event
+        asked = self._asked(params, overrides)
+        plan = await self._aplan(messages, asked)
+        async with aclosing(driving.astream(self.engine, plan)) as events:
+            async for event in events:
+                yield event
 
     # -- likelihoods ------------------------------------------------------------------------------------------------
 
@@ -251,7 +278,7 @@ class ContrastiveLM:
         """`loglikelihood` of many (messages, continuation) pairs, several in one forward."""
         if self._closed:
             raise EngineClosedError("This ContrastiveLM is closed.", hint="Make a new one.")
-        return list(self._scorer.score(pairs, GenerationParams.of(params, **overrides), self.method))
+        return list(self._scorer.score(pairs, *self._asked(params, overrides)[:3]))
 
     def distributions(
         self,
@@ -263,7 +290,7 @@ class ContrastiveLM:
         every token of the continuation, under the joined distribution. As `loglikelihood` in all else."""
         if self._closed:
             raise EngineClosedError("This ContrastiveLM is closed.", hint="Make a new one.")
-        return self._scorer.distributions(pairs, GenerationParams.of(params, **overrides), self.method)
+        return self._scorer.distributions(pairs, *self._asked(params, overrides)[:3])
 
     # -- counting and facts -----------------------------------------------------------------------------------------
 
@@ -332,11 +359,7 @@ class ContrastiveLM:
         if self._closed:
             return
         self._closed = True
-        with registry:
-            self._shared.holders.discard(self)
-            last = not self._shared.holders
-        if last:
-            self.engine.close()
+        leave(self.backbone, self._shared, self)
 
     def __enter__(self) -> ContrastiveLM:
         return self
@@ -346,99 +369,39 @@ class ContrastiveLM:
 
     # -- driving sessions -------------------------------------------------------------------------------------------
 
-    def _plan(self, conversation: Conversation, settings: GenerationParams) -> Plan:
+    def _asked(self, params: GenerationParams | None, overrides: dict[str, Any]) -> Asked:
+        further, space = overrides.pop("policy", None), overrides.pop("namespace", None)
+        policies = (self.policy,) if further is None else (self.policy, Policy.of(further))
+        if space is not None and not isinstance(space, str):
+            raise UsageError(f"namespace is {shown(space)}.", hint="Give a text, a tenant's id say.")
+        return Asked(GenerationParams.of(params, **overrides), self.method, policies, space or self.namespace)
+
+    def _plan(self, conversation: Conversation, asked: Asked) -> Plan:
+        deadline = deadline_of(asked.settings)
+        return plan_within(lambda: self._plan_now(conversation, asked, deadline), deadline)
+
+    async def _aplan(self, conversation: Conversation, asked: Asked) -> Plan:
+        deadline = deadline_of(asked.settings)
+        return await aplan_within(lambda: self._plan_now(conversation, asked, deadline), deadline)
+
+    def _plan_now(self, conversation: Conversation, asked: Asked, deadline: float | None) -> Plan:
         if self._closed:
             raise EngineClosedError("This ContrastiveLM is closed.", hint="Make a new one.")
-        return self._planner.plan(conversation, settings, self.method)
+        return self._planner.plan(conversation, *asked[:3], space=asked.space, deadline=deadline)
 
-    def _stream(self, plan: Plan) -> Iterator[Event]:
-        items: queue.SimpleQueue[tuple[int, Item]] = queue.SimpleQueue()
-        session = Session(plan, items.put)
-        self.engine.submit(session.start())
-        over = False
-        try:
-            while not over:
-                events, following, over = session.take(items.get())
-                if following is not None:
-                    self.engine.submit(following)
-                yield from events
-        finally:
-            if session.current is not None:
-                self.engine.cancel(session.current)
+    def _race(self, conversations: list[Conversation], asked: Asked) -> Iterator[tuple[int, Generation]]:
+        return driving.race(self.engine, lambda each: self._plan(each, asked), conversations)
 
-    def _collect(self, conversations: list[Conversation], settings: GenerationParams) -> Iterator[Generation]:
-        replies = dict(self._race(conversations, settings))
-        for index in range(len(conversations)):
-            yield replies[index]
-
-    def _race(self, conversations: list[Conversation], settings: GenerationParams) -> Iterator[tuple[int, Generation]]:
-        """All conversations at once, a window ahead of the engine; an error cancels the rest and is raised."""
-        items: queue.SimpleQueue[tuple[int, tuple[int, Item]]] = queue.SimpleQueue()
-        sessions: dict[int, Session] = {}
-        pending = iter(enumerate(conversations))
-        window = max(2 * self.engine.options.max_rows, 1)
-
-        def fill() -> None:
-            while len(sessions) < window:
-                following = next(pending, None)
-                if following is None:
-                    return
-                index, conversation = following
-                plan = self._plan(conversation, settings)
-                session = Session(plan, lambda item, index=index: items.put((index, item)))  # type: ignore[misc]
-                sessions[index] = session
-                self.engine.submit(session.start())
-
-        try:
-            fill()
-            while sessions:
-                index, item = items.get()
-                session = sessions.get(index)
-                if session is None:
-                    continue
-                events, request, over = session.take(item)
-                if request is not None:
-                    self.engine.submit(request)
-                if over:
-                    del sessions[index]
-                    fill()
-                    yield index, cast(Done, events[-1]).generation
-        finally:
-            for session in sessions.values():
-                if session.current is not None:
-                    self.engine.cancel(session.current)
-
-    async def _acollect(self, conversation: Conversation, settings: GenerationParams) -> Generation:
-        plan = await asyncio.to_thread(self._plan, conversation, settings)
+    async def _areply(self, conversation: Conversation, asked: Asked) -> Generation:
         last: Event | None = None
-        async for event in self._astream(plan):
+        async for event in driving.astream(self.engine, await self._aplan(conversation, asked)):
             last = event
         return cast(Done, last).generation
 
-    async def _astream(self, plan: Plan) -> AsyncIterator[Event]:
-        loop = asyncio.get_running_loop()
-        items: asyncio.Queue[tuple[int, Item]] = asyncio.Queue()
 
-        def put(item: tuple[int, Item]) -> None:
-            try:
-                loop.call_soon_threadsafe(items.put_nowait, item)
-            except RuntimeError:  # the caller's loop is gone: nobody listens any more
-                if session.current is not None:
-                    session.current.cancelled = True
-
-        session = Session(plan, put)
-        self.engine.submit(session.start())
-        over = False
-        try:
-            while not over:
-                events, following, over = session.take(await items.get())
-                if following is not None:
-                    self.engine.submit(following)
-                for event in events:
-                    yield event
-        finally:
-            if session.current is not None:
-                self.engine.cancel(session.current)
+def deadline_of(settings: GenerationParams) -> float | None:
+    """When a reply that is asked for now must be there, by time.monotonic's clock."""
+    return None if settings.deadline_s is None else time.monotonic() + min(settings.deadline_s, _NO_END)
 
 
 def is_batch(messages: Any) -> bool:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,14 +15,17 @@ from acd_core.decoding.methods import Method, Slot, Source, method_named
 from acd_core.decoding.model_defaults import ModelDefaults
 from acd_core.decoding.sampling import Sampler
 from acd_core.engine import Branch, Matcher, Request, TextStream, soft_branch
+from acd_core.engine.faults import check_ids, embedding_rows
 from acd_core.engine.request import Gating, Item, expert_branch
 from acd_core.errors import ContextLengthError, UsageError
 from acd_core.experts import Expert
 from acd_core.facts import own_tokens
 from acd_core.formats import Formats
+from acd_core.free_words import LONGEST_PROBE, MOST_TOKENS, NoSilence, thought_settings
 from acd_core.gate import GateRules
 from acd_core.pair import PromptPair
 from acd_core.params import GenerationParams
+from acd_core.policy import Effective, Policy
 from acd_core.session import Plan, demonstrated
 
 DEFAULT_MAX_TOKENS = 1024
@@ -76,6 +79,7 @@ class Planner:
         self._expert = expert
         self._default_alpha = alpha
         self._own: dict[tuple[str, bool, bool], tuple[int, int]] = {}
+        self._head: tuple[int, ...] | None = None
         self._deterministic = deterministic
         self._allow_adversarial = allow_adversarial
 
@@ -109,14 +113,32 @@ class Planner:
         """Whether a gate decides over a request that says nothing of one."""
         return method.name != "none" and self._gate.of(GenerationParams().contrast) is not None
 
-    def plan(self, conversation: Conversation, settings: GenerationParams, default_method: str) -> Plan:
-        """How to make the reply. Raises before anything is queued: UsageError, TemplateError, ContextLengthError."""
+    def plan(
+        self,
+        conversation: Conversation,
+        settings: GenerationParams,
+        default_method: str,
+        policies: Sequence[Policy] = (),
+        *,
+        space: str | None = None,
+        deadline: float | None = None,
+    ) -> Plan:
+        """How to make the reply, within all of `policies`. Raises before anything is queued: UsageError, PolicyError,
+        TemplateError, ContextLengthError. deadline: of the whole reply, which takes two requests under a forced format;
+        by time.monotonic's clock, from when the call began. space: who may find its keys and values again."""
         name = settings.method or default_method
         method = runnable(name, self._pair, self._expert, self._backbone, allow_adversarial=self._allow_adversarial)
         alpha, asked = self.alpha(method, settings), settings.contrast
         plausibility, contrast_tokens = self.head_and_window(method, settings)
+        strength = alpha if self.contrasts(method, settings) else 0.0
+        effective = Effective(name, default_method, strength, plausibility, contrast_tokens)
+        conversation = check_conversation(conversation)
+        for policy in policies:
+            policy.check(settings, effective)
+            conversation = policy.turns(conversation)
+        self._chat.check_length(conversation, self._backbone.context_length)
         form, variables = self._formats.resolve(settings), settings.chat_template_kwargs
-        messages = check_conversation(conversation)
+        messages = conversation
         if method.demonstration is not None:
             messages = demonstrated(messages, method.demonstration)
         layouts: dict[str | None, Layout] = {}  # both soft prompts share one rendering
@@ -131,6 +153,7 @@ class Planner:
                 return soft_branch(layout.before, prompt, layout.after)
             if expert is None:
                 return Branch(layout.ids)
+            check_ids(layout.ids, self._backbone, embedding_rows(self._backbone))
             return expert_branch(layout.ids, expert, self._backbone.embed(torch.tensor(layout.ids[:1])).detach())
 
         kept = branch(method.kept)
@@ -139,7 +162,10 @@ class Planner:
         if method.other is not None and contrasts:
             other = branch(method.other, self._expert if method.expert else None)
         self._gate.check_method(method.name, default_method)
-        opening = self._gate.of(asked) if method.name != "none" else None  # nothing would take over from "none"
+        floor = max((each.gate_floor for each in policies if each.gate_floor is not None), default=None)
+        longest = min((each.max_recheck for each in policies if each.max_recheck is not None), default=None)
+        # Nothing would take over from "none".
+        opening = self._gate.of(asked, floor, longest) if method.name != "none" else None
         plain = functools.cache(lambda: self._chat.layout(conversation, None, form.tools, variables=variables).ids)
         alone = Branch(plain()) if opening is not None else kept
         start = self._chat.turn_start(conversation, form.tools, alone.ids, variables) if opening is not None else 0
@@ -148,18 +174,18 @@ class Planner:
         if key not in self._own:
             self._own[key] = own_tokens(self._chat, method, self._pair, contrasts=contrasts, gated=key[2])
         most, beside_system = self._own[key]
-        max_tokens = self._room(
+        max_tokens, room = self._room(
             settings,
             (alone, kept, other),
             beside_system if any(each["role"] == "system" and each["content"] for each in messages) else most,
             lambda: len(plain()),
+            LONGEST_PROBE if form.forced else 0,
         )
         prefix = self._chat.text(messages, form.tools, variables) if form.needs_prefix else ""
         request = next((str(each["content"]) for each in reversed(messages) if each["role"] == "user"), "")
         begun = [each for each in kept.ids[-_CONTEXT_IDS:] if each >= 0] if continued else []
-
-        # One deadline for the whole reply, which takes two requests under a forced format.
-        deadline = None if settings.deadline_s is None else time.monotonic() + settings.deadline_s
+        begun_text = str(messages[-1]["content"]) if continued else ""
+        device = self._backbone.device
 
         def gating() -> Gating | None:
             if opening is None:
@@ -193,6 +219,7 @@ class Planner:
                 max_tokens=max_tokens,
                 eos_ids=self._backbone.eos_ids,
                 rule=method.rule,
+                method=method.name,
                 alpha=alpha,
                 rescale=asked.rescale,
                 plausibility=plausibility,
@@ -202,10 +229,29 @@ class Planner:
                 deadline=deadline,
                 alone=self._deterministic,
                 gating=gating(),
+                space=space,
+                bare_head=SOFT in layouts and layouts[SOFT].before == self._bare_head,
             )
 
+        def speak(sink: Callable[[Item], None]) -> Request:
+            # The words before a forced format are ours: no setting of the call makes them noise, cuts them short or
+            # leaves them less contrasted than the method or the pair would. How strong the contrast is stays its own.
+            own = self.head_and_window(method, GenerationParams())[1]
+            silence = NoSilence(
+                self._backbone.eos_ids, functools.partial(self._decoder.decode, skip_special_tokens=True)
+            )
+            defaults = replace(self._defaults, after=(*self._defaults.after, (True, silence)))
+            return replace(
+                make(None, sink),
+                sampler=Sampler(GenerationParams(), device, defaults),
+                max_tokens=min(room, max_tokens + MOST_TOKENS if form.thoughts else max(max_tokens, MOST_TOKENS)),
+                contrast_tokens=None if own is None or contrast_tokens is None else max(own, contrast_tokens),
+            )
+
+        draws_thoughts = form.forced and form.thoughts and settings.temperature > 0.0
         return Plan(
             make=make,
+            speak=speak if form.forced else None,
             reader=lambda said: form.reader(prefix + said, continued and not said),
             method=method.name,
             alpha=alpha,
@@ -213,12 +259,23 @@ class Planner:
             matcher=form.matcher,
             probes_refusal=form.forced,
             free=lambda said: form.free(prefix + said, continued and not said),
-            refuses=lambda text: form.refuses(request, text),
+            refuses=lambda text: form.refuses(request, text, begun_text),
             decode=self._decoded,
             closing=form.closing,
             answer=form.answer,
             header=self._chat.appended_header if opening is not None else (),
+            max_tokens=max_tokens,
+            asked=request,
+            thoughts=form.thoughts,
+            thought=Sampler(thought_settings(settings), device, self._defaults) if draws_thoughts else None,
         )
+
+    @property
+    def _bare_head(self) -> tuple[int, ...]:
+        """What stands in front of the slot where a user has said hardly anything."""
+        if self._head is None:
+            self._head = self._chat.layout("a", SOFT).before
+        return self._head
 
     def _decoded(self, ids: Sequence[int]) -> str:
         return str(self._chat.tokenizer.decode(list(ids), skip_special_tokens=False))
@@ -237,8 +294,10 @@ class Planner:
         branches: tuple[Branch | None, ...],
         own: int,
         asked: Callable[[], int],
-    ) -> int:
-        """How many new tokens fit; raises ContextLengthError saying how long the prompt is and how much fits.
+        words: int,
+    ) -> tuple[int, int]:
+        """How many new tokens the reply may have, and how many fit; raises ContextLengthError saying how long the
+        prompt is and how much fits. words: of a forced format, how many must fit for the free words before it.
 
         own: the most that the method adds to a conversation of this kind, and what counts for all of them, so that what
         `ModelFacts.max_input_tokens` says is true to the token. asked: counts the tokens of the conversation without
@@ -247,19 +306,24 @@ class Planner:
         context, wanted = self._backbone.context_length, settings.max_tokens
         prompt = max(len(branch.ids) for branch in branches if branch is not None)
         free = context - prompt
-        if own and free - own - _DEFAULT_TEXT < (
-            DEFAULT_MAX_TOKENS if wanted is None else wanted
+        if own and free - own - _DEFAULT_TEXT < max(
+            DEFAULT_MAX_TOKENS if wanted is None else wanted, words
         ):  # else it fits anyway
             free = min(free, context - own - asked())
         if wanted is None:
             wanted = min(DEFAULT_MAX_TOKENS, max(free, 1))
-        if free < wanted:
+        needed = max(wanted, words)
+        if free < needed:
             taken = asked()
             added = max(own, prompt - taken)
             raise ContextLengthError(
-                f"The conversation takes {taken} tokens and the prompts of the method {added} more; with {wanted} "
-                f"new tokens that is {taken + added + wanted}, but the model's context holds {context}.",
-                hint=f"At most {max(context - added - wanted, 0)} tokens of conversation fit: shorten it or lower "
-                "max_tokens.",
+                f"The conversation takes {taken} tokens and the prompts of the method {added} more; with {needed} "
+                f"new tokens that is {taken + added + needed}, but the model's context holds {context}.",
+                hint=f"At most {max(context - added - needed, 0)} tokens of conversation fit: shorten it"
+                + (
+                    " or lower max_tokens."
+                    if needed == wanted
+                    else f". A forced format needs room for {words} free words before it, in which a model may refuse."
+                ),
             )
-        return wanted
+        return wanted, free

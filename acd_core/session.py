@@ -1,24 +1,28 @@
 """One reply from the engine's items to the caller's events, in one place for sync and async.
 
 A plain reply is one request. A forced format (a JSON schema, a required tool call) is two: the contrasted model first
-speaks freely for a few tokens, and if it refuses, the reply is that refusal; else it starts again under the grammar.
-A grammar alone would leave the model no words to refuse with.
+speaks freely for a few tokens (free_words.py), and if it refuses, the reply is that refusal; else it starts again under
+the grammar. A grammar alone would leave the model no words to refuse with.
 
 A model that thinks first is free until it has said something after its thought: a thought is neither a refusal nor a
-reply. The thought is kept, and the grammar begins behind it.
+reply. The thought is kept, and the grammar begins behind it. It is the caller's, so max_tokens bounds it.
 """
 
 from __future__ import annotations
 
-import re
+import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
-from acd_core.engine import Branch, Matcher, Reply, Request
-from acd_core.engine.request import Gating, Item
+from acd_core.decoding.sampling import Sampler
+from acd_core.engine import Matcher, Reply, Request
+from acd_core.engine.request import Item
 from acd_core.engine.text import Turn
+from acd_core.free_words import LONGEST_PROBE as LONGEST_PROBE
+from acd_core.free_words import MOST_TOKENS, Hearing, ThoughtEar
+from acd_core.free_words import PROBE_TOKENS as PROBE_TOKENS
 from acd_core.params import (
     ContrastReport,
     Done,
@@ -30,44 +34,8 @@ from acd_core.params import (
     ToolCallDelta,
     Usage,
 )
+from acd_core.pieces import Piece, behind, so_far, together
 from acd_core.toolcalls import ParsedReply
-
-PROBE_TOKENS = 24
-"""How many tokens the model speaks freely before a forced format, unless it is refusing: then to the end."""
-LONGEST_PROBE = 64
-"""How many at most, where a sentence that may be a refusal is not at its end by then."""
-_LAST_SENTENCE = re.compile(r"[^.!?\n]*\Z")
-_DOUBTFUL = re.compile(
-    r"(?:\b(?:sorry|apologi[sz]e|unfortunately|unable|cannot|can['\u2019]?t|won['\u2019]?t|(?:not|n['\u2019]t) (?:be )?"
-    r"(?:able|allowed|permitted|going|comfortable))\b)[^.!?\n]*\Z",
-    re.IGNORECASE,
-)
-
-
-class Piece(str):
-    """Text of a reply; with what was true of its request when the engine gave it out, while the engine goes on.
-
-    tokens: how many the reply had. kept, other: the request's branches, which a gate may change; turned: how much of
-    the reply stands in them. gating: a copy of what its gate had read. turns: whether the gate opened here, so that an
-    answer of its own follows.
-    """
-
-    __slots__ = ("gating", "kept", "other", "tokens", "turned", "turns")
-    tokens: int
-    kept: Branch
-    other: Branch | None
-    turned: int | None
-    gating: Gating | None
-    turns: bool
-
-    @classmethod
-    def of(cls, text: str, request: Request) -> Piece:
-        """Called on the engine's thread."""
-        piece = cls(text)
-        piece.tokens, piece.turns = len(request.generated), isinstance(text, Turn)
-        piece.kept, piece.other, piece.turned = request.kept, request.other, request.turned
-        piece.gating = replace(request.gating) if request.gating is not None else None
-        return piece
 
 
 class Reader(Protocol):
@@ -103,13 +71,16 @@ class PlainReader:
 class Plan:
     """A reply still to be made: how to make its request, how to read it, what to report.
 
-    make: (matcher, sink) -> Request. reader: a fresh reader of what follows the text given to it, the reply's first
-    part. matcher: a fresh matcher, where a grammar is to hold the reply to something; of what may follow a thought, if
-    told that there was one. probes_refusal: whether the model first speaks without it, because it leaves no words to
-    refuse. free: a reader of what is spoken then, as reader. refuses: whether a text is a refusal. decode: ids as text,
-    control tokens included. closing: ids that end a thought. header: ids behind which a gate that opens has the method
-    answer anew. answer: what opens the words of a reply behind a thought, its text and its ids, where a family has
-    such a mark and a document is to follow.
+    make: (matcher, sink) -> Request. speak: sink -> the Request of the free words before a forced format. reader: a
+    fresh reader of what follows the text given to it, the reply's first part. matcher: a fresh matcher, where a grammar
+    is to hold the reply to something; of what may follow a thought, if told that there was one. probes_refusal: whether
+    the model first speaks without it, because it leaves no words to refuse. free: a reader of what is spoken then, as
+    reader. refuses: whether a text is a refusal. decode: ids as text, control tokens included. closing: ids that end a
+    thought. header: ids behind which a gate that opens has the method answer anew. answer: what opens the words of a
+    reply behind a thought, its text and its ids, where a family has such a mark and a document is to follow.
+    max_tokens: of the reply, the free words not among them. asked: the last thing the user said. thoughts, thought:
+    what opens and closes a thought, and a sampler for one among the free words; None where they are drawn as the words
+    are.
     """
 
     make: Callable[[Matcher | None, Callable[[Item], None]], Request]
@@ -125,6 +96,11 @@ class Plan:
     closing: tuple[int, ...] = ()
     header: tuple[int, ...] = ()
     answer: tuple[str, tuple[int, ...]] | None = None
+    speak: Callable[[Callable[[Item], None]], Request] | None = None
+    max_tokens: int = sys.maxsize
+    asked: str = ""
+    thoughts: tuple[tuple[str, str], ...] = ()
+    thought: Sampler | None = None
 
 
 class Session:
@@ -140,7 +116,11 @@ class Session:
         self._probing = plan.probes_refusal
         self._refused = False
         self._free_text = ""
-        self._called = False  # whether a call was begun freely
+        self._call_text = ""  # of calls begun freely
+        self._called = False  # whether there was one
+        self._hearing = Hearing(plan.asked)
+        self._heard_tokens = 0  # by the last piece
+        self._thought_tokens = 0  # by the last piece of a thought
         self._earlier = ParsedReply("")  # what was said before a gate opened in the reply
         self._since: deque[tuple[int, Piece]] = deque()  # pieces after `_begins`, with all letters until their ends
         self._heard_letters = 0
@@ -156,18 +136,35 @@ class Session:
 
     def start(self) -> Request:
         plan = self._plan
+        if self._probing and plan.speak is not None:
+            return self._submit(plan.speak)
         matcher = plan.matcher(False) if plan.matcher is not None and not self._probing else None
         return self._submit(lambda sink: plan.make(matcher, sink))
 
     def _submit(self, make: Callable[[Callable[[Item], None]], Request]) -> Request:
-        phase = self._phase
+        phase, plan = self._phase, self._plan
+        ear, header = None, ""
+        if self._probing and plan.thought is not None:
+            ear = ThoughtEar(plan.thoughts, thinking=self._reader.region == "reasoning")
+            header = plan.decode(plan.header) if plan.decode is not None else ""
 
         def sink(item: Item) -> None:  # on the engine's thread, where the count is exact
             if isinstance(item, str):
+                if ear is not None:
+                    ear.hear(item)
+                    if isinstance(item, Turn):
+                        ear.turn(header)
+                    draw(ear.thinking)
                 item = Piece.of(item, request)
             self._put((phase, item))
 
+        def draw(thinking: bool) -> None:
+            request.sampler = plan.thought if thinking and plan.thought is not None else words
+
         self.current = request = make(sink)
+        words = request.sampler
+        if ear is not None:
+            draw(ear.thinking)
         return request
 
     def take(self, tagged: tuple[int, Item]) -> tuple[list[Event], Request | None, bool]:
@@ -182,20 +179,42 @@ class Session:
         return self._end(item)
 
     def _text(self, piece: Piece) -> tuple[list[Event], Request | None, bool]:
+        plan = self._plan
         if piece.turns:
             return self._turn(piece), None, False
         if not self._probing:
-            return self._shown(self._reader.feed(piece)), None, False
-        before = len(self._free_text)
+            events = self._shown(self._reader.feed(piece))
+            return (
+                self._cut(piece, events) if self._refused and piece.tokens >= plan.max_tokens else (events, None, False)
+            )
+        before, earlier = len(self._free_text), self._reasoning
         events = self._heard(self._reader.feed(piece))
-        self._called = self._called or self._reader.region == "call"
+        region = self._reader.region
+        self._called = self._called or region == "call"
         self._find_start(piece, before)
-        start = self._begins.tokens if self._begins is not None and self._reader.marked else 0
-        spoken = piece.tokens - start
-        said = self._called or self._free_text.strip()
-        if said and spoken >= PROBE_TOKENS and (self._called or self._clear(spoken)):
-            more, following, over = self._decide(piece.tokens)
-            return [*events, *more], following, over
+        tokens, self._heard_tokens = piece.tokens - self._heard_tokens, piece.tokens
+        if region == "reasoning":
+            self._hearing.forget_thought()
+            self._thought_tokens = piece.tokens
+            if piece.tokens >= plan.max_tokens:  # it took all that the reply may have
+                self._probing = False
+                if piece.tokens > plan.max_tokens:  # letters and marks of several tokens come with their last one
+                    self._reasoning, events = earlier, []
+                else:
+                    events += self._heard(self._reader.finish()[0])
+                return self._cut(piece, events, text="")
+            return events, None, False
+        if region == "call":
+            self._call_text += piece
+        call = region == "call"
+        self._hearing.hear(self._free_text[before:] + (piece if call else ""), tokens, call=call)
+        assert plan.refuses is not None
+        if self._hearing.settled(plan.refuses) or piece.tokens - self._thought_tokens >= MOST_TOKENS:
+            more, following, over = self._decide(piece.tokens, cut=True)
+            events += more
+            if self._refused and (self._call_text or piece.tokens >= plan.max_tokens):
+                return self._cut(piece, events, text=self._free_text)
+            return events, following, over
         return events, None, False
 
     def _find_start(self, piece: Piece, before: int) -> None:
@@ -225,13 +244,15 @@ class Session:
         header = plan.decode(plan.header)
         if self._probing:  # the words so far were heard by nobody, the thought was
             events = self._heard(events)
-            self._free_text, self._called, self._begins = "", False, None
+            self._free_text, self._call_text, self._called, self._begins = "", "", False, None
+            self._hearing, self._heard_tokens = Hearing(plan.asked), piece.tokens
+            self._thought_tokens = piece.tokens
             self._since.clear()
             self._reader = plan.free(header) if plan.free is not None else plan.reader(header)
             return events
         events = self._shown(events)
         gap = "\n\n" if parsed.text or not (parsed.reasoning or parsed.tool_calls) else ""
-        self._earlier = _together(self._earlier, replace(parsed, text=parsed.text + gap))
+        self._earlier = together(self._earlier, replace(parsed, text=parsed.text + gap))
         self._reader = plan.reader(header)
         return [*events, TextDelta(gap)] if gap else events
 
@@ -239,15 +260,6 @@ class Session:
         """Events for the caller: a refusal makes no calls."""
         self._reasoning += "".join(each.text for each in events if isinstance(each, ReasoningDelta))
         return [each for each in events if not (self._refused and isinstance(each, ToolCallDelta))]
-
-    def _clear(self, spoken: int) -> bool:
-        """Whether the words so far can be judged. Half a sentence that may become a refusal or an answer, such as "I am
-        unable to find the", is heard to its end."""
-        assert self._plan.refuses is not None
-        last = _LAST_SENTENCE.search(self._free_text)
-        open_sentence = last is not None and bool(last[0].strip())
-        doubtful = open_sentence and (self._plan.refuses(self._free_text) or bool(_DOUBTFUL.search(self._free_text)))
-        return spoken >= LONGEST_PROBE or not doubtful
 
     def _heard(self, events: list[Event]) -> list[Event]:
         """Of what was spoken freely, the thought goes out at once; the text waits for the decision."""
@@ -257,16 +269,20 @@ class Session:
         self._called = self._called or any(isinstance(each, ToolCallDelta) for each in events)
         return cast("list[Event]", thought)
 
-    def _decide(self, tokens: int) -> tuple[list[Event], Request | None, bool]:
+    def _decide(self, tokens: int, *, cut: bool) -> tuple[list[Event], Request | None, bool]:
         """Enough was said freely: keep a refusal, or start again under the grammar, behind the thought if there is one.
 
-        tokens: how many were spoken until now.
+        tokens: how many were spoken until now. cut: whether the model had more to say. What was cut off before there
+        were enough words to judge is taken for a refusal: nothing says that it is none.
         """
         plan = self._plan
         assert plan.refuses is not None
         self._probing = False
-        if plan.refuses(self._free_text):
+        unheard = cut and not self._hearing.heard
+        if unheard or plan.refuses("\n".join(filter(None, (self._free_text, self._call_text)))):
             self._refused = True
+            if not self._free_text.strip():
+                self._free_text = self._call_text
             return ([TextDelta(self._free_text)] if self._free_text else []), None, False
         first = self.current
         assert first is not None
@@ -286,18 +302,22 @@ class Session:
         self._kept = tuple(first.generated[: at.tokens])
         self._kept_logprobs = tuple(first.token_logprobs[: at.tokens])
         self._probe_tokens = tokens - at.tokens
-        room = first.max_tokens - at.tokens - len(closing)
-        if room < 1:
-            return [], None, True
-        behind = self._kept if at.turned is None else (*self._kept[: at.turned], *plan.header, *self._kept[at.turned :])
-        self._reader = plan.reader(plan.decode((*behind, *closing)))
+        room = min(plan.max_tokens, first.max_tokens) - at.tokens - len(closing)
+        if room < 1:  # the thought took all the room there was
+            over = max(at.tokens - plan.max_tokens, 0)  # the marks behind it may already be too much
+            self._kept, self._kept_logprobs = (each[: len(each) - over] for each in (self._kept, self._kept_logprobs))
+            self._probe_tokens += over
+            spent = replace(so_far(first, at), token_ids=(), logprobs=() if first.logprobs is not None else None)
+            return [Done(self._generation(spent, ParsedReply("")))], None, True
+        said = self._kept if at.turned is None else (*self._kept[: at.turned], *plan.header, *self._kept[at.turned :])
+        self._reader = plan.reader(plan.decode((*said, *closing)))
         matcher = plan.matcher(True)
-        return [], self._submit(lambda sink: _behind(plan.make(matcher, sink), first, at, closing, room)), False
+        return [], self._submit(lambda sink: behind(plan.make(matcher, sink), first, at, closing, room)), False
 
     def _end(self, reply: Reply) -> tuple[list[Event], Request | None, bool]:
         if not self._probing:
             last, parsed = self._reader.finish()
-            return [*self._shown(last), Done(self._generation(reply, _together(self._earlier, parsed)))], None, True
+            return [*self._shown(last), Done(self._generation(reply, together(self._earlier, parsed)))], None, True
         self._unfinished = self._reader.region == "reasoning"
         last, parsed = self._reader.finish()
         events = self._heard(last)
@@ -307,14 +327,27 @@ class Session:
             return [*events, Done(self._generation(reply, ParsedReply("", parsed.reasoning)))], None, True
         if self._unfinished and not self._free_text:
             self._free_text = self._reasoning  # it ended there: that is its stance
-        more, following, full = self._decide(len(reply.token_ids))
+        more, following, over = self._decide(len(reply.token_ids), cut=reply.finish == "length")
         events += more
-        if following is not None:
-            return events, following, False
-        if full:  # the thought took all the room there was
-            reply = replace(reply, token_ids=(), logprobs=() if reply.logprobs is not None else None, finish="length")
-            return [*events, Done(self._generation(reply, ParsedReply("")))], None, True
+        if following is not None or over:
+            return events, following, over
         return [*events, Done(self._generation(reply, replace(parsed, text=self._free_text)))], None, True
+
+    def _cut(
+        self, piece: Piece, events: list[Event], *, text: str | None = None
+    ) -> tuple[list[Event], Request | None, bool]:
+        """The reply ends here, before the engine knows. text: of the reply, if not what its reader read."""
+        first = self.current
+        assert first is not None
+        first.cancelled = True
+        self._phase += 1
+        if text is None:
+            last, parsed = self._reader.finish()
+            events, parsed = [*events, *self._shown(last)], together(self._earlier, parsed)
+        else:
+            parsed = ParsedReply(text)
+        reply = so_far(first, piece, sys.maxsize if self._refused else self._plan.max_tokens)
+        return [*events, Done(self._generation(reply, parsed))], None, True
 
     def _generation(self, reply: Reply, parsed: ParsedReply) -> Generation:
         finish: FinishReason = reply.finish
@@ -344,46 +377,12 @@ class Session:
         )
 
 
-def _behind(fresh: Request, first: Request, at: Piece, closing: tuple[int, ...], room: int) -> Request:
-    """`fresh`, a request of the same reply as `first`, made to go on behind the tokens that `first` had said at `at`.
-
-    What the gate had read and decided by then stays; a contrast of the first tokens only begins anew, unless a gate
-    has begun it. room: new tokens at most.
-    """
-    said = (*first.generated[at.turned or 0 : at.tokens], *closing)
-
-    def longer(branch: Branch | None) -> Branch | None:
-        return branch and replace(branch, ids=(*branch.ids, *said))
-
-    gating = at.gating
-    if gating is not None:
-        method, opened = cast(Branch, longer(gating.kept)), gating.opened_at
-        gating = replace(gating, kept=method, other=longer(gating.other), read_at=gating.read_at - at.tokens)
-        gating.opened_at = None if opened is None else opened - at.tokens
-    return replace(
-        fresh,
-        kept=cast(Branch, longer(at.kept)),
-        other=longer(at.other),
-        max_tokens=min(fresh.max_tokens, room),
-        gating=gating,
-        turned=0 if at.turned is not None else None,
-        alpha=first.alpha if at.turned is not None else fresh.alpha,
-    )
-
-
-def _together(earlier: ParsedReply, later: ParsedReply) -> ParsedReply:
-    """Two parts of one reply as one."""
-    return ParsedReply(
-        earlier.text + later.text,
-        None,  # the session adds up what it gave out
-        (*earlier.tool_calls, *later.tool_calls),
-        (*earlier.invalid_tool_calls, *later.invalid_tool_calls),
-    )
-
-
 def demonstrated(messages: Sequence[dict[str, Any]], turns: tuple[str, str]) -> list[dict[str, Any]]:
-    """`messages` with a demonstration (user turn, assistant turn) behind the system text."""
+    """`messages` with a demonstration (user turn, assistant turn) behind the system text. A system text behind a last
+    reply, which moves to the front, still asks for a new turn."""
     system = [message for message in messages if message["role"] == "system"]
     others = [message for message in messages if message["role"] != "system"]
+    if others and messages[-1]["role"] == "system" and others[-1]["role"] == "assistant":
+        others[-1] = {**others[-1], "prefix": False}
     shown = [{"role": "user", "content": turns[0]}, {"role": "assistant", "content": turns[1]}]
     return [*system, *shown, *others]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import threading
 import weakref
 from typing import Any
 
@@ -14,6 +13,7 @@ from acd_core.decoding.model_defaults import ModelDefaults
 from acd_core.engine import Engine, EngineOptions
 from acd_core.errors import ModelError, UsageError
 from acd_core.formats import Formats
+from acd_core.locks import ForkSafeLock, Locks
 
 _log = logging.getLogger("acd_core")
 
@@ -30,13 +30,15 @@ class Shared:
         self.holders: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
-registry = threading.RLock()
+_registry = ForkSafeLock()  # held for a moment only, never while something is built
+_building = Locks()  # one a model: what is slow for one holds up nobody who uses another
 _wrapped: weakref.WeakValueDictionary[tuple[int, int], Backbone] = weakref.WeakValueDictionary()
 
 
-def shared_by(backbone: Backbone, options: EngineOptions | None) -> Shared:
-    """The one engine of a backbone. Options given later must agree: one engine has one set of limits."""
-    with registry:
+def join(backbone: Backbone, options: EngineOptions | None, holder: Any) -> Shared:
+    """The one engine of a backbone, which `holder` keeps open from now on. Options given later must agree: one engine
+    has one set of limits."""
+    with _building.of(id(backbone)):
         known = backbone.attached.get("lm")
         if isinstance(known, Shared) and not known.engine.closed:
             if options is not None and options != known.engine.options:
@@ -44,18 +46,32 @@ def shared_by(backbone: Backbone, options: EngineOptions | None) -> Shared:
                     f"An engine for {backbone.model_id!r} runs already with other options: {known.engine.options}.",
                     hint="Close the ContrastiveLMs that use it, or pass the same options.",
                 )
-            return known
-        fresh = backbone.attached["lm"] = Shared(backbone, options)
-        return fresh
+        else:
+            known = backbone.attached["lm"] = Shared(backbone, options)
+        known.holders.add(holder)
+        return known
+
+
+def leave(backbone: Backbone, shared: Shared, holder: Any) -> None:
+    """`holder` needs the engine no more. The last one closes it; who comes in that moment gets another."""
+    with _building.of(id(backbone)):
+        shared.holders.discard(holder)
+        last = not shared.holders
+        if last and backbone.attached.get("lm") is shared:
+            del backbone.attached["lm"]
+    if last:
+        shared.engine.close()
 
 
 def backbone_of(model: Any, tokenizer: Any, model_id: str | None) -> Backbone:
     """One backbone for one model object, so that every LM over it shares one engine."""
     key = (id(model), id(tokenizer))
-    with registry:
+    with _building.of(key):
         backbone = _wrapped.get(key)
         if backbone is None or backbone.model is not model or backbone.tokenizer is not tokenizer:
-            backbone = _wrapped[key] = Backbone.wrap(model, tokenizer, model_id)
+            backbone = Backbone.wrap(model, tokenizer, model_id)
+            with _registry:
+                _wrapped[key] = backbone
         return backbone
 
 
@@ -71,7 +87,7 @@ def defaults_of(backbone: Backbone) -> ModelDefaults:
             f"The generation_config of {backbone.model_id!r} cannot be followed: {' '.join(str(error).split())[:200]}",
             hint="Mend generation_config.json, or leave it out of account: generation_defaults=False.",
         ) from error
-    with registry:
+    with _registry:
         if found.ignored and backbone.attached.get("told") != found.ignored:
             backbone.attached["told"] = found.ignored
             _log.warning(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from typing import Any, NoReturn
 
-from acd_core.decoding.disjoint import disjoint, kinds
+from acd_core.decoding.disjoint import Steps, disjoint, kinds
 from acd_core.decoding.patterns import FORMATS, LLGUIDANCE_FORMATS, LONGEST, NARROWED, UNENFORCEABLE, translated
 from acd_core.decoding.references import endless, gathered, names_resource, tagged, used
 from acd_core.decoding.schemas import (
@@ -83,6 +83,7 @@ class _Rewriting:
 
     def __init__(self, doc: Mapping[str, Any], what: str) -> None:
         self._doc, self._what = doc, what
+        self._steps = Steps()
         everywhere = [node for _, node in nodes(doc)]
         self._dynamic = [node["$dynamicAnchor"] for node in everywhere if "$dynamicAnchor" in node]
         self._recursive = any("$recursiveRef" in node for node in everywhere)
@@ -120,10 +121,11 @@ class _Rewriting:
             return schema
         for second, other in enumerate(branches):
             for first, one in enumerate(branches[:second]):
-                if not disjoint(one, other, self._resolve):
+                if not disjoint(one, other, self._resolve, steps=self._steps):
+                    why = "may both fit" if self._steps.left >= 0 else "take too long to tell apart"
                     _refuse(
                         self._what,
-                        f"uses keywords that cannot be enforced: oneOf (branches {first} and {second} may both fit)",
+                        f"uses keywords that cannot be enforced: oneOf (branches {first} and {second} {why})",
                         "Give the branches a required property with different constants, or use anyOf.",
                     )
         if "anyOf" not in schema:

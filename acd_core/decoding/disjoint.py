@@ -6,9 +6,23 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 _DEEPEST = 12  # references and nested parts that are followed
+_MOST_STEPS = 200_000  # a second or two; every pair of branches takes a few
 _KINDS = frozenset({"null", "boolean", "number", "string", "array", "object"})
 
 Resolve = Callable[[str], Any]
+
+
+class Steps:
+    """How many comparisons the branches of one schema may take together. Parts that name each other would else take
+    more than any number."""
+
+    def __init__(self, most: int = _MOST_STEPS) -> None:
+        self.left = most
+
+    def take(self, count: int = 1) -> bool:
+        """Whether so many more are left; then they are taken."""
+        self.left -= count
+        return self.left >= 0
 
 
 def kind_of(value: Any) -> str:
@@ -33,15 +47,19 @@ def kinds(schema: Mapping[str, Any]) -> frozenset[str]:
     return found if values is None else found & {kind_of(value) for value in values}
 
 
-def disjoint(one: Any, other: Any, resolve: Resolve, depth: int = _DEEPEST) -> bool:
-    """Whether no value fits both schemas; False where that cannot be shown. resolve: a `$ref`'s schema, or None."""
+def disjoint(one: Any, other: Any, resolve: Resolve, depth: int = _DEEPEST, steps: Steps | None = None) -> bool:
+    """Whether no value fits both schemas; False where that cannot be shown, also for want of steps. resolve: a `$ref`'s
+    schema, or None."""
+    steps = steps or Steps()
+    if not steps.take():
+        return False
     if one is False or other is False:
         return True
     if not isinstance(one, Mapping) or not isinstance(other, Mapping) or depth == 0:
         return False
 
     def apart(left: Any, right: Any) -> bool:
-        return disjoint(left, right, resolve, depth - 1)
+        return disjoint(left, right, resolve, depth - 1, steps)
 
     for left, right in ((one, other), (other, one)):
         target = resolve(left["$ref"]) if isinstance(left.get("$ref"), str) else None
@@ -53,7 +71,7 @@ def disjoint(one: Any, other: Any, resolve: Resolve, depth: int = _DEEPEST) -> b
             options = _listed(left, key)
             if options and all(apart(option, right) for option in options):
                 return True
-    return all(_apart(kind, one, other, apart) for kind in kinds(one) & kinds(other))
+    return all(_apart(kind, one, other, apart, steps) for kind in kinds(one) & kinds(other))
 
 
 def same(one: Any, other: Any) -> bool:
@@ -67,10 +85,14 @@ def same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def _apart(kind: str, one: Mapping[str, Any], other: Mapping[str, Any], apart: Callable[[Any, Any], bool]) -> bool:
+def _apart(
+    kind: str, one: Mapping[str, Any], other: Mapping[str, Any], apart: Callable[[Any, Any], bool], steps: Steps
+) -> bool:
     """Whether no value of this type fits both, by the schemas' own keywords."""
     ours, theirs = _values(one), _values(other)
     if ours is not None and theirs is not None:
+        if not steps.take(len(ours) * len(theirs) // 16):
+            return False
         return not any(same(value, each) for value in ours for each in theirs)
     if kind == "number":
         return _ranges_apart(*(_range(schema, "number") for schema in (one, other)))

@@ -6,38 +6,40 @@ enforced is refused by name, never loosened: a caller who asks for a schema gets
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
 import re
-import threading
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from acd_core.decoding.dialect import enforceable
 from acd_core.decoding.disjoint import kinds
+from acd_core.decoding.rule import rule_of
+from acd_core.decoding.schema_limits import json_of, modest
+from acd_core.decoding.trials import Trials
 from acd_core.errors import EngineError, ModelError, UsageError, missing_extra
+from acd_core.locks import ForkSafeLock, Locks
 from acd_core.toolcalls import ToolCallFormat
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
     from transformers import PreTrainedTokenizerBase
 
-# One way to write whitespace: a model that is free in it can go on with newlines forever. These are the separators of
-# Python's json and of Jinja's tojson, in which chat models saw their schemas and calls.
-_JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-_NO_NUMBERED_ESCAPES = {"json_allowed_escapes": 'nrbtf\\"'}
-
-_built: weakref.WeakKeyDictionary[Any, dict[tuple[int, tuple[int, ...]], LLTokenizer]] = weakref.WeakKeyDictionary()
-_building = threading.Lock()
+_Read = tuple["LLTokenizer", Trials]
+_built: weakref.WeakKeyDictionary[Any, dict[tuple[int, tuple[int, ...]], _Read]] = weakref.WeakKeyDictionary()
+_reading = Locks()  # one a tokenizer: a large vocabulary keeps nobody from another
+_SMALL = 2 * 1024 * 1024  # bytes that a grammar takes which was not worth a trial, about
+_MOST_MODEST = 64 * 1024  # letters of rules that are compiled without a trial
 
 
 class Grammar:
     """Compiles formats for one tokenizer.
 
-    tokenizer: a fast Hugging Face tokenizer. n_vocab: width of the logits, at least the tokenizer's own (models pad
-    it; padding is never allowed). eos_ids: every id that ends a reply; allowed where the format is complete.
+    tokenizer: a fast Hugging Face tokenizer. n_vocab: width of the logits (models pad it; padding is never allowed, nor
+    is a token of the tokenizer beyond it). eos_ids: every id that ends a reply; allowed where the format is complete.
     The vocabulary is read once per tokenizer (about 0.2 s for 32k tokens) and shared. Thread-safe.
     Raises MissingExtraError without llguidance, ModelError for a slow tokenizer.
     """
@@ -45,7 +47,7 @@ class Grammar:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, n_vocab: int, eos_ids: Iterable[int]) -> None:
         self.n_vocab = n_vocab
         self._tokenizer = tokenizer
-        self._ll_tokenizer = _ll_tokenizer(tokenizer, n_vocab, tuple(sorted(eos_ids)))
+        self._ll_tokenizer, self._trials = _read(tokenizer, n_vocab, tuple(sorted(eos_ids)))
         self._added = {token.content: index for index, token in tokenizer.added_tokens_decoder.items() if token.content}
 
     def for_schema(
@@ -64,21 +66,21 @@ class Grammar:
         `parallel` as in `for_tools`.
         Raises UsageError naming a keyword that cannot be enforced, or what is wrong with the schema.
         """
-        rule = _json_rule(schema, "JSON schema")
+        rule = self._json_rule(schema, "JSON schema")
         if not tools:
             return self._compile(f"start: {rule}", "JSON schema")
         self._compile(f"start: {rule}", "JSON schema")  # so that a complaint about it is not taken for a tool's
         wire = wire or ToolCallFormat.around("<tool_call>\n", "\n</tool_call>")
         keys = _object_keys(wire)
         if keys is not None:
-            calls = _object_rules(_chosen(tools, "required"), keys)
+            calls = self._object_rules(_chosen(tools, "required"), keys)
         else:
             calls = self._call_rules(_chosen(tools, "required"), self._pieces(wire.head), wire, parallel)
         return self._compile_calls(f"start: reply | calls\nreply: {rule}\n{calls}", _chosen(tools, "required"))
 
     def for_json_object(self) -> GrammarSpec:
         """Any JSON object."""
-        return self._compile(f"start: {_json_rule({'type': 'object'}, 'JSON object')}", "JSON object")
+        return self._compile(f"start: {self._json_rule({'type': 'object'}, 'JSON object')}", "JSON object")
 
     def for_tools(
         self,
@@ -132,7 +134,7 @@ class Grammar:
         ]
         for index, function in enumerate(functions):
             body = self._lark(self._pieces(f"{function['name']}{wire.middle}"))
-            lines.append(f"call_{index}: {body} {_json_rule(_parameters(function), _named(function))}")
+            lines.append(f"call_{index}: {body} {self._json_rule(_parameters(function), _named(function))}")
         return "\n".join(lines)
 
     def _compile_calls(
@@ -147,7 +149,7 @@ class Grammar:
         except UsageError:
             for function in functions:  # which one, and what in it
                 what = _named(function)
-                self._compile(f"start: {_json_rule(_parameters(function), what)}", what)
+                self._compile(f"start: {self._json_rule(_parameters(function), what)}", what)
             raise
 
     def _pieces(self, text: str) -> list[int | str]:
@@ -169,21 +171,57 @@ class Grammar:
         # control token that would be the control token, which the rule then rejects.
         spelled = any(text in rules for text in self._added)
         options = '%llguidance {"no_forcing": true}\n' if spelled else "%llguidance {}\n"
-        matcher = LLMatcher(self._ll_tokenizer, LLMatcher.grammar_from_lark(options + rules), log_level=0)
+        grammar = LLMatcher.grammar_from_lark(options + rules)
+        size = _SMALL
+        if not _is_modest(rules):
+            complaint, taken = self._trials.compile(grammar, what)
+            size = max(size, taken)
+            if complaint:
+                raise _refused(complaint, what)
+        matcher = LLMatcher(self._ll_tokenizer, grammar, log_level=0)
         if matcher.is_error():
             raise _refused(matcher.get_error(), what)
-        return GrammarSpec(matcher, self.n_vocab, trigger, once)
+        return GrammarSpec(matcher, self.n_vocab, trigger, once, size)
+
+    def _json_rule(self, schema: Mapping[str, Any], what: str) -> str:
+        """The rule of one schema. what: how to call it in a complaint."""
+        if not isinstance(schema, Mapping):
+            raise UsageError(f"A JSON schema is a dict, not {type(schema).__name__}.")
+        written = json_of(schema, what)
+        return rule_of(written, what) if modest(written) else self._trials.rule(written, what)
+
+    def _object_rules(self, functions: Sequence[Mapping[str, Any]], keys: tuple[str, str]) -> str:
+        """The rule `calls`, each call as a JSON object with these keys."""
+        lines = ["calls: " + " | ".join(f"call_{index}" for index in range(len(functions)))]
+        name, arguments = keys
+        for index, function in enumerate(functions):
+            parameters = dict(_parameters(function))
+            shared: dict[str, Any] = {
+                key: parameters.pop(key) for key in ("$defs", "definitions") if key in parameters
+            }  # refs begin there
+            call: dict[str, Any] = {
+                **shared,
+                "type": "object",
+                "properties": {name: {"const": function["name"]}, arguments: parameters},
+                "required": [name, arguments],
+                "additionalProperties": False,
+            }
+            lines.append(f"call_{index}: {self._json_rule(call, _named(function))}")
+        return "\n".join(lines)
 
 
 class GrammarSpec:
-    """A compiled format. `matcher()` gives each request its own state; any thread may ask."""
+    """A compiled format. `matcher()` gives each request its own state; any thread may ask. size: in bytes, about."""
 
-    def __init__(self, compiled: LLMatcher, n_vocab: int, trigger: int | None, once: bool = False) -> None:
+    def __init__(
+        self, compiled: LLMatcher, n_vocab: int, trigger: int | None, once: bool = False, size: int = _SMALL
+    ) -> None:
+        self.size = size
         self._compiled = compiled
         self._n_vocab = n_vocab
         self._trigger = trigger
         self._once = once
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
 
     def matcher(self) -> Matcher:
         """A fresh matcher at the start of the format."""
@@ -250,10 +288,10 @@ class Matcher:
 
     def deep_copy(self) -> Matcher:
         """An independent matcher in the same state."""
-        copy = Matcher(self._fresh, self._n_vocab, self._trigger, self._once)
-        copy._state = self._state.deep_copy() if self._state is not None else None
-        copy._finished = self._finished
-        return copy
+        other = Matcher(self._fresh, self._n_vocab, self._trigger, self._once)
+        other._state = self._state.deep_copy() if self._state is not None else None
+        other._finished = self._finished
+        return other
 
     def _only_the_end_is_left(self) -> bool:
         """llguidance notices an end behind a token of its own (`</tool_call>`) only with the next mask."""
@@ -269,7 +307,14 @@ class Matcher:
             raise EngineError(f"The grammar failed: {self._state.get_error().splitlines()[0][:200]}")
 
 
-def _ll_tokenizer(tokenizer: Any, n_vocab: int, eos_ids: tuple[int, ...]) -> LLTokenizer:
+def _is_modest(rules: str) -> bool:
+    """Whether no schema in `rules` can cost much, each at the end of its line."""
+    schemas = [line.partition("%json ")[2] for line in rules.splitlines() if "%json " in line]
+    return len(rules) <= _MOST_MODEST and all(map(modest, schemas))
+
+
+def _read(tokenizer: Any, n_vocab: int, eos_ids: tuple[int, ...]) -> _Read:
+    """The tokenizer as llguidance reads it, and where its grammars are tried."""
     try:
         from llguidance.hf import from_tokenizer
     except ImportError:
@@ -279,26 +324,25 @@ def _ll_tokenizer(tokenizer: Any, n_vocab: int, eos_ids: tuple[int, ...]) -> LLT
             f"Forced formats need a fast tokenizer; {type(tokenizer).__name__} is a slow one.",
             hint="Convert it: AutoTokenizer.from_pretrained(model, use_fast=True).save_pretrained(directory)",
         )
-    with _building:
+    with _reading.of(id(tokenizer)):
         known = _built.setdefault(tokenizer, {})
         if (n_vocab, eos_ids) not in known:
-            known[n_vocab, eos_ids] = from_tokenizer(tokenizer, n_vocab=n_vocab, eos_token=list(eos_ids) or None)
+            # Tokens may have been added that the model has no logits for: read, and cut off every mask.
+            width = max(n_vocab, 1 + max(tokenizer.get_vocab().values(), default=0))
+            made = from_tokenizer(tokenizer, n_vocab=width, eos_token=list(eos_ids) or None)
+            ends = list(eos_ids) or [tokenizer.eos_token_id]
+            # Its Rust side alone: what knew the tokenizer itself would keep it for ever.
+            written = functools.partial(_written, tokenizer.backend_tokenizer)
+            known[n_vocab, eos_ids] = made, Trials(written, width, ends)
         return known[n_vocab, eos_ids]
 
 
-def _json_rule(schema: Mapping[str, Any], what: str) -> str:
-    """The rule of one schema. what: how to call it in a complaint."""
-    if not isinstance(schema, Mapping):
-        raise UsageError(f"A JSON schema is a dict, not {type(schema).__name__}.")
-    try:
-        # As llguidance reads it: tuples are lists, all names are strings, and no number is beyond JSON's.
-        asked, numbered_escapes = enforceable(json.loads(json.dumps(schema, allow_nan=False)), what)
-        style = _JSON_STYLE if numbered_escapes else {**_JSON_STYLE, **_NO_NUMBERED_ESCAPES}
-        return "%json " + json.dumps({**asked, "x-guidance": style})
-    except UsageError:
-        raise
-    except (TypeError, ValueError, RecursionError) as error:
-        raise UsageError(f"The {what} cannot be written as JSON: {error}") from None
+def _written(backend: Any) -> str:
+    """What another process reads the same tokenizer from, as from_tokenizer does here."""
+    own = copy.copy(backend)
+    own.no_padding()
+    own.no_truncation()
+    return str(own.to_str())
 
 
 def _object_keys(wire: ToolCallFormat) -> tuple[str, str] | None:
@@ -312,26 +356,6 @@ def _object_keys(wire: ToolCallFormat) -> tuple[str, str] | None:
         return None
     name, arguments = sorted(found, key=lambda key: found[key] != "name")
     return (name, arguments) if list(found) == [name, arguments] else None
-
-
-def _object_rules(functions: Sequence[Mapping[str, Any]], keys: tuple[str, str]) -> str:
-    """The rule `calls`, each call as a JSON object with these keys."""
-    lines = ["calls: " + " | ".join(f"call_{index}" for index in range(len(functions)))]
-    name, arguments = keys
-    for index, function in enumerate(functions):
-        parameters = dict(_parameters(function))
-        shared: dict[str, Any] = {
-            key: parameters.pop(key) for key in ("$defs", "definitions") if key in parameters
-        }  # refs begin there
-        call: dict[str, Any] = {
-            **shared,
-            "type": "object",
-            "properties": {name: {"const": function["name"]}, arguments: parameters},
-            "required": [name, arguments],
-            "additionalProperties": False,
-        }
-        lines.append(f"call_{index}: {_json_rule(call, _named(function))}")
-    return "\n".join(lines)
 
 
 def _parameters(function: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -10,6 +10,7 @@ from typing import Union
 
 from acd_core import prompts
 from acd_core.errors import UsageError
+from acd_core.params import shown
 
 
 class Slot(Enum):
@@ -203,7 +204,7 @@ def method_named(name: str, *, allow_adversarial: bool = False) -> Method:
     """The row called `name`. Raises UsageError for an unknown name, and for a guarded one without the explicit flag."""
     method = METHODS.get(name)
     if method is None:
-        raise UsageError(f"Unknown method {name!r}.", hint=f"Methods: {', '.join(METHODS)}.")
+        raise UsageError(f"Unknown method {shown(name)}.", hint=f"Methods: {', '.join(METHODS)}.")
     if method.guarded and not allow_adversarial:
         raise UsageError(
             f"The method {name!r} decodes under the adversarial prompt alone, which makes the model less safe.",

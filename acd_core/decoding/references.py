@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urljoin
 
-from acd_core.decoding.disjoint import disjoint, kinds
+from acd_core.decoding.disjoint import Steps, disjoint, kinds
 from acd_core.decoding.schemas import Path, at, children, mapped, nodes, place_of
 from acd_core.errors import UsageError
 
 _REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 _DEFINITIONS = ("$defs", "definitions")
+_MOST_COPIES = 500
 
 
 def used(doc: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -23,17 +24,17 @@ def used(doc: Mapping[str, Any]) -> Mapping[str, Any]:
     defined = {path + step for path, node in nodes(doc) for step, _ in children(node) if step[0] in _DEFINITIONS}
     kept: set[Path] = set()
 
-    def follow(path: Path, schema: Any) -> None:
+    waiting: list[tuple[Path, Any]] = [((), doc)]
+    while waiting:
+        path, schema = waiting.pop()
         if not isinstance(schema, Mapping):
-            return
-        for step, child in children(schema):
-            if step[0] not in _DEFINITIONS:
-                follow(path + step, child)
+            continue
+        waiting += [(path + step, child) for step, child in children(schema) if step[0] not in _DEFINITIONS]
         for target in (place_of(schema.get(key)) or () for key in _REFERENCES):
             for holder in (target[:end] for end in range(1, len(target) + 1)):
                 if holder in defined and holder not in kept:
                     kept.add(holder)
-                    follow(holder, at(doc, holder))
+                    waiting.append((holder, at(doc, holder)))
 
     def keep(path: Path, schema: Any) -> Any:
         if not isinstance(schema, Mapping):
@@ -44,7 +45,6 @@ def used(doc: Mapping[str, Any]) -> Mapping[str, Any]:
                 out[key] = {name: each for name, each in out[key].items() if (*path, key, name) in kept}
         return out
 
-    follow((), doc)
     found: dict[str, Any] = keep((), doc)
     return found
 
@@ -144,13 +144,18 @@ class _Tagging:
         place = place_of(schema.get("$ref"))
         if place is not None:
             source, tags = self._copied.get(place, (place, ()))
-            name = self._name(source, (*tags, tag) if tag not in tags else tags)
+            name = self._name(source, tuple(sorted({*tags, tag})))
             return {**schema, "$ref": f"#/$defs/{name}"}
         key = next(key for key in ("anyOf", "oneOf") if isinstance(schema.get(key), list))
         return {**schema, key: [self._tagged(option, tag) for option in schema[key]]}
 
     def _name(self, source: Path, tags: tuple[str, ...]) -> str:
         if (source, tags) not in self._names:
+            if len(self._names) >= _MOST_COPIES:
+                raise UsageError(
+                    f"The discriminated unions of a schema lead to more than {_MOST_COPIES} definitions.",
+                    hint="Leave `discriminator` out, and make the tag required in every branch.",
+                )
             known = {**(self._doc.get("$defs") or {}), **dict.fromkeys(self._names.values())}
             name = _new_name({"$defs": known}, source[-1] if source else "root")
             self._names[source, tags] = name
@@ -169,23 +174,27 @@ def _tag(doc: Mapping[str, Any], union: Mapping[str, Any]) -> str | None:
         place = place_of(ref)
         return None if place is None else at(doc, place)
 
-    views = [_with_tag(branch, tag, resolve) for branch in branches]
-    if None in views or not all(disjoint(one, other, resolve) for one, other in itertools.combinations(views, 2)):
+    steps = Steps()
+    views = [_with_tag(branch, tag, resolve, steps) for branch in branches]
+    pairs = itertools.combinations(views, 2)
+    if None in views or not all(disjoint(one, other, resolve, steps=steps) for one, other in pairs):
         return None
     return tag
 
 
-def _with_tag(schema: Any, tag: str, resolve: Callable[[Any], Any], depth: int = 12) -> Mapping[str, Any] | None:
+def _with_tag(
+    schema: Any, tag: str, resolve: Callable[[Any], Any], steps: Steps, depth: int = 12
+) -> Mapping[str, Any] | None:
     """What `schema` asks at least of a value with the property `tag`; None where it does not list that."""
-    if not isinstance(schema, Mapping) or not depth:
+    if not isinstance(schema, Mapping) or not depth or not steps.take():
         return None
     if tag in (schema.get("properties") or ()):
         return _requiring(schema, tag)
     if "$ref" in schema:
-        return _with_tag(resolve(schema["$ref"]), tag, resolve, depth - 1)
+        return _with_tag(resolve(schema["$ref"]), tag, resolve, steps, depth - 1)
     for key in ("anyOf", "oneOf"):
         if isinstance(schema.get(key), list):
-            options = [_with_tag(option, tag, resolve, depth - 1) for option in schema[key]]
+            options = [_with_tag(option, tag, resolve, steps, depth - 1) for option in schema[key]]
             return None if None in options or not options else {"anyOf": options}
     return None
 

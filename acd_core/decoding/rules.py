@@ -22,6 +22,8 @@ COMMON_TOKENS = 5
 """SafeDecoding's c."""
 FLOOR = 1e-8
 """SafeDecoding's least probability of a common token."""
+LEAST_REST = 2.0**-24
+"""Least 1 - alpha that scores are divided by: an alpha within [0, 1) can be 1 once it is a float32."""
 
 
 def contrast(kept: torch.Tensor, other: torch.Tensor, alpha: torch.Tensor, rescale: torch.Tensor) -> torch.Tensor:
@@ -72,7 +74,7 @@ def intersect(kept: torch.Tensor, other: torch.Tensor, alpha: torch.Tensor, resc
     """
     del rescale
     first, second = kept.softmax(dim=-1), other.softmax(dim=-1)
-    strength = alpha / (1.0 - alpha)
+    strength = alpha / _rest(alpha)
     moved = (first + strength * (second - first)).clamp_min(FLOOR).log()
     return moved.masked_fill(~common(kept, other), -torch.inf).log_softmax(dim=-1)
 
@@ -108,7 +110,11 @@ def divergence(kept: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 
 
 def _rescaled(score: torch.Tensor, alpha: torch.Tensor, rescale: torch.Tensor) -> torch.Tensor:
-    return torch.where(rescale, score / (1.0 - alpha), score)
+    return torch.where(rescale, score / _rest(alpha), score)
+
+
+def _rest(alpha: torch.Tensor) -> torch.Tensor:
+    return (1.0 - alpha).clamp_min(LEAST_REST)
 
 
 def _largest_probability(logits: torch.Tensor) -> torch.Tensor:

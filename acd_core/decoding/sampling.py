@@ -27,6 +27,10 @@ from acd_core.params import GenerationParams
 _NO_DEFAULTS = ModelDefaults()
 _ROOM = 256
 """Least places added where ids have outgrown theirs."""
+COLD = 1e-3
+"""Below this temperature the best score is subtracted first: scores divided by so little would be infinite."""
+COLDEST = 1e-30
+"""Lower ones are taken for this one, at which no two float32 scores that differ share a chance; they round to 0."""
 
 
 class Sampler:
@@ -129,8 +133,10 @@ def warp(scores: torch.Tensor, signature: tuple[float, int, float, float]) -> to
     if temperature == 0.0:
         return scores
     warpers = LogitsProcessorList()
+    if temperature < COLD:
+        scores = scores - scores.amax(dim=-1, keepdim=True)
     if temperature != 1.0:
-        warpers.append(TemperatureLogitsWarper(float(temperature)))
+        warpers.append(TemperatureLogitsWarper(max(float(temperature), COLDEST)))
     if top_k > 0:
         warpers.append(TopKLogitsWarper(top_k=top_k))
     if top_p < 1.0:

@@ -116,7 +116,7 @@ def closed(schema: Mapping[str, Any]) -> dict[str, Any]:
     as listed.
     """
     open_at: set[Path] = set()
-    _find_parts(schema, schema, (), False, open_at)
+    _find_parts(schema, open_at)
     result: dict[str, Any] = _closed(schema, open_at, ())
     return result
 
@@ -133,19 +133,21 @@ def _closed(schema: Any, open_at: set[Path], path: Path) -> Any:
     return out
 
 
-def _find_parts(root: Any, schema: Any, path: Path, part: bool, found: set[Path]) -> None:
-    """Add to `found` the places of all schemas that say only a part of what an object is. part: whether this is one."""
-    if not isinstance(schema, Mapping) or (part and path in found):
-        return
-    here = part or _several(root, schema)
-    if here:
-        found.add(path)
-    for step, child in children(schema):
-        shares = step[0] in ("allOf", "anyOf", "oneOf")
-        _find_parts(root, child, path + step, here and shares, found)
-    target = place_of(schema.get("$ref"))
-    if here and target is not None and target not in found:
-        _find_parts(root, at(root, target), target, True, found)
+def _find_parts(root: Any, found: set[Path]) -> None:
+    """Add to `found` the places of all schemas that say only a part of what an object is."""
+    waiting: list[tuple[Path, Any, bool]] = [((), root, False)]  # place, schema, whether it is such a part
+    while waiting:
+        path, schema, part = waiting.pop()
+        if not isinstance(schema, Mapping) or (part and path in found):
+            continue
+        here = part or _several(root, schema)
+        if here:
+            found.add(path)
+        for step, child in children(schema):
+            waiting.append((path + step, child, here and step[0] in ("allOf", "anyOf", "oneOf")))
+        target = place_of(schema.get("$ref"))
+        if here and target is not None and target not in found:
+            waiting.append((target, at(root, target), True))
 
 
 def _several(root: Any, schema: Mapping[str, Any]) -> bool:
@@ -154,18 +156,24 @@ def _several(root: Any, schema: Mapping[str, Any]) -> bool:
     if len(parts) > 1 or (parts and "properties" in schema):
         return True
     beside = [key for key in ("$ref", "anyOf", "oneOf") if key in schema]
-    speakers = sum(_lists(root, {key: schema[key]}, 8) for key in beside) + bool(parts or "properties" in schema)
+    speakers = sum(_lists(root, {key: schema[key]}) for key in beside) + bool(parts or "properties" in schema)
     return speakers > 1
 
 
-def _lists(root: Any, schema: Any, depth: int) -> bool:
+def _lists(root: Any, schema: Mapping[str, Any]) -> bool:
     """Whether a schema lists properties, itself or by the schemas that share its object."""
-    if not isinstance(schema, Mapping) or not depth:
-        return False
-    if "properties" in schema:
-        return True
-    target = place_of(schema.get("$ref"))
-    shared = [item for key in ("allOf", "anyOf", "oneOf") if isinstance(schema.get(key), list) for item in schema[key]]
-    if target is not None:
-        shared.append(at(root, target))
-    return any(_lists(root, item, depth - 1) for item in shared)
+    waiting: list[Any] = [schema]
+    seen: set[int] = set()
+    while waiting:
+        each = waiting.pop()
+        if not isinstance(each, Mapping) or id(each) in seen:
+            continue
+        if "properties" in each:
+            return True
+        seen.add(id(each))
+        for key in ("allOf", "anyOf", "oneOf"):
+            waiting += each[key] if isinstance(each.get(key), list) else []
+        target = place_of(each.get("$ref"))
+        if target is not None:
+            waiting.append(at(root, target))
+    return False

@@ -6,6 +6,7 @@ left-padding writes. Masks are ready-made 4D tensors, one per kind of layer.
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import torch
@@ -90,6 +91,8 @@ class SlotCache(Cache):
         self.step = _Step()
         self.rows = 0
         self.capacity = 0
+        self.expected_bytes = 0  # of a slot, as long as no forward has shown it
+        self.complete = False  # whether a forward went through, so that all layers are there
         super().__init__(layer_class_to_replicate=lambda: SlotLayer(self))  # type: ignore[arg-type]
 
     @property
@@ -99,12 +102,14 @@ class SlotCache(Cache):
 
     @property
     def bytes_per_slot(self) -> int:
-        """Bytes of one token of one row over all layers; 0 before the first forward."""
+        """Bytes of one token of one row over all layers; `expected_bytes` before the first forward."""
         total = 0
         for layer in self.slots:
             for tensor in layer.buffers:
                 total += int(tensor.shape[1] * tensor.shape[3] * tensor.element_size())
-        return total
+        if self.complete and total:
+            self.expected_bytes = total
+        return self.expected_bytes
 
     def resize(self, rows: int, capacity: int, used_rows: int, used_slots: int) -> None:
         """New buffers of `rows` x `capacity`, keeping the first `used_rows` rows and `used_slots` slots."""
@@ -140,6 +145,17 @@ class SlotCache(Cache):
             for buffer in layer.buffers:
                 buffer[target, :, :length] = buffer[source, :, :length]
 
+    def wipe(self, row: int, start: int, stop: int) -> None:
+        """Zero the slots start..stop-1 of `row`. What is masked is multiplied by 0 all the same, and 0 * inf is NaN."""
+        if start < stop:
+            for layer in self.slots:
+                for buffer in layer.buffers:
+                    buffer[row, :, start:stop] = 0
+
+    def empty(self) -> None:
+        """Give back the buffers' memory; the layers stay, so that saved rows can be loaded after the next `resize`."""
+        self.resize(0, 0, 0, 0)
+
     def load(self, row: int, kept: KeyValues, length: int) -> None:
         """Write the first `length` tokens of a saved row into `row`. Layers must exist (a forward has run)."""
         for layer, saved in zip(self.slots, kept):
@@ -157,6 +173,14 @@ class SlotCache(Cache):
         """Free every buffer."""
         self.layers = []
         self.rows = self.capacity = 0
+        self.complete = False
+
+
+def are_finite(kept: KeyValues) -> bool:
+    """Whether every number in a saved row is finite: one copy off the device. An infinite key need not show in any
+    logit of its own row, and would in those of another that starts with it."""
+    sums = [part.sum(dtype=torch.float32) for pair in kept for part in pair]
+    return all(map(math.isfinite, torch.stack([each.to(sums[0].device) for each in sums]).tolist())) if sums else True
 
 
 class MaskBuilder:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
+import logging
 import sys
 import time
 from collections.abc import Callable, MutableMapping, Sequence
@@ -17,7 +17,10 @@ from acd_core.decoding.sampling import Sampler
 from acd_core.engine.text import TextStream
 from acd_core.experts import Expert
 from acd_core.gate import Gate
+from acd_core.locks import lazy
 from acd_core.params import GateReport, TokenLogprob
+
+_log = logging.getLogger("acd_core")
 
 
 class Matcher(Protocol):
@@ -41,7 +44,7 @@ class Branch:
     soft_at: int = 0
     expert: Expert | None = None
 
-    @functools.cached_property
+    @lazy
     def visible(self) -> tuple[int, ...]:
         """The real token ids, without soft vectors; always the same object."""
         return tuple(token for token in self.ids if token >= 0)
@@ -175,7 +178,9 @@ Sink = Callable[[Item], None]
 @dataclass
 class Request:
     """Everything the engine needs of one request. `sink` gets text pieces, then a Reply or an exception, and must not
-    block: it is called on the engine thread."""
+    block: it is called on the engine thread. method: its name, for messages; the rule stands for it where it is not
+    given. space: who may find its keys and values again. bare_head: whether nothing of the caller's stands in front of
+    its soft prompts, so that these are everybody's. speaking: whether the sink is being called at this moment."""
 
     kept: Branch
     other: Branch | None
@@ -194,6 +199,9 @@ class Request:
     deadline: float | None = None
     alone: bool = False
     gating: Gating | None = None
+    method: str | None = None
+    space: str | None = None
+    bare_head: bool = False
 
     generated: list[int] = field(default_factory=list)
     turned: int | None = None  # how much of `generated` stands in the branches, once a gate has opened
@@ -203,6 +211,7 @@ class Request:
     cached_tokens: int = 0
     cancelled: bool = False
     done: bool = False
+    speaking: bool = False
 
     @property
     def contrasting(self) -> bool:
@@ -258,7 +267,7 @@ class Request:
             header = ()
         elif header:
             self.max_tokens = min(self.max_tokens, room)
-            self.sink(self.text.turn())
+            self.say(self.text.turn())
         self.turned = len(self.generated)
         said = (*self.generated, *header)
         kept, self.other = (branch and replace(branch, ids=(*branch.ids, *said)) for branch in branches)
@@ -276,12 +285,12 @@ class Request:
         if token in self.eos_ids:
             piece = self.text.end(token)
             if piece:
-                self.sink(piece)
+                self.say(piece)
             return self._finish("stop")
         self.generated.append(token)
         piece = self.text.push(token)
         if piece:
-            self.sink(piece)
+            self.say(piece)
         if self.text.stopped_by is not None or (self.matcher is not None and self.matcher.finished):
             return self._finish("stop")
         if len(self.generated) >= self.max_tokens:
@@ -291,9 +300,9 @@ class Request:
     def _finish(self, why: Literal["stop", "length"]) -> bool:
         rest = self.text.finish()
         if rest:
-            self.sink(rest)
+            self.say(rest)
         self.done = True
-        self.sink(
+        self.say(
             Reply(
                 tuple(self.generated),
                 why if self.text.stopped_by is None else "stop",
@@ -308,8 +317,21 @@ class Request:
         )
         return True
 
+    def say(self, item: Item) -> None:
+        """Hand `item` to the sink, whose own error is the caller's."""
+        self.speaking = True
+        try:
+            self.sink(item)
+        finally:
+            self.speaking = False
+
     def fail(self, error: BaseException) -> None:
-        """End the request with `error`, once."""
+        """End the request with `error`, once. A sink that raises at that too is told in the log and harms nobody."""
         if not self.done:
             self.done = True
-            self.sink(error)
+            try:
+                self.say(error)
+            except Exception:
+                _log.warning(
+                    "Nobody could be told that a request failed with %r: its sink raised.", error, exc_info=True
+                )

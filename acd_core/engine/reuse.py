@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Union
 
 from acd_core.backbone import Backbone
-from acd_core.engine.cache import SlotCache
+from acd_core.engine.cache import SlotCache, are_finite
 from acd_core.engine.gates import readings_of, take_readings
 from acd_core.engine.prefix import PrefixStore, Readings
 from acd_core.engine.request import Request
 from acd_core.engine.rows import Row
 from acd_core.engine.static import StaticDecoder
 from acd_core.weight_state import State, WeightState
+
+_Found = tuple[Row, Sequence[int], Union[Readings, None], Union[str, None]]
+"""A row, its leading tokens, readings of them, and the space in which they may be found."""
 
 
 class Reuse:
@@ -43,27 +47,34 @@ class Reuse:
             self._take(row)
 
     def keep_soft(self, rows: Sequence[Row]) -> None:
-        """Save the keys and values up to the end of each new soft prompt: every later request starts with them."""
+        """Save the keys and values up to the end of each new soft prompt: every later request starts with them.
+        Everybody's, where nothing that a caller wrote stands in front of it."""
         soft = [(row, row.branch.soft_at + len(row.branch.soft)) for row in rows if row.branch.soft is not None]
-        self._save((row, row.branch.ids[:end], None) for row, end in soft)
+        self._save(
+            (row, row.branch.ids[:end], None, None if row.request.bare_head else row.request.space) for row, end in soft
+        )
 
     def keep(self, rows: Sequence[Row], ended: Collection[Request]) -> None:
         """Save those of `rows` whose conversations are finished: an agent's next turn starts with them."""
         if ended:
             finished = {id(request) for request in ended}
             kept = [row for row in rows if id(row.request) in finished]
-            self._save((row, row.ids[: row.length], readings_of(row)) for row in kept)
+            self._save((row, row.ids[: row.length], readings_of(row), row.request.space) for row in kept)
 
     def rest(self) -> None:
         """Hold no weights while nothing is asked for: their owner may free or move them."""
         self._weights.forget()
 
+    def forget_captures(self) -> None:
+        """Drop what was captured for buffers that go."""
+        if self._static is not None:
+            self._static.forget()
+
     def clear(self) -> None:
         """Forget everything."""
         self.prefixes.clear()
         self._weights.forget()
-        if self._static is not None:
-            self._static.forget()
+        self.forget_captures()
 
     @property
     def _unlooked(self) -> bool:
@@ -83,38 +94,41 @@ class Reuse:
                 self._static.forget()  # a capture holds addresses, and the way through the adapters of its time
         return self._switches
 
-    def _save(self, found: Iterable[tuple[Row, Sequence[int], Readings | None]]) -> None:
+    def _save(self, found: Iterable[_Found]) -> None:
         """Keep what the cache holds of leading tokens of rows, with readings of them, if the weights are still those
         that the rows were opened under. Looking at the weights takes time: only where something is new."""
         room = self.prefixes.max_bytes
         if not room:
             return
         each = self._cache.bytes_per_slot
-        new = [item for item in found if len(item[1]) * each <= room and not self._kept(item[1], item[2])]
+        new = [item for item in found if len(item[1]) * each <= room and not self._kept(*item[1:])]
         if not new:
             return
         switches = self._look()
-        for row, ids, readings in new:
+        for row, ids, readings, space in new:
             if row.weights != switches:
                 continue
-            entry = self.prefixes.holding(ids)
+            entry = self.prefixes.holding(ids, space)
             if entry is None:
-                self.prefixes.add(ids, self._cache.save(row.slot, len(ids)), readings)
+                saved = self._cache.save(row.slot, len(ids))
+                if are_finite(saved):  # else it would spoil every request that starts with it
+                    self.prefixes.add(ids, saved, readings, space)
             elif entry.readings is None:
                 entry.readings = readings
 
-    def _kept(self, ids: Sequence[int], readings: Readings | None) -> bool:
-        entry = self.prefixes.holding(ids)
+    def _kept(self, ids: Sequence[int], readings: Readings | None, space: str | None) -> bool:
+        entry = self.prefixes.holding(ids, space)
         return entry is not None and (readings is None or entry.readings is not None)
 
     def _take(self, row: Row) -> None:
         """Copy the longest known prefix into `row`, leaving at least one token to compute."""
-        if not self.prefixes.max_bytes or not self._cache.layers:
+        if not self.prefixes.max_bytes or not self._cache.slots:
             return
-        known, saved, readings = self.prefixes.longest(ids := row.ids)
+        known, saved, readings = self.prefixes.longest(ids := row.ids, row.request.space)
         known = take_readings(row, min(known, len(ids) - 1), readings)
         if saved is None or known <= 0:
             return
+        row.reach = known
         self._cache.load(row.slot, saved, known)
         row.length = known
         if row.side == "kept" and not row.request.generated and not row.request.opened:  # what was sent, and no more

@@ -16,12 +16,16 @@ from acd_core.engine.request import Branch, Request
 
 @dataclass
 class Row:
-    """One row of the cache: which request, which branch, its slot, how many tokens the cache holds."""
+    """One row of the cache: which request, which branch, its slot, how many tokens the cache holds.
+
+    reach: slots that a forward was ever to write, also one that failed, or that read a gate at an appended header.
+    """
 
     request: Request
     side: Literal["kept", "other"]
     slot: int
     length: int = 0
+    reach: int = 0
     logits: torch.Tensor | None = None
     tokens: npt.NDArray[np.float32] | None = None  # the gate's readings of the prompt's tokens
     reading: float | None = None  # of the gate, once it was computed
@@ -41,7 +45,11 @@ class Row:
 
 
 class RowTable:
-    """decoding: rows whose slot is their index. filling: rows of the group being prefilled, in slots behind those."""
+    """decoding: rows whose slot is their index. filling: rows of the group being prefilled, in slots behind those.
+
+    A slot that nobody owns is zero, and so is an owned one behind its row's reach: whoever comes next reads what is
+    masked too, and must not find an infinity or NaN there.
+    """
 
     def __init__(self, cache: SlotCache) -> None:
         self.cache = cache
@@ -74,6 +82,9 @@ class RowTable:
             return
         if any(id(row.request) in gone for row in self.filling):
             first = self.filling[0].slot
+            for row in self.filling:
+                if id(row.request) in gone:
+                    self.wipe(row)
             self.filling = [row for row in self.filling if id(row.request) not in gone]
             for index, row in enumerate(self.filling):
                 self._move(row, first + index)
@@ -89,12 +100,19 @@ class RowTable:
     def _free(self, rows: Sequence[Row]) -> None:
         """Fill each hole with the last row."""
         for row in sorted(rows, key=lambda freed: -freed.slot):
+            self.wipe(row)
             last = self.decoding.pop()
             if last is not row:
                 self._move(last, row.slot)
                 self.decoding[row.slot] = last
 
+    def wipe(self, row: Row, start: int = 0) -> None:
+        """Zero what the row's slots hold from `start` on. A decode step writes one slot behind the row's length."""
+        self.cache.wipe(row.slot, start, min(max(row.reach, row.length + 1), self.cache.capacity))
+        row.reach = start
+
     def _move(self, row: Row, slot: int) -> None:
         if row.slot != slot:
             self.cache.copy_row(row.slot, slot, row.length)
+            self.wipe(row)
             row.slot = slot

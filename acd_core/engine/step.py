@@ -15,7 +15,7 @@ import torch
 from acd_core.backbone import Backbone
 from acd_core.decoding import rules
 from acd_core.decoding.sampling import warp
-from acd_core.engine import gates, trial
+from acd_core.engine import faults, gates, trial
 from acd_core.engine.cache import MaskBuilder, SlotCache
 from acd_core.engine.request import Request
 from acd_core.engine.rows import Row
@@ -49,6 +49,8 @@ class Stepper:
             self._options["logits_to_keep"] = 1
         self._positions = "position_ids" in names or free
         self.forwards = 0
+        self.embeddable, self.logit_width = faults.embedding_rows(backbone), faults.logit_width(backbone)
+        self.careful = False  # while a guilty row is looked for: each forward by itself, at its own shape
         mode, self.decode_reason = chosen(decode, backbone)
         self.static: StaticDecoder | None = None
         if mode != "eager":
@@ -57,11 +59,14 @@ class Stepper:
             trial.check(backbone, self)
 
     def decode(self, rows: Sequence[Row], tokens: Sequence[int]) -> torch.Tensor:
-        """One token a row, rows in slot order from `rows[0].slot`: logits [rows, vocab] in the model's dtype."""
+        """One token a row, rows in slot order from `rows[0].slot`: logits [rows, vocab] in the model's dtype.
+
+        May be done again for rows of a call that failed: what it wrote of them is written anew.
+        """
         device = self.backbone.device
         lengths = [row.length for row in rows]
         plain = all(row.branch.expert is None for row in rows)  # hooks are no part of a captured graph
-        if self.static is not None and rows[0].slot == 0 and plain:
+        if self.static is not None and rows[0].slot == 0 and plain and not self.careful:
             logits = self.static.decode(lengths, tokens)
             self.forwards += 1
             for row in rows:
@@ -79,9 +84,12 @@ class Stepper:
         """The next chunk of each row's prompt, at most about `budget` tokens in all; True once every row is filled.
 
         Rows are aligned to the right, so that the last column holds every row's last token; padding writes to the
-        trash slot and looks at slot 0. A row that is filled keeps its next-token logits in `row.logits`.
+        trash slot and looks at slot 0. A row that is filled keeps its next-token logits in `row.logits`. May be done
+        again for rows of a call that failed, once what it wrote behind them is wiped.
         """
         pending = [len(row.ids) - row.length for row in rows]
+        if not max(pending):
+            return True
         width = min(max(pending), max(1, budget // len(rows)))
         taken = [min(width, left) for left in pending]
         device, trash = self.backbone.device, self.cache.capacity
@@ -91,6 +99,7 @@ class Stepper:
         query = torch.zeros((len(rows), width), dtype=torch.long)
         write = torch.full((len(rows), width), trash, dtype=torch.long)
         for index, (row, count) in enumerate(zip(rows, taken)):
+            row.reach = max(row.reach, row.length + count)
             if count:
                 embeds[index, width - count :] = self._embed(row, row.length, row.length + count)
                 span = torch.arange(row.length, row.length + count)
@@ -109,11 +118,16 @@ class Stepper:
                 row.logits = logits[index]
         return all(len(row.ids) == row.length for row in rows)
 
-    def read_gates(self, rows: Sequence[Row]) -> None:
-        """Take the readings that are due of `rows`: of a prompt, and every so many tokens of a reply."""
+    def read_gates(self, rows: Sequence[Row]) -> list[tuple[Row, Exception]]:
+        """Take the readings that are due of `rows`: of a prompt, and every so many tokens of a reply. Returns the rows
+        whose own forward failed, with the error."""
         left = gates.note_prompts(gates.due_of(rows))
-        self._check([row for row in left if gates.has_room_for_header(row, self.backbone.context_length)])
-        gates.note_replies(left)
+        guilty = faults.apart(
+            [row for row in left if gates.has_room_for_header(row, self.backbone.context_length)], self._check
+        )
+        failed = {id(row) for row, _ in guilty}
+        gates.note_replies([row for row in left if id(row) not in failed])
+        return guilty
 
     def _check(self, rows: Sequence[Row]) -> None:
         """Read the gates of `rows` at a header appended to what each holds and to the token it said last.
@@ -128,6 +142,8 @@ class Stepper:
             start = torch.tensor([row.length for row in run], device=device)[:, None]
             places = start + torch.arange(ids.shape[1], device=device)
             window = max(row.length for row in run) + ids.shape[1]
+            for row in run:
+                row.reach = max(row.reach, row.length + ids.shape[1])
             states: dict[int, torch.Tensor] = {}
             with gates.watching(self.backbone.model, run, states, stop=True):
                 self._run(self.cache, run[0].slot, self.backbone.embed(ids), places, places, window, None)
@@ -186,6 +202,7 @@ class Stepper:
             past_key_values=cache,
             **options,
         )
+        cache.complete = True
         logits: torch.Tensor = output.logits[:, -1]
         return logits
 
@@ -205,6 +222,7 @@ class Stepper:
             logits = self._run(
                 cache, 0, torch.stack([x[step] for x in replies])[:, None], at, at, width + step + 1, None
             )
+        self.cache.expected_bytes = cache.bytes_per_slot
         return logits
 
 
@@ -218,11 +236,15 @@ def _unsupported(backbone: Backbone) -> str | None:
 
 
 def choose(
-    requests: Sequence[Request], kept: torch.Tensor, other: Sequence[torch.Tensor | None]
+    requests: Sequence[Request],
+    kept: torch.Tensor,
+    other: Sequence[torch.Tensor | None],
+    rows: Sequence[tuple[int, int | None]] | None = None,
 ) -> list[int | Exception]:
-    """The next token of every request, or the error its own settings raised.
+    """The next token of every request, or the error that its own settings raised, or its own logits.
 
-    kept: [requests, vocab] logits of the kept rows. other: logits [vocab] of the subtracted row, or None.
+    kept: [requests, vocab] logits of the kept rows. other: logits [vocab] of the subtracted row, or None. rows: the
+    places of both in the cache, for messages. Whether the best score is finite travels with the token, as -1.
     Order: contrast in float32, grammar, repetition penalty and the model's own processors, plausibility, temperature,
     top-k, top-p, min-p, draw.
     """
@@ -236,28 +258,47 @@ def choose(
         except Exception as error:
             picks[index] = error
             continue
+        if request.matcher is not None or request.sampler.bans:  # a mask may hide what is not finite
+            worst = joined[index].amax()
+            scores[index] = torch.where(worst.isfinite(), scores[index], worst)
         groups.setdefault(request.sampler.signature, []).append(index)
-    for signature, members in groups.items():
-        try:
-            warped = warp(torch.stack([scores[index] for index in members]), signature)
-        except Exception as error:
-            for index in members:
-                picks[index] = error
-            continue
-        if signature[0] == 0.0:
-            for index, pick in zip(members, warped.argmax(dim=-1)):
-                picks[index] = pick
-            continue
-        for row, index in enumerate(members):
-            try:
-                picks[index] = requests[index].sampler.draw(warped[row])
-            except Exception as error:
-                picks[index] = error
+    for members in groups.values():
+        for index, pick in zip(members, _picked([requests[each] for each in members], [scores[i] for i in members])):
+            picks[index] = pick
     tokens = _hand_out(picks)
-    for request, score, token in zip(requests, joined, tokens):
-        if request.logprobs is not None and isinstance(token, int):
-            _note_logprobs(request, score, token)
+    for index, (request, score, token) in enumerate(zip(requests, joined, tokens)):
+        try:
+            if token == -1:
+                tokens[index] = faults.unsound(
+                    request, kept[index], other[index], score, None if rows is None else rows[index]
+                )
+            elif request.logprobs is not None and isinstance(token, int):
+                _note_logprobs(request, score, token)
+        except Exception as error:
+            tokens[index] = error
     return tokens
+
+
+def _picked(requests: Sequence[Request], scores: Sequence[torch.Tensor]) -> list[torch.Tensor | Exception]:
+    """The token of each of `requests`, whose settings are the same, from its scores [vocab]; -1 for scores whose best
+    is not finite. Those are drawn from as if all tokens were alike: on a GPU a draw from NaN ends the process."""
+    try:
+        warped = warp(torch.stack(list(scores)), requests[0].sampler.signature)
+        greedy = requests[0].sampler.greedy
+        best = warped.argmax(dim=-1)  # NaN counts as the largest
+        sound = warped.gather(-1, best[:, None])[:, 0].isfinite()
+        if greedy:
+            return list(best.masked_fill(~sound, -1))
+        warped = warped.where(sound[:, None], 0.0)
+    except Exception as error:
+        return [error] * len(requests)
+    picks: list[torch.Tensor | Exception] = []
+    for request, row, fine in zip(requests, warped, sound):
+        try:
+            picks.append(request.sampler.draw(row).where(fine, -1))
+        except Exception as error:
+            picks.append(error)
+    return picks
 
 
 def join(requests: Sequence[Request], kept: torch.Tensor, other: Sequence[torch.Tensor | None]) -> list[torch.Tensor]:
@@ -274,6 +315,8 @@ def join(requests: Sequence[Request], kept: torch.Tensor, other: Sequence[torch.
         settings = tuple((requests[index].alpha, requests[index].rescale) for index in members)
         alpha, rescale = _strengths(settings, kept.device)
         joined = rules.RULES[rule](first, second, alpha, rescale)
+        # What the kept row rules out stays out: -inf minus -inf is NaN.
+        joined.masked_fill_(first == -torch.inf, -torch.inf)
         distance = rules.divergence(first, second)
         for place, index in enumerate(members):
             request = requests[index]

@@ -41,7 +41,8 @@ def needs_trial(backbone: Backbone) -> bool:
 def check(backbone: Backbone, trial: Trial) -> None:
     """Raise ModelError unless the engine's cached, ragged forward agrees with the model's plain one."""
     generator = torch.Generator().manual_seed(0)
-    top = max(2, min(backbone.vocab_size, len(backbone.tokenizer)))
+    rows = backbone.model.get_input_embeddings().weight.shape[0]
+    top = max(2, min(backbone.vocab_size, len(backbone.tokenizer), int(rows)))
     ids = [torch.randint(0, top, (length + NEW,), generator=generator) for length in LENGTHS]
     prompts = [backbone.embed(row[:length]) for row, length in zip(ids, LENGTHS)]
     replies = [backbone.embed(row[length:]) for row, length in zip(ids, LENGTHS)]
@@ -56,6 +57,9 @@ def check(backbone: Backbone, trial: Trial) -> None:
         )
     except Exception as error:
         raise _refused(backbone, f"its forward raised {' '.join(str(error).split())[:160]!r}") from error
+    for logits, kind in ((expected, "its plain forward"), (found, "the engine's cached forward")):
+        if not bool(logits.amax(dim=-1).isfinite().all()):
+            raise _refused(backbone, f"the logits of {kind} are not finite (NaN or infinity)")
     if distance(found, expected) > TOLERANCE:
         raise _refused(backbone, "with the engine's cache and masks its logits are not those of its plain forward")
     if distance(expected, by_ids) > TOLERANCE:

@@ -20,7 +20,7 @@ _KEY = re.compile(r"\s*([^\s=,()\[\]{}'\"]+)\s*=(?!=)")
 _BARE_KEY = re.compile(r"[^\s:,{}\[\]'\"<>]+(?=\s*:)")
 _NUMBER = re.compile(r"[+-]?(?:\d[\d_]*\.?[\d_]*|\.\d[\d_]*)(?:[eE][+-]?\d+)?")
 _WORD = re.compile(r"\w+")
-_FENCE = re.compile(r"\s*```(?:\w+)?[ \t]*\n(.*?)(?:\n\s*```)?\s*", re.DOTALL)
+_FENCE = re.compile(r"```\w*[ \t]*\n")
 _BETWEEN_CALLS = re.compile(r"[\s,;]*")
 _ENDS_ARGUMENT = re.compile(r"\s*(?:\)|,\s*\)|,\s*[^\s=,()\[\]{}'\"]+\s*=(?!=))")
 _ENDS_ITEM = re.compile(r"\s*(?:[,\]}:)]|\Z)")
@@ -33,8 +33,11 @@ def python_calls(text: str) -> list[dict[str, Any]]:
 
     Raises ValueError for anything else: a call that is cut off, an argument without a name, one that is no literal.
     """
-    fenced = _FENCE.fullmatch(text)
-    reader = _Reader((fenced.group(1) if fenced else text).strip())
+    text = text.strip()
+    fence = _FENCE.match(text)
+    if fence:
+        text = text[fence.end() :].removesuffix("```").strip()
+    reader = _Reader(text)
     listed = reader.take("[")
     calls = []
     while True:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from acd_core.errors import TemplateError
 from acd_core.params import Event, InvalidToolCall, ReasoningDelta, TextDelta, ToolCall, ToolCallDelta
 from acd_core.toolcalls.call_formats import special_tokens
-from acd_core.toolcalls.reply_parser import call_shapes, cast, make_parser
+from acd_core.toolcalls.reply_parser import call_shapes, cast, make_parser, no_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -191,6 +191,8 @@ class ToolCallReader:
                 arguments = cast(
                     arguments, self._parameters.get(name), loose=event["field"] in self._parser.loose_fields
                 )
+                arguments = no_json(arguments) or arguments
+            if name is not None and isinstance(arguments, dict):
                 call = ToolCall(id=self._next_id(body), name=name, arguments=arguments)
                 events.append(ToolCallDelta(index=len(self._calls), call=call))
                 self._calls.append(call)

@@ -7,11 +7,14 @@ Kinds of content beyond transformers' own (`response_templates`): `python`, `jso
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from acd_core.errors import TemplateError
-from acd_core.toolcalls.python_calls import python_calls, python_literal
+from acd_core.toolcalls.python_calls import MAX_DEPTH, python_calls, python_literal
+from acd_core.toolcalls.watching import entered_once, watched
 
 _NOT_A_CALL = (ValueError, TypeError, KeyError, RecursionError, MemoryError)
 """What reading a model's text may raise: bad JSON, numbers too long, lists too deep."""
@@ -56,6 +59,8 @@ def make_parser(template: Mapping[str, Any], prefix: str) -> Any:
             before, error = len(events), self._cut_off()
             if name is not None and name not in kinds and self._spec.fields[name].content == "json":
                 self._body = "{}" if self._captures.get("name") and not body.strip() else _mended(body)
+            if name is not None and self._spec.fields[name].content == "xml-inline":
+                self._body = _with_ends(body, self._spec.fields[name].content_args)
             try:
                 super()._close_current(events)
                 for event in events[before:]:
@@ -84,6 +89,8 @@ def make_parser(template: Mapping[str, Any], prefix: str) -> Any:
         spec = load_response_template({**template, "fields": spec_fields})
     except (ValueError, KeyError, TypeError) as error:
         raise TemplateError(f"The response template cannot be used: {error}") from error
+    for each in spec.fields.values():
+        each.open_re, each.close_re = watched(each.open_re), watched(each.close_re)
     # Without the anchor the parser would read the whole prompt, users' text and all, as if the model had written it.
     anchored = prefix if spec.start_anchor_re.search(prefix) else ""
     parser = ForgivingParser(spec, prefix=anchored)  # without tools: arguments are cast by `cast`
@@ -96,14 +103,22 @@ def _fields(template: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]
     """-> (fields for transformers, our own kind of content by field, fields that hold every value as text)."""
     fields: dict[str, Any] = {}
     kinds: dict[str, str] = {}
-    for name, field in template["fields"].items():
-        fields[name] = field
+    for name, given in template["fields"].items():
+        field = fields[name] = _entered_once(given)
         kind = field.get("content") if isinstance(field, Mapping) else None
         if isinstance(kind, str) and kind in _KINDS:
             kinds[name] = kind
             fields[name] = {**field, "content": "text"}
     loose = (n for n, f in fields.items() if isinstance(f, Mapping) and f.get("content") in ("xml-inline", "kv-lines"))
     return fields, kinds, frozenset(loose)
+
+
+def _entered_once(field: Any) -> Any:
+    """`field` with patterns that enter a run of whitespace once."""
+    if not isinstance(field, Mapping):
+        return field
+    patterns = {key: field[key] for key in ("open_pattern", "close_pattern") if isinstance(field.get(key), str)}
+    return {**field, **{key: entered_once(pattern) for key, pattern in patterns.items()}}
 
 
 def _mended(text: str) -> str:
@@ -121,6 +136,17 @@ def _mended(text: str) -> str:
 
 def _lenient(text: str) -> Any:
     return json.loads(text, strict=False)
+
+
+def _with_ends(body: str, options: Mapping[str, Any]) -> str:
+    """`body` up to the last mark that ends an argument. Behind it none is complete, and each that is begun there would
+    be followed to the end of the text."""
+    pattern = options.get("tag_pattern")
+    end = _LAST_MARK.search(pattern) if isinstance(pattern, str) else None
+    return body[: body.rfind(end[0]) + len(end[0])] if end and end[0] in body else body if end is None else ""
+
+
+_LAST_MARK = re.compile(r"</[\w:-]+>\Z")
 
 
 def _read(kind: str, value: Any, options: Mapping[str, Any]) -> Any:
@@ -177,7 +203,7 @@ _KINDS: dict[str, Callable[[str, Mapping[str, Any]], Any]] = {
 def call_shapes(value: Any) -> list[tuple[str | None, Any]]:
     """(name, arguments) of every call in a parsed region; for what is no call (None or name, the complaint)."""
     if isinstance(value, list):
-        return [shape for item in value for shape in call_shapes(item)]
+        return [shape for item in value for shape in call_shapes(item)]  # RecursionError is the reader's to catch
     function = value.get("function", value) if isinstance(value, Mapping) else None
     if isinstance(function, str) and isinstance(value, Mapping):  # {"type": "function", "function": name, ...}
         function = {**value, "name": function}
@@ -198,6 +224,31 @@ def call_shapes(value: Any) -> list[tuple[str | None, Any]]:
     if not isinstance(arguments, dict):
         return [(name, f"the arguments are not an object but {type(arguments).__name__}")]
     return [(name, arguments)]
+
+
+def no_json(arguments: dict[str, Any]) -> str | None:
+    """Why these arguments, as Python reads them, are none by the standard of JSON; None where they are.
+
+    Python's reader takes NaN and Infinity, numbers beyond a double and any depth; what runs the tools, and whatever
+    writes the call down again, does not. Halves of characters stay, and of a key that is written twice the last.
+    """
+    waiting: list[tuple[Any, int]] = [(arguments, 0)]
+    while waiting:
+        value, depth = waiting.pop()
+        if depth > MAX_DEPTH:
+            return "the arguments are nested too deeply"
+        if isinstance(value, dict):
+            waiting += [(each, depth + 1) for pair in value.items() for each in pair]
+        elif isinstance(value, list):
+            waiting += [(each, depth + 1) for each in value]
+        elif isinstance(value, float) and not math.isfinite(value):
+            return f"the arguments hold {value}, which is no number of JSON"
+        elif isinstance(value, int) and abs(value) >= _TOO_LONG:
+            return "the arguments hold an integer of more than 1000 digits"
+    return None
+
+
+_TOO_LONG = 10**1000
 
 
 def cast(arguments: dict[str, Any], parameters: Any, *, loose: bool) -> dict[str, Any]:
@@ -264,4 +315,6 @@ def _type_of(value: Any) -> str:
 
 def _short(error: BaseException) -> str:
     """The last line of transformers' parse errors says what is wrong; the lines before repeat the whole text."""
+    if isinstance(error, RecursionError):
+        return "the call is nested too deeply"
     return (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]

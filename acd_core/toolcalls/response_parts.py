@@ -20,7 +20,8 @@ class TemplateRow(TypedDict, total=False):
     answers: str
 
 
-NAME = r"(?P<name>[\w.:/-]+)"
+LETTERS = r"[\w.:/-]{1,256}"  # of a name; without an end, a reply of letters would be held back and read again for each
+NAME = rf"(?P<name>{LETTERS})"
 _NAMED = {"type": "function", "function": {"name": "{name}", "arguments": "{content}"}}
 
 

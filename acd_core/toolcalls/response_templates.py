@@ -14,6 +14,7 @@ Beyond transformers' format:
   `</think>`); `void_calls...` only where tools are offered.
 - Kinds of content: `python` (calls as Python), `json-values` (JSON values one after another), `json-named`
   ([{name: arguments}, ...]), `notation` (Gemma's: {key:value}, strings between `quotes`). See `reply_parser`.
+- A leading \s* costs nothing (`watching`); two \s* that may stand next to each other cost the square of the whitespace.
 - A pattern must not end in something optional: in a stream it would match before that has come.
 - A row without `start_anchor` gets the tokenizer's own generation prompt for it.
 - `call_format` says how a call is written where the template does not render calls.
@@ -42,7 +43,7 @@ _HERMES_FORMAT = (
 )
 # <function=name><parameter=key>value</parameter></function>; around a value one newline each belongs to the format.
 _PARAMETERS = {"tag_pattern": r"<parameter=(?P<key>[^>\n]+)>\n?(?P<value>.*?)\n?</parameter>"}
-_AT_START = r"(?:\A|(?<=</think>))\s*"  # of the reply, or of what follows a thought
+_AT_START = r"(?:\A|(?<=</think>))\s*+"  # of the reply, or of what follows a thought
 _BARE_JSON = r'(?=\{\s*"(?:name|type|function)")'
 _BARE_PYTHON = r"(?=\[\s*[\w.:/-]+\()"
 _DEEPSEEK_CALL_END = "<｜tool▁call▁end｜>|(?=<｜end▁of▁sentence｜>)"
@@ -63,7 +64,8 @@ ROWS: tuple[TemplateRow, ...] = (
                 "</tool_call>",
                 "xml-inline",
                 content_args={
-                    "tag_pattern": r"<arg_key>\s*(?P<key>.*?)\s*</arg_key>\s*<arg_value>(?P<value>.*?)</arg_value>"
+                    "tag_pattern": r"<arg_key>\s*(?P<key>(?!</arg_key>)\S(?:(?:(?!</?arg_key>).)*\S)?)\s*</arg_key>"
+                    r"\s*<arg_value>(?P<value>.*?)</arg_value>"
                 },
             ),
         ),
@@ -75,7 +77,7 @@ ROWS: tuple[TemplateRow, ...] = (
             "<seed:eos>",
             thought("<seed:think>", "</seed:think>", until=r"(?=<seed:tool_call>\s*<function=)"),
             tool_calls=calls(
-                r"\s*<seed:tool_call>\s*<function=(?P<name>[^>\n]+)>",
+                r"\s*<seed:tool_call>\s*<function=(?P<name>[^>\n]{1,256})>",
                 r"</function>\s*</seed:tool_call>",
                 "xml-inline",
                 content_args={"tag_pattern": r"<parameter=(?P<key>[^>\n]+)>(?P<value>.*?)</parameter>"},
@@ -89,7 +91,7 @@ ROWS: tuple[TemplateRow, ...] = (
             r"\s*(?:<\|im_end\|>|<\|endoftext\|>)",
             _HERMES_THOUGHT,
             tool_calls=calls(
-                r"\s*<tool_call>\s*<function=(?P<name>[^>\n]+)>",
+                r"\s*<tool_call>\s*<function=(?P<name>[^>\n]{1,256})>",
                 r"</function>\s*</tool_call>",
                 "xml-inline",
                 content_args=_PARAMETERS,
@@ -168,10 +170,10 @@ ROWS: tuple[TemplateRow, ...] = (
             _LLAMA,
             r"<\|eom_id\|>|<\|eot_id\|>",
             tool_calls=calls(
-                rf"{_AT_START}(?:<\|python_tag\|>)?\s*{_BARE_JSON}", r"<\|eom_id\|>|<\|eot_id\|>", "json-values"
+                rf"{_AT_START}(?:<\|python_tag\|>\s*+)?{_BARE_JSON}", r"<\|eom_id\|>|<\|eot_id\|>", "json-values"
             ),
             tool_calls_python=calls(
-                rf"{_AT_START}(?:<\|python_tag\|>)?\s*{_BARE_PYTHON}", r"<\|eom_id\|>|<\|eot_id\|>", "python"
+                rf"{_AT_START}(?:<\|python_tag\|>\s*+)?{_BARE_PYTHON}", r"<\|eom_id\|>|<\|eot_id\|>", "python"
             ),
         ),
     },
@@ -182,12 +184,12 @@ ROWS: tuple[TemplateRow, ...] = (
             r"<\|eom\|>|<\|eot\|>",
             {"void_python": void(r"<\|python_start\|>|<\|python_end\|>")},
             tool_calls=calls(
-                rf"(?:\A|<\|python_start\|>|<\|python_end\|>)\s*{_BARE_JSON}",
+                rf"(?:\A|<\|python_start\|>|<\|python_end\|>)\s*+{_BARE_JSON}",
                 r"<\|python_end\|>|(?=<\|eom\|>|<\|eot\|>)",
                 "json-values",
             ),
             tool_calls_python=calls(
-                rf"(?:\A|<\|python_start\|>)\s*{_BARE_PYTHON}", r"<\|python_end\|>|(?=<\|eom\|>|<\|eot\|>)", "python"
+                rf"(?:\A|<\|python_start\|>)\s*+{_BARE_PYTHON}", r"<\|python_end\|>|(?=<\|eom\|>|<\|eot\|>)", "python"
             ),
         ),
     },
@@ -199,7 +201,7 @@ ROWS: tuple[TemplateRow, ...] = (
             thought("[THINK]", "[/THINK]"),
             tool_calls=calls(r"\s*\[TOOL_CALLS\]\s*(?=\[)", "</s>"),
             tool_calls_named=calls(
-                r"\s*\[TOOL_CALLS\]\s*(?P<name>[\w.:/-]+)\s*(?:\[CALL_ID\]\w*)?(?:\[ARGS\]|(?=\{))",
+                r"\s*\[TOOL_CALLS\]\s*(?P<name>[\w.:/-]{1,256})\s*(?:\[CALL_ID\]\w*)?(?:\[ARGS\]|(?=\{))",
                 r"(?=\[TOOL_CALLS\])|</s>",
             ),
         ),
@@ -255,19 +257,19 @@ ROWS: tuple[TemplateRow, ...] = (
             r"<\|end\|>|<\|return\|>",
             {
                 "reasoning_content": {
-                    "open_pattern": r"\s*(?:<\|start\|>\s*assistant)?\s*<\|channel\|>\s*analysis(?:(?!to=)[^<])*"
+                    "open_pattern": r"\s*(?:<\|start\|>\s*assistant\s*)?<\|channel\|>\s*analysis(?:(?!to=)[^<]){0,256}"
                     r"<\|message\|>",
                     "close_pattern": r"<\|end\|>|<\|return\|>|(?=<\|start\|>|<\|channel\|>)",
                     "content": "text",
                 },
                 "void_channel": void(
-                    r"\s*(?:<\|start\|>\s*assistant)?\s*<\|channel\|>\s*(?:final|commentary)(?:(?!to=)[^<])*"
-                    r"(?:<\|constrain\|>[^<]*)?<\|message\|>"
+                    r"\s*(?:<\|start\|>\s*assistant\s*)?<\|channel\|>\s*(?:final|commentary)(?:(?!to=)[^<]){0,256}"
+                    r"(?:<\|constrain\|>[^<]{0,256})?<\|message\|>"
                 ),
             },
             tool_calls=calls(
-                r"\s*(?:<\|start\|>\s*assistant)?\s*(?:to=(?:functions\.)?(?P<name>[\w.:/-]+)\s*<\|channel\|>[^<]*"
-                r"|<\|channel\|>\s*\w+\s+to=(?:functions\.)?(?P<name>[\w.:/-]+)[^<]*)(?:<\|constrain\|>[^<]*)?"
+                r"\s*(?:<\|start\|>\s*assistant\s*)?(?:to=(?:functions\.)?(?P<name>[\w.:/-]{1,256})\s*<\|channel\|>[^<]{0,256}"
+                r"|<\|channel\|>\s*\w+\s+to=(?:functions\.)?(?P<name>[\w.:/-]{1,256}+)[^<]{0,256}+)(?:<\|constrain\|>[^<]{0,256})?"
                 r"<\|message\|>",
                 r"<\|call\|>|<\|end\|>|<\|return\|>|(?=<\|start\|>|<\|channel\|>)",
             ),
@@ -342,7 +344,7 @@ ROWS: tuple[TemplateRow, ...] = (
             {"void_calls": void(r"\s*<\|tool_calls_section_end\|>")},
             tool_calls=calls(
                 r"\s*(?:<\|tool_calls_section_begin\|>\s*)?<\|tool_call_begin\|>\s*(?:functions\.)?"
-                r"(?P<name>[\w.:/-]+?)(?::\d+)?\s*<\|tool_call_argument_begin\|>",
+                r"(?P<name>[\w.:/-]{1,256}?)(?::\d+)?\s*<\|tool_call_argument_begin\|>",
                 r"<\|tool_call_end\|>|(?=<\|im_end\|>)",
             ),
         ),
@@ -378,7 +380,7 @@ ROWS: tuple[TemplateRow, ...] = (
             thought(),
             {"void_calls": void(r"\s*</minimax:tool_call>")},
             tool_calls=calls(
-                r'\s*(?:<minimax:tool_call>\s*)?<invoke name="?(?P<name>[^">\n]+)"?>',
+                r'\s*(?:<minimax:tool_call>\s*)?<invoke name="?(?P<name>[^">\n]{1,256})"?>',
                 "</invoke>",
                 "xml-inline",
                 content_args={"tag_pattern": r'<parameter name="?(?P<key>[^">\n]+)"?>\n?(?P<value>.*?)\n?</parameter>'},
