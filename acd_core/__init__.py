@@ -10,12 +10,14 @@ if TYPE_CHECKING:
     from acd_core.params import ContrastParams as ContrastParams
     from acd_core.params import Generation as Generation
     from acd_core.params import GenerationParams as GenerationParams
+    from acd_core.policy import Policy as Policy
 
 _HOMES = {
     "ContrastiveLM": "acd_core.lm",
     "ContrastParams": "acd_core.params",
     "Generation": "acd_core.params",
     "GenerationParams": "acd_core.params",
+    "Policy": "acd_core.policy",
     "PromptPair": "acd_core.pair",
 }
 

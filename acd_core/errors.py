@@ -21,6 +21,10 @@ class UsageError(ACDError, ValueError):
     """A value the caller gave is impossible, unknown or contradicts another one."""
 
 
+class PolicyError(UsageError):
+    """A call asks for what the operator's policy does not allow (`acd_core.policy.Policy`)."""
+
+
 class ContextLengthError(UsageError):
     """The prompt (with the prompt pair and at least one new token) does not fit the model's context."""
 

@@ -4,34 +4,37 @@ The user's model is never changed. While a forward runs whose rows ask for an ex
 (x A^T) B^T * scale to the output of those rows; they act on the thread that asked only, and are gone afterwards.
 
 On disk: `adapter_config.json` and `adapter_model.safetensors`, as `peft.PeftModel.from_pretrained` reads them, and
-`expert.json` (format and library version, base model with fingerprint, training figures), which an adapter from
-elsewhere lacks. Only safetensors and JSON are read.
+`expert.json` (format and library version, base model with fingerprint, training figures, digests of the two), which an
+adapter from elsewhere lacks. Only safetensors and JSON are read. A version is replaced as a whole (`acd_core.saving`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
-import shutil
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save as as_safetensors
 
 from acd_core.backbone import Backbone
 from acd_core.errors import ExpertError
+from acd_core.files import as_object, as_tensors, read_bytes, said
+from acd_core.fingerprint import difference, fields, of_fields
+from acd_core.locks import lazy
+from acd_core.on_disk import not_here
 from acd_core.pair import library_version
+from acd_core.saving import MixedError, check_folder, digest_of, failing_as, has_version, read_folder, save_folder
 
 FORMAT_VERSION = 1
+MAIN, CONFIG, WEIGHTS = "expert.json", "adapter_config.json", "adapter_model.safetensors"
 _PREFIX, _DOWN, _UP = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 _MAKE = "Make one: acd expert --model M --out my-expert"
 # Settings of LoraConfig that change what the adapter computes, with the values under which it is plain LoRA.
@@ -51,7 +54,7 @@ class Expert:
 
     weights: module name -> (A [rank, inputs], B [outputs, rank]), float32 on the CPU. scale: lora_alpha / rank (over
     its root for rank-stabilised LoRA). fingerprint: the model they were trained on, None if the adapter does not say.
-    metrics: what training measured.
+    metrics: what training measured. digest: of the files it was loaded from (`experts.digest`); None for one in memory.
     """
 
     weights: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
@@ -61,13 +64,22 @@ class Expert:
     base_model: str | None = None
     fingerprint: str | None = None
     metrics: Mapping[str, Any] = field(default_factory=dict)
+    digest: str | None = field(default=None, init=False, repr=False)
     _placed: dict[Any, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or not math.isfinite(self.lora_alpha):
+            raise ExpertError(
+                f"The expert has rank {self.rank!r} and lora_alpha {self.lora_alpha!r}; the one must be at least 1 and "
+                "the other a finite number.",
+                hint=_MAKE,
+            )
 
     @property
     def scale(self) -> float:
         return self.lora_alpha / (self.rank**0.5 if self.rank_stabilised else self.rank)
 
-    @cached_property
+    @lazy
     def id(self) -> str:
         """A hash of the weights and the scale: what a cache key must hold."""
         digest = hashlib.sha256(repr(self.scale).encode())
@@ -87,12 +99,15 @@ class Expert:
         return expert
 
     def check(self, backbone: Backbone) -> None:
-        """Raise ExpertError unless these weights fit the modules of `backbone`, and were trained on it if known."""
+        """Raise ExpertError unless these weights fit the modules of `backbone`, can be computed with in its dtype, and
+        were trained on it if known."""
         hint = f"Make one for this model: acd expert --model {backbone.model_id} --out my-expert"
-        if self.fingerprint is not None and self.fingerprint != backbone.fingerprint:
+        known = self.fingerprint
+        other = None if known is None else difference(known, backbone.fingerprint)
+        if known is not None and other is not None:
             raise ExpertError(
-                f"The expert was made for {self.base_model!r} (fingerprint {self.fingerprint[:12]}), not for "
-                f"{backbone.model_id!r} (fingerprint {backbone.fingerprint[:12]}).",
+                f"The expert was made for {self.base_model!r} (fingerprint {known[:12]}), not for "
+                f"{backbone.model_id!r} (fingerprint {backbone.fingerprint[:12]}): {other}.",
                 hint=hint,
             )
         modules = dict(backbone.model.named_modules())
@@ -106,6 +121,23 @@ class Expert:
                     f"{backbone.model_id!r} it maps {found[0]} to {found[1]}.",
                     hint=hint,
                 )
+            self._check_size(name, backbone.dtype)
+
+    def _check_size(self, name: str, dtype: torch.dtype) -> None:
+        """Raise ExpertError where an entry of the change scale * B A may not be a finite number of `dtype`.
+
+        By a bound: no entry is larger than the scale times the longest row of B times the longest column of A.
+        """
+        down, up = self.weights[name]
+        held = [tensor.to(dtype).double() for tensor in (down, up)]
+        most = float(held[0].norm(dim=0).max() * held[1].norm(dim=1).max())
+        bound = abs(self.scale) * most if most else 0.0
+        if not bound <= torch.finfo(dtype).max or not abs(self.scale) <= torch.finfo(dtype).max:
+            raise ExpertError(
+                f"The expert's change of {name!r} reaches {bound:g} (lora_alpha {self.lora_alpha:g}, scale "
+                f"{self.scale:g}), beyond what {str(dtype).removeprefix('torch.')} can hold.",
+                hint="Correct lora_alpha in adapter_config.json, or load the model with dtype='float32'.",
+            )
 
     def delta(self, name: str, x: torch.Tensor) -> torch.Tensor:
         """(x A^T) B^T * scale of the module `name`, in the dtype and on the device of x [..., inputs]."""
@@ -119,32 +151,22 @@ class Expert:
     # -- files ------------------------------------------------------------------------------------------------------
 
     def save(self, directory: str | os.PathLike[str]) -> Path:
-        """Write the expert to `directory`, replacing an adapter that is there; another kind of folder is refused.
+        """Write the expert to `directory`, replacing one of ours that is there as a whole; other files there stay.
 
-        Everything is written beside and renamed at the end, so a killed process leaves the old expert or the new one.
+        A process killed at any moment leaves the old expert or the new one. Raises ExpertError where something else
+        stands in the way, somebody else is saving there, or the disk does not take it; then the old expert is there.
         """
         target = Path(directory)
-        check_target(target)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        outer = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        try:
-            fresh = outer / "new"
-            fresh.mkdir()
-            self._write(fresh)
-            if target.exists():
-                os.rename(target, outer / "old")
-            os.rename(fresh, target)
-        finally:
-            if (outer / "old").exists() and not target.exists():
-                os.rename(outer / "old", target)
-            shutil.rmtree(outer, ignore_errors=True)
+        files = self._files()
+        with failing_as(ExpertError, f"The expert cannot be saved to {str(target)!r}", "an adapter of ours"):
+            save_folder(target, MAIN, files, _names)
         return target
 
-    def _write(self, folder: Path) -> None:
+    def _files(self) -> dict[str, bytes]:
+        """The whole content of a folder, made before anything on disk changes."""
         tensors = {}
         for name, (down, up) in self.weights.items():
             tensors[_PREFIX + name + _DOWN], tensors[_PREFIX + name + _UP] = down.contiguous(), up.contiguous()
-        save_file(tensors, str(folder / "adapter_model.safetensors"), metadata={"format": "pt"})
         adapter = {
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
@@ -157,15 +179,18 @@ class Expert:
             "bias": "none",
             "target_modules": sorted(self.weights),
         }
+        files = {WEIGHTS: as_safetensors(tensors, metadata={"format": "pt"}), CONFIG: _json(adapter)}
         document = {
             "format_version": FORMAT_VERSION,
             "library_version": library_version(),
             "base_model": self.base_model,
-            "fingerprint": self.fingerprint,
+            **fields(self.fingerprint),
             "metrics": dict(self.metrics),
+            "files": {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())},
         }
-        (folder / "adapter_config.json").write_text(json.dumps(adapter, indent=2) + "\n")
-        (folder / "expert.json").write_text(json.dumps(document, indent=2, default=str) + "\n")
+        files[MAIN] = _json(document)
+        _own_document(files[MAIN])  # what could not be read again is not written
+        return files
 
     @classmethod
     def load(cls, source: str | os.PathLike[str]) -> Expert:
@@ -174,50 +199,58 @@ class Expert:
         Raises ExpertError for a missing, damaged or unsuitable one.
         """
         folder = Path(source)
-        if not folder.is_dir():
-            raise ExpertError(f"There is no expert at {str(source)!r}.", hint=_MAKE)
-        config = _read_json(folder / "adapter_config.json")
+        if not os.path.isdir(folder):
+            raise not_here("expert", os.fspath(source))
+        files, wrong = _read_files(folder)
+        config = as_object(files[CONFIG], repr(str(folder / CONFIG)), ExpertError, _MAKE) if CONFIG in files else {}
         for name, plain in _PLAIN.items():
             if config.get(name, plain[-1]) not in plain:
                 raise ExpertError(
                     f"The adapter {str(source)!r} has {name} {config[name]!r}; only plain LoRA can be an expert.",
                     hint=_MAKE,
                 )
-        own = _read_json(folder / "expert.json") if (folder / "expert.json").exists() else {}
-        if not isinstance(own.get("format_version", 1), int) or own.get("format_version", 1) > FORMAT_VERSION:
-            raise ExpertError(
-                f"{str(source)!r} has format version {own['format_version']!r}; this library reads up to "
-                f"{FORMAT_VERSION}.",
-                hint="pip install --upgrade acd-integrations",
-            )
-        weights = _read_weights(folder / "adapter_model.safetensors")
+        own = _own_document(files[MAIN]) if MAIN in files else {}
+        weights = _weights(files[WEIGHTS], folder / WEIGHTS) if WEIGHTS in files else {}
         rank, strength = config.get("r"), config.get("lora_alpha")
-        if not isinstance(rank, int) or not isinstance(strength, (int, float)):
+        if not isinstance(rank, int) or not isinstance(strength, (int, float)) or bool in (type(rank), type(strength)):
             raise ExpertError(f"adapter_config.json of {str(source)!r} has r {rank!r}, lora_alpha {strength!r}.")
         if any((down.shape[0], up.shape[1]) != (rank, rank) for down, up in weights.values()):
             raise ExpertError(
                 f"The weights in {str(source)!r} are not of the rank {rank} its config gives.", hint=_MAKE
             )
-        return cls(
+        if wrong:  # told last: what is wrong with a part says more
+            raise ExpertError(
+                f"{wrong} in {str(source)!r} is not the one that its {MAIN} was saved with.",
+                hint=f"Get the folder again from where it came; without {MAIN} it is read as anybody's adapter.",
+            )
+        base = own.get("base_model") or config.get("base_model_name_or_path")
+        expert = cls(
             weights,
             rank,
             float(strength),
             bool(config.get("use_rslora")),
-            own.get("base_model") or config.get("base_model_name_or_path"),
-            own.get("fingerprint"),
+            base if isinstance(base, str) else None,
+            _fingerprint(own),
             own.get("metrics") or {},
         )
+        object.__setattr__(expert, "digest", digest_of(files))  # frozen, and of this very content only
+        return expert
+
+
+def digest(source: str | os.PathLike[str]) -> str | None:
+    """What stands for the expert saved in the folder `source` now: `Expert.digest` of one loaded from these files. None
+    for what is no whole expert."""
+    try:
+        files, wrong = _read_files(Path(source))
+    except ExpertError:
+        return None
+    return None if wrong else digest_of(files)
 
 
 def check_target(target: Path) -> None:
-    """Raise ExpertError if something other than an adapter or an empty folder stands where one is to be written."""
-    if target.is_dir() and ((target / "adapter_config.json").is_file() or not any(target.iterdir())):
-        return
-    if target.exists():
-        raise ExpertError(
-            f"{str(target)!r} exists and is not an adapter; it will not be overwritten.",
-            hint="Choose another --out folder.",
-        )
+    """Raise ExpertError unless an expert could be saved to the folder `target` now: before anything takes long."""
+    with failing_as(ExpertError, f"An expert cannot be saved to {str(target)!r}", "an adapter of ours"):
+        check_folder(target, MAIN, _names, (MAIN, CONFIG, WEIGHTS))
 
 
 def linear_size(module: Any) -> tuple[int, int] | None:
@@ -285,28 +318,79 @@ def changed(
             handle.remove()
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _json(document: Mapping[str, Any]) -> bytes:
+    return (json.dumps(document, indent=2, default=str) + "\n").encode()
+
+
+def _fingerprint(own: Mapping[str, Any]) -> str | None:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ExpertError(f"{str(path.parent)!r} holds no {path.name}, so it is not an expert.", hint=_MAKE) from None
+        found: str | None = of_fields(own)
+    except ValueError as error:
+        raise ExpertError(f"The fingerprint in {MAIN} cannot be read: {error}.", hint=_MAKE) from None
+    return found
+
+
+def _own_document(data: bytes) -> dict[str, Any]:
+    """`expert.json`. Raises ExpertError for anything that is none."""
+    own = as_object(data, MAIN, ExpertError, _MAKE)
+    version = own.get("format_version", 1)
+    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
+        raise ExpertError(
+            f"{MAIN} has format version {version!r}; this library reads up to {FORMAT_VERSION}.",
+            hint="pip install --upgrade acd-integrations",
+        )
+    for name, kind in (("base_model", str), ("fingerprint", str), ("metrics", dict), ("files", dict)):
+        if not isinstance(own.get(name), (kind, type(None))):
+            raise ExpertError(f"{MAIN} has the {name} {str(own[name])[:60]!r}, no {kind.__name__}.", hint=_MAKE)
+    return own
+
+
+def _names(data: bytes) -> set[str]:
+    """The files that were saved with `expert.json` (`data`). Raises ExpertError for one that is not ours."""
+    try:
+        own = as_object(data, MAIN, ExpertError)
+    except ExpertError as error:
+        own = {"why": error.message}
+    if type(own.get("format_version")) is not int:
+        raise ExpertError(
+            f"The {MAIN} in the folder is not an expert's, and will not be overwritten: "
+            f"{own.get('why', 'it gives no format_version').rstrip('.')}.",
+            hint="Choose another folder, or remove that file first.",
+        )
+    return {MAIN, CONFIG, WEIGHTS}
+
+
+def _parts(data: bytes) -> dict[str, str | None]:
+    known = _own_document(data).get("files") or {}
+    return {name: found if isinstance(found := known.get(name), str) else None for name in (WEIGHTS, CONFIG)}
+
+
+def _read_files(folder: Path) -> tuple[dict[str, bytes], str]:
+    """The files of an expert, all of one version, or those of anybody's adapter; and which one does not belong to the
+    others ("" for none). Raises ExpertError."""
+    try:
+        if not has_version(folder, MAIN):
+            foreign = {name: read_bytes(folder / name) for name in (CONFIG, WEIGHTS)}
+            if not has_version(folder, MAIN):  # else one of ours was saved meanwhile
+                return foreign, ""
+        return read_folder(folder, MAIN, _parts), ""
+    except MixedError as error:  # beside the right weights, another config is one that a person corrected
+        return error.found, "" if error.wrong == CONFIG else error.wrong
+    except FileNotFoundError as error:
+        name = Path(str(error.filename)).name
+        if name == CONFIG:
+            raise ExpertError(f"{str(folder)!r} holds no {CONFIG}, so it is not an expert.", hint=_MAKE) from None
+        raise ExpertError(f"{str(folder)!r} lacks {name}.", hint=_MAKE) from None
     except (OSError, ValueError) as error:
-        raise ExpertError(f"{str(path)!r} cannot be read: {' '.join(str(error).split())[:160]}", hint=_MAKE) from error
-    if not isinstance(document, dict):
-        raise ExpertError(f"{str(path)!r} is a JSON {type(document).__name__}, not an object.", hint=_MAKE)
-    return document
+        raise ExpertError(f"The expert {str(folder)!r} cannot be read: {said(error)}.", hint=_MAKE) from error
 
 
-def _read_weights(path: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    try:
-        tensors = load_file(str(path))
-    except FileNotFoundError:
-        raise ExpertError(f"{str(path.parent)!r} lacks {path.name}.", hint=_MAKE) from None
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ExpertError(f"{str(path)!r} is damaged: {' '.join(str(error).split())[:160]}", hint=_MAKE) from error
+def _weights(data: bytes, path: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    tensors = as_tensors(data, repr(str(path)), ExpertError, _MAKE).tensors
     names = {key.removeprefix(_PREFIX).removesuffix(_DOWN) for key in tensors if key.endswith(_DOWN)}
     odd = [key for key in tensors if key.removeprefix(_PREFIX).removesuffix(_DOWN).removesuffix(_UP) not in names]
-    if not names or odd or len(tensors) != 2 * len(names):
+    named = all(key.startswith(_PREFIX) for key in tensors)
+    if not names or odd or len(tensors) != 2 * len(names) or not named:
         raise ExpertError(f"{str(path)!r} does not hold pairs of LoRA matrices: {(odd or sorted(tensors))[:3]}.")
     weights = {}
     for name in sorted(names):

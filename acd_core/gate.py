@@ -9,7 +9,6 @@ prompt. Above, or where the reading is not a number, it opens, and the method's 
 from __future__ import annotations
 
 import bisect
-import functools
 import hashlib
 import json
 import math
@@ -20,8 +19,10 @@ from typing import Any, Literal
 import torch
 
 from acd_core.backbone import Backbone
-from acd_core.errors import GateError, PairMismatchError, UsageError
+from acd_core.errors import GateError, PairMismatchError, PolicyError, UsageError
+from acd_core.fingerprint import difference, fields, of_fields
 from acd_core.hidden_states import layer_count
+from acd_core.locks import lazy
 from acd_core.params import ContrastParams, GenerationParams
 
 Head = Literal["token", "header", "appended"]
@@ -97,10 +98,12 @@ class Gate:
         if not bool(torch.isfinite(self.weights).all()):
             raise GateError("The gate's weights are not finite.", hint=_MAKE)
 
-    @functools.cached_property
+    @lazy
     def id(self) -> str:
         """A hash of everything that decides about a reply."""
-        digest = hashlib.sha256(json.dumps(self.document(), sort_keys=True, default=str).encode())
+        told = self.document()
+        told.pop("weights_sample", None)  # of the model, which the fingerprint stands for
+        digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
         digest.update(self.weights.contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
@@ -120,10 +123,13 @@ class Gate:
                 f"{layer_count(backbone.model)}: it was learnt on {self.base_model!r}.",
                 hint=hint,
             )
-        if self.fingerprint is not None and self.fingerprint != backbone.fingerprint:
+        known = self.fingerprint
+        other = None if known is None else difference(known, backbone.fingerprint)
+        if known is not None and other is not None:
             raise PairMismatchError(
-                f"The gate was learnt on {self.base_model!r} (fingerprint {self.fingerprint[:12]}), not on "
-                f"{backbone.model_id!r} (fingerprint {backbone.fingerprint[:12]}): other weights, other hidden states.",
+                f"The gate was learnt on {self.base_model!r} (fingerprint {known[:12]}), not on "
+                f"{backbone.model_id!r} (fingerprint {backbone.fingerprint[:12]}): {other}. "
+                "Other weights, other hidden states.",
                 hint=hint,
             )
 
@@ -175,7 +181,7 @@ class Gate:
             "biases": list(self.biases),
             "carried": self.carried,
             "base_model": self.base_model,
-            "fingerprint": self.fingerprint,
+            **fields(self.fingerprint),
             "prompt": _levels(self.prompt),
             "reply": None if self.reply is None else _levels(self.reply),
             "metrics": dict(self.metrics),
@@ -187,17 +193,17 @@ class Gate:
         try:
             reply = document.get("reply")
             return cls(
-                tuple(int(layer) for layer in document["layers"]),
+                tuple(_number(layer, int) for layer in document["layers"]),
                 weights.float(),
                 _three(document["biases"]),
                 _read_levels(document["prompt"]),
                 None if reply is None else _read_levels(reply),
-                document.get("base_model"),
-                document.get("fingerprint"),
-                document.get("metrics") or {},
-                float(document["carried"]),
+                _kept(document, "base_model", str),
+                of_fields(document),
+                _kept(document, "metrics", dict) or {},
+                float(_number(document["carried"])),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
             raise GateError(
                 f"The gate's description is damaged: {' '.join(str(error).split())[:120]}", hint=_MAKE
             ) from error
@@ -237,8 +243,11 @@ class GateRules:
         if self.gate is None and (self.floor is not None or (self.setting is not None and self.setting is not False)):
             raise GateError("A gate was asked for, and the pair has none.", hint=_MAKE)
 
-    def of(self, asked: ContrastParams) -> Opening | None:
-        """The gate of a request with these settings; None where the method acts on it in any case."""
+    def of(self, asked: ContrastParams, floor: float | None = None, longest: int | None = None) -> Opening | None:
+        """The gate of a request with these settings; None where the method acts on it in any case.
+
+        floor: a further one (a policy's); the higher of two counts. longest: most reply tokens between two readings.
+        """
         setting = self.setting if asked.gate is None else asked.gate
         if setting is False or (setting is None and self.gate is None):
             return None
@@ -246,36 +255,53 @@ class GateRules:
             raise GateError("A gate was asked for, and the pair has none.", hint=_MAKE)
         every = self.recheck if asked.recheck is None else asked.recheck
         share = None if setting is None or setting is True else float(setting)
-        if self.floor is not None:
-            if share is not None and share < self.floor:
-                raise UsageError(
-                    f"gate is {share:g}, and the operator's floor is {self.floor:g}.",
+        if self.floor is not None and self.recheck:
+            longest = self.recheck if longest is None else min(longest, self.recheck)
+        floor = max((each for each in (self.floor, floor) if each is not None), default=None)
+        if longest is not None and not 0 < every <= longest:
+            raise PolicyError(
+                f"recheck is {every}, and the operator has replies read every {longest} tokens.",
+                hint="Ask for fewer tokens between readings, or leave recheck out.",
+            )
+        if floor is not None:
+            if share is not None and share < floor:
+                raise PolicyError(
+                    f"gate is {share:g}, and the operator's floor is {floor:g}.",
                     hint="Ask for a larger share, or leave gate out.",
                 )
-            if self.recheck and not 0 < every <= self.recheck:
-                raise UsageError(
-                    f"recheck is {every}, and the operator has replies read every {self.recheck} tokens.",
-                    hint="Ask for fewer tokens between readings, or leave recheck out.",
-                )
             if asked.graded:
-                raise UsageError("The operator's floor allows no graded gate.", hint="Leave graded out.")
+                raise PolicyError("The operator's floor allows no graded gate.", hint="Leave graded out.")
         threshold, again = (self.gate.threshold(share, reply=reply) for reply in (False, True))
-        if self.floor is not None:  # where the gate's own threshold would open for fewer
-            threshold = min(threshold, self.gate.threshold(self.floor))
-            again = min(again, self.gate.threshold(self.floor, reply=True))
+        if floor is not None:  # where the gate's own threshold would open for fewer
+            threshold = min(threshold, self.gate.threshold(floor))
+            again = min(again, self.gate.threshold(floor, reply=True))
         return Opening(self.gate, threshold, again, every)
 
     def check_method(self, name: str, own: str) -> None:
         """Raise UsageError where a floor is set and a call asks for the model without any method."""
         if self.floor is not None and name == "none" and own != "none":
-            raise UsageError(
+            raise PolicyError(
                 "The operator's floor allows no call without a method.", hint=f"Leave method out: {own!r}."
             )
 
 
 def _three(found: Sequence[Any]) -> tuple[float, float, float]:
-    first, second, third = (float(each) for each in found)
+    first, second, third = (float(_number(each)) for each in found)
     return first, second, third
+
+
+def _number(found: Any, kind: Any = (int, float)) -> Any:
+    """`found` itself. Raises TypeError unless it is a number: JSON has texts and truths in such places too."""
+    if isinstance(found, bool) or not isinstance(found, kind):
+        raise TypeError(f"{str(found)[:40]!r} stands where a number should")
+    return found
+
+
+def _kept(document: Mapping[str, Any], name: str, kind: type) -> Any:
+    found = document.get(name)
+    if found is not None and not isinstance(found, kind):
+        raise TypeError(f"{name} is {str(found)[:40]!r}")
+    return found
 
 
 def _levels(levels: Levels) -> dict[str, Any]:
@@ -288,6 +314,6 @@ def _levels(levels: Levels) -> dict[str, Any]:
 
 def _read_levels(found: Mapping[str, Any]) -> Levels:
     def numbers(name: str) -> Sequence[float]:
-        return [float(each) for each in found[name]]
+        return [float(_number(each)) for each in found[name]]
 
-    return Levels(tuple(numbers("harmless")), tuple(numbers("harmful")), float(found["threshold"]))
+    return Levels(tuple(numbers("harmless")), tuple(numbers("harmful")), float(_number(found["threshold"])))

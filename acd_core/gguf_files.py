@@ -11,7 +11,6 @@ import functools
 import importlib.util
 import re
 import tempfile
-import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from math import prod
@@ -23,17 +22,22 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from acd_core.errors import ModelError, missing_extra
+from acd_core import weights
+from acd_core.errors import ACDError, ModelError, missing_extra
 from acd_core.gguf_header import NOT_A_FILE, Header, Tensor, read_header
+from acd_core.locks import ForkSafeLock
 
 EMBEDDING = "token_embd.weight"
 WHY = "tuning, soft prompts and LoRA experts need ordinary weights"
 _LONGEST_USED = 4096
+_IN_LAYER = re.compile(r"blk\.(\d+)\.(?!.*(rot_embd|rope_freqs|rope_factors))")
 _SCALED = ("linear", "yarn")  # kinds of scaled positions that are said by numbers alone
 _WIDE_GEMMA = {"gemma2": 46, "gemma3": 62}  # layers of the 27B models, which scale attention by another width
 _LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 
-_reading = threading.RLock()
+_reading = ForkSafeLock()
+_readers = 0
+_theirs: list[tuple[Any, str, Any]] = []
 
 
 class Loaded(NamedTuple):
@@ -63,19 +67,14 @@ def load(path: Path, name: str, dtype: torch.dtype, **placed: Any) -> Loaded:
         packing = getattr(transformers, "GgufConfig", None)  # releases without it know nothing but dequantising
         if packing is not None:
             placed["quantization_config"] = packing(dequantize=True)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            empty, gguf_file=str(header.path), config=config, dtype=dtype, output_loading_info=True,
-            trust_remote_code=False, **placed,
+        model = weights.built(
+            lambda: AutoModelForCausalLM.from_pretrained(
+                empty, gguf_file=str(header.path), config=config, dtype=dtype, output_loading_info=True,
+                trust_remote_code=False, **placed,
+            ),
+            f"The GGUF file {name!r}", NOT_A_FILE,
         )  # fmt: skip
-    model, report = loaded
-    # transformers fills what it does not find with random numbers.
-    absent = sorted(report["missing_keys"])
-    if absent:
-        raise ModelError(
-            f"The GGUF file {name!r} lacks {len(absent)} weights of its architecture {header.architecture!r}, "
-            f"for example {absent[0]}.",
-            hint=NOT_A_FILE,
-        )
+        _check_foreign(header, model, name)
     model.config._name_or_path = model.name_or_path = name
     counted = Counter(_kind(header, tensor).name for tensor in header.tensors.values())
     notes = {
@@ -84,6 +83,33 @@ def load(path: Path, name: str, dtype: torch.dtype, **placed: Any) -> Loaded:
         f"dequantised to {str(dtype).removeprefix('torch.')}: {WHY}",
     }
     return Loaded(model, tokenizer, ", ".join(kind for kind, _ in counted.most_common()), notes)
+
+
+def _check_foreign(header: Header, model: Any, name: str) -> None:
+    """Raise where the file has weights inside of layers that the model has no place for: transformers leaves them out.
+
+    Layers beyond the last are told by their number (but those that guess further tokens); what is within one, by gguf's
+    table of names, and only of an architecture where that gives every weight of ours a name that the file has.
+    """
+    import gguf
+
+    layers = int(model.config.get_text_config().num_hidden_layers)
+    more = header.own("nextn_predict_layers")
+    last = layers + (more if isinstance(more, int) else 0)
+    inside = {each: int(found[1]) for each in header.tensors if (found := _IN_LAYER.match(each))}
+    foreign = [each for each, number in inside.items() if number >= last]
+    kind = next((key for key, text in gguf.MODEL_ARCH_NAMES.items() if text == header.architecture), None)
+    if kind is not None:
+        table = gguf.get_tensor_name_map(kind, layers)
+        named = {table.get_name(key, try_suffixes=(".weight", ".bias")) for key in model.state_dict()}
+        if {each for each in named if each is None or each.startswith("blk.")} <= inside.keys():
+            foreign += [each for each, number in inside.items() if number < layers and each not in named]
+    if foreign:
+        raise ModelError(
+            f"The GGUF file {name!r} holds {len(foreign)} weights that its architecture {header.architecture!r} has no "
+            f"place for, for example {sorted(foreign)[0]}: without them the model would be another one.",
+            hint="Use the model's safetensors, or a file whose metadata are those of its weights.",
+        )
 
 
 def embedding_rows(path: Path, rows: Sequence[int]) -> torch.Tensor:
@@ -246,7 +272,7 @@ def _told(header: Header, name: str) -> Iterator[None]:
     """Whatever transformers or gguf raise, as a ModelError."""
     try:
         yield
-    except ModelError:
+    except ACDError:
         raise
     except Exception as error:
         said = " ".join(str(error).split())[:300] or type(error).__name__
@@ -263,11 +289,37 @@ def _borrowed() -> Iterator[None]:
 
     It parses the file anew for the config, the tokenizer and the weights, and builds gguf's table of names once for
     every module of the model (397 times for SmolLM2). And for the architectures it can keep packed, it asks the hub for
-    kernels and runs them, also where nothing is to be packed.
+    kernels and runs them, also where nothing is to be packed. The first reader who comes puts this in place, the last
+    who goes takes it back: none waits for another.
     """
+    from transformers.utils import logging
+
+    global _readers
+    with _reading:
+        if not _readers:
+            swaps = [each for each in _swaps() if hasattr(each[0], each[1])]
+            _theirs[:] = [(module, name, getattr(module, name)) for module, name, _ in swaps]
+            for module, name, own in swaps:
+                setattr(module, name, own)
+            if logging.is_progress_bar_enabled():
+                logging.disable_progress_bar()
+                _theirs.append((logging, "bars", None))
+        _readers += 1
+    try:
+        yield
+    finally:
+        with _reading:
+            _readers -= 1
+            if not _readers:
+                for module, name, own in _theirs:
+                    logging.enable_progress_bar() if module is logging else setattr(module, name, own)
+                _theirs.clear()
+
+
+def _swaps() -> list[tuple[Any, str, Any]]:
+    """What takes the place of what: a module, the name in it, ours."""
     import gguf
     from transformers import modeling_gguf_pytorch_utils as conversion
-    from transformers.utils import logging
 
     class Reader(gguf.GGUFReader):
         def __init__(self, path: str) -> None:
@@ -289,16 +341,4 @@ def _borrowed() -> Iterator[None]:
         from transformers.integrations.gguf import kernels
 
         swaps += [(kernels, "get_gguf_kernel", lambda: False), (kernels, "kernelize_ggml_layers", lambda model: None)]
-    with _reading:
-        originals = [(module, name, getattr(module, name)) for module, name, _ in swaps if hasattr(module, name)]
-        bars = logging.is_progress_bar_enabled()
-        logging.disable_progress_bar()
-        try:
-            for module, name, own in swaps:
-                setattr(module, name, own)
-            yield
-        finally:
-            for module, name, theirs in originals:
-                setattr(module, name, theirs)
-            if bars:
-                logging.enable_progress_bar()
+    return swaps

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import mmap
 import os
+import stat
 import struct
 from dataclasses import dataclass
 from importlib import metadata
@@ -113,6 +114,8 @@ def read_header(path: Path) -> Header:
     """
     try:
         known = path.stat()
+        if not stat.S_ISREG(known.st_mode):  # reading a pipe would wait for ever
+            raise ModelError(f"{str(path)!r} is not a GGUF file: it is no plain file.", hint=NOT_A_FILE)
         return _read(path, known.st_size, known.st_mtime_ns)
     except FileNotFoundError:
         raise ModelError(

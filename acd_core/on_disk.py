@@ -6,21 +6,30 @@ says more, and needs the tokenizer.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from acd_core.errors import ModelError
+from acd_core import pair_files
+from acd_core.errors import ACDError, ExpertError, ModelError, PairError
+from acd_core.files import read_object
 from acd_core.gguf_header import SMOLLM2, Header, gguf_file, read_header
+from acd_core.saving import newest
 
 REFERENCE = "reference"
 REFERENCE_MODEL_DIR = Path(__file__).parent / "reference" / "model"
 REFERENCE_PAIR_DIR = Path(__file__).parent / "reference" / "pair"
 BUNDLED_PAIRS = {REFERENCE: REFERENCE_PAIR_DIR, SMOLLM2: Path(__file__).parent / "reference" / "smollm2_pair"}
 """Pairs in this package. Each bears the name of the model that it was tuned for."""
+Kind = Literal["model", "pair", "expert"]
+_ERRORS: Mapping[str, type[ACDError]] = {"model": ModelError, "pair": PairError, "expert": ExpertError}
+_MAKE = {
+    "model": "Give an existing folder, a hub id such as Qwen/Qwen2.5-0.5B-Instruct, or 'reference'.",
+    "pair": "Make one: acd tune --model M --out my-pair",
+    "expert": "Make one: acd expert --model M --out my-expert",
+}
 CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 
 
@@ -41,9 +50,56 @@ def pair_folder(name: str | os.PathLike[str], revision: str | None = None) -> Pa
     return _folder(os.fspath(name), BUNDLED_PAIRS, "pair.json", revision)
 
 
+def known_folder(kind: Kind, name: str | os.PathLike[str], revision: str | None = None) -> Path | None:
+    """Where the model, pair or expert `name` lies: a folder here, the bundled one, or a hub download; None for a hub id
+    that was not downloaded yet. Touches no network.
+
+    Raises ModelError, PairError or ExpertError where `name` can only be a folder, and there is none: a path, or
+    something like "out/mine" with a folder "out" here and no download of that name. Experts are folders only.
+    """
+    text = os.fspath(name)
+    if kind == "model":
+        found = model_folder(text, revision)
+    elif kind == "pair":
+        found = pair_folder(text, revision)
+    else:
+        found = Path(text) if os.path.isdir(text) else None
+    if found is not None or (kind == "model" and text == SMOLLM2):
+        return found
+    if kind == "expert" or os.path.lexists(text) or (text.count("/") and not is_hub_id(text)) or _has_owner(text):
+        raise not_here(kind, text)
+    if text.startswith((".", "~")) or "\\" in text or (kind == "pair" and not is_hub_id(text)):
+        raise not_here(kind, text)
+    return None
+
+
+def not_here(kind: Kind, name: str, why: str = "") -> ACDError:
+    """The error for a `name` that means nothing here, saying all that it could have been. why: what the hub said."""
+    if kind == "expert" or not is_hub_id(name):
+        what = {"model": "model folder", "pair": "prompt pair", "expert": "expert"}[kind]
+        return _ERRORS[kind](f"There is no {what} {name!r} here.", hint=_MAKE[kind])
+    gave = f"and the hub gave none of that name: {why}" if why else "and none of that name was downloaded from the hub"
+    return _ERRORS[kind](
+        f"There is no {kind} {name!r}: no such folder here ({os.getcwd()}), {gave}.",
+        hint=_MAKE[kind] + f"  (To fetch it from the hub first: hf download {name})",
+    )
+
+
+def _has_owner(name: str) -> bool:
+    """Whether the part before the slash is a folder here, so that `name` is a path whose end is missing."""
+    return is_hub_id(name) and os.path.isdir(os.path.dirname(name))
+
+
+def pair_digest(name: str | os.PathLike[str], revision: str | None = None) -> str | None:
+    """What stands for the files of the pair `name` as they are now: `PromptPair.digest` of one loaded from them. None
+    for a pair that is not here or not whole."""
+    folder = pair_folder(name, revision)
+    return pair_files.digest(folder) if folder is not None else None
+
+
 def _folder(name: str, bundled: Mapping[str, Path], file: str, revision: str | None) -> Path | None:
     path = bundled.get(name) or Path(name)
-    if path.is_dir():
+    if os.path.isdir(path):  # not Path.is_dir: that raises for a name that is too long to be one
         return path
     if not is_hub_id(name):
         return None
@@ -68,7 +124,7 @@ def adapter_base(folder: str | os.PathLike[str]) -> str | None:
         return None
     named = str(_read(path / "adapter_config.json").get("base_model_name_or_path") or "")
     beside = path / named
-    return str(beside) if named and not Path(named).exists() and beside.exists() else named
+    return str(beside) if named and not os.path.exists(named) and os.path.exists(beside) else named
 
 
 def _base_folder(folder: Path) -> Path | None:
@@ -104,7 +160,8 @@ def bounded(limit: Any) -> int | None:
 
 def pair_length(folder: Path) -> int:
     """Vectors of the longer prompt of the pair in `folder`; 0 for a textual or unreadable pair."""
-    sides = (_read(folder / side / "adapter_config.json") for side in ("safe", "adversarial"))
+    places = (newest(folder, pair_files.MAIN, f"{side}/adapter_config.json") for side in pair_files.SIDES)
+    sides = map(_read, places)
     return max(bounded(side.get("num_virtual_tokens")) or 0 for side in sides)
 
 
@@ -114,7 +171,7 @@ def mentions_tools(folder: Path) -> bool | None:
         header = _header(folder)
         return "tools" in header.chat_template if header and header.chat_template else None
     files = [folder / "chat_template.jinja", *sorted((folder / "additional_chat_templates").glob("*.jinja"))]
-    texts = [path.read_text(encoding="utf-8") for path in files if path.is_file()]
+    texts = [path.read_text(encoding="utf-8", errors="replace") for path in files if path.is_file()]
     named = _read(folder / "tokenizer_config.json").get("chat_template")  # one text, or a list of named ones
     texts += [str(named)] if named is not None else []
     if not texts and (base := _base_folder(folder)) is not None:
@@ -132,7 +189,6 @@ def _header(path: Path) -> Header | None:
 def _read(path: Path) -> dict[str, Any]:
     """A JSON object, empty where there is none: loading says what is wrong with a file, and says it better."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_object(path, ModelError)
+    except (ModelError, FileNotFoundError):
         return {}
-    return document if isinstance(document, dict) else {}

@@ -1,42 +1,52 @@
 """The two opposite prompts and their file.
 
 On disk a pair is a folder: `pair.json` (format version, library version, base model with revision and fingerprint,
-slot, recommended alpha, plausibility and contrast_tokens, tuning metrics, licence, the gate's description), `safe/` and
-`adversarial/` in PEFT's prompt-tuning layout, `gate/` with the gate's weights where there is one, and a model card.
-Only safetensors and JSON are read: no pickle, no code. Older formats are read and brought up to date.
+slot, recommended alpha, plausibility and contrast_tokens, tuning metrics, licence, the gate's description, digests of
+the other files), `safe/` and `adversarial/` in PEFT's prompt-tuning layout, `gate/` with the gate's weights where there
+is one, and a model card. Only safetensors and JSON are read: no pickle, no code. A version is replaced as a whole
+(`acd_core.saving`). Older formats are read and brought up to date (`acd_core.pair_files`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from safetensors.torch import save as as_safetensors
 
 from acd_core.errors import PairError, PairMismatchError, UsageError
+from acd_core.files import as_tensors, is_text, read_object
+from acd_core.fingerprint import difference, fields, of_fields
 from acd_core.gate import Gate
-from acd_core.on_disk import BUNDLED_PAIRS
+from acd_core.on_disk import BUNDLED_PAIRS, known_folder, not_here, pair_folder
 from acd_core.pair_card import model_card
+from acd_core.pair_files import (
+    CARD,
+    FILES,
+    FORMAT_VERSION,
+    GATE_FILE,
+    HISTORY,
+    MAIN,
+    SIDE_FILES,
+    SIDES,
+    document_of,
+    names,
+    read_files,
+)
+from acd_core.pair_files import RETUNE as _RETUNE
+from acd_core.pair_files import migrated as migrated  # the name it has always had
+from acd_core.saving import MixedError, check_folder, digest_of, failing_as, newest, save_folder
 
 if TYPE_CHECKING:
     from acd_core.backbone import Backbone
 
-FORMAT_VERSION = 4
-SIDES = ("safe", "adversarial")
-GATE_FILE = Path("gate") / "reading.safetensors"
 Prompt = Union[str, torch.Tensor]
 
 
@@ -48,6 +58,7 @@ class PromptPair:
     fingerprint: the model the vectors belong to (None for texts, which fit every model). license: an SPDX id.
     plausibility, contrast_tokens: recommended values of the settings of those names (`ContrastParams`); 0 and None
     where the pair recommends neither. gate: the reading that says where the contrast is to act; None: everywhere.
+    digest: of the files it was loaded from (`pair_files.digest`); None for a pair that was not, or was changed since.
     """
 
     safeguarding: Prompt
@@ -61,16 +72,17 @@ class PromptPair:
     plausibility: float = 0.0
     contrast_tokens: int | None = None
     gate: Gate | None = None
+    digest: str | None = field(default=None, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.alpha, (int, float)) and math.isfinite(self.alpha) and 0.0 <= self.alpha < 1.0):
+        if not _is_share(self.alpha):
             raise UsageError(
                 f"alpha is {self.alpha!r}; it must lie in [0, 1).",
                 hint="0 switches the contrast off; pairs are mostly tuned for 0.3 to 0.5. "
                 "In a saved pair, correct alpha in its pair.json.",
             )
         beta, tokens = self.plausibility, self.contrast_tokens
-        if not (isinstance(beta, (int, float)) and math.isfinite(beta) and 0.0 <= beta < 1.0):
+        if not _is_share(beta):
             raise UsageError(f"plausibility is {beta!r}; it must lie in [0, 1).", hint="0 switches it off.")
         if tokens is not None and (not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 0):
             raise UsageError(
@@ -82,8 +94,22 @@ class PromptPair:
             if isinstance(prompt, str):
                 if not prompt.strip():
                     raise UsageError(f"The {name} prompt is empty.", hint="Give both prompts of the pair a text.")
+                if not is_text(prompt):
+                    raise UsageError(f"The {name} prompt holds half a character (a lone surrogate).")
             else:
                 _check_vectors(prompt, name)
+        widths = [int(each.shape[1]) for each in (self.safeguarding, self.adversarial) if not isinstance(each, str)]
+        if len(set(widths)) > 1:
+            raise PairError(f"The prompts' vectors have different widths, {widths[0]} and {widths[1]}.", hint=_RETUNE)
+
+    def __repr__(self) -> str:
+        """Never the prompts: what holds a pair is shown in logs and traces."""
+        kinds = [
+            f"a text of {len(each)} letters" if isinstance(each, str) else f"{len(each)} vectors"
+            for each in (self.safeguarding, self.adversarial)
+        ]
+        gated = "" if self.gate is None else ", with a gate"
+        return f"PromptPair({kinds[0]} | {kinds[1]}, alpha={self.alpha}, base_model={self.base_model!r}{gated})"
 
     @classmethod
     def from_texts(cls, safeguarding: str, adversarial: str, alpha: float = 0.4) -> PromptPair:
@@ -142,39 +168,59 @@ class PromptPair:
         return digest.hexdigest()[:16]
 
     def check(self, backbone: Backbone) -> None:
-        """Raise PairMismatchError unless this pair and its gate were made for `backbone`; texts fit every model."""
+        """Raise PairMismatchError unless this pair and its gate were made for `backbone`; texts fit every model.
+        PairError for vectors that the backbone's dtype cannot compute with."""
         if self.gate is not None:
             self.gate.check(backbone)
-        if isinstance(self.safeguarding, str):
+        both = zip(SIDES, (self.safeguarding, self.adversarial))
+        soft = [(name, each) for name, each in both if not isinstance(each, str)]
+        if not soft:
             return
-        width = int(self.safeguarding.shape[1])
-        if width != backbone.embedding_width:
+        for name, vectors in soft:
+            width = int(vectors.shape[1])
+            if width != backbone.embedding_width:
+                raise PairMismatchError(
+                    f"The pair's {name} prompt holds vectors of width {width}, but the model {backbone.model_id!r} "
+                    f"embeds tokens in {backbone.embedding_width} dimensions: it was made for {self.base_model!r}.",
+                    hint=f"Tune one for this model: acd tune --model {backbone.model_id} --out my-pair",
+                )
+            largest = beyond(vectors, backbone.dtype)
+            if largest is not None:
+                raise PairError(
+                    f"The pair's {name} prompt reaches {largest:g}, beyond what "
+                    f"{str(backbone.dtype).removeprefix('torch.')} can compute with.",
+                    hint="Load the model with dtype='float32' or 'bfloat16', or tune a pair in the dtype it runs in.",
+                )
+        known = self.fingerprint
+        other = None if known is None else difference(known, backbone.fingerprint)
+        if known is not None and other is not None:
             raise PairMismatchError(
-                f"The pair holds vectors of width {width}, but the model {backbone.model_id!r} embeds tokens in "
-                f"{backbone.embedding_width} dimensions: it was made for {self.base_model!r}.",
-                hint=f"Tune one for this model: acd tune --model {backbone.model_id} --out my-pair",
-            )
-        if self.fingerprint is not None and self.fingerprint != backbone.fingerprint:
-            raise PairMismatchError(
-                f"The pair was made for {self.base_model!r} (fingerprint {self.fingerprint[:12]}), not for "
-                f"{backbone.model_id!r} (fingerprint {backbone.fingerprint[:12]}): other weights, other meaning.",
+                f"The pair was made for {self.base_model!r} (fingerprint {known[:12]}), not for "
+                f"{backbone.model_id!r} (fingerprint {backbone.fingerprint[:12]}): {other}. "
+                "Other weights, other meaning.",
                 hint=f"Tune one for this model: acd tune --model {backbone.model_id} --out my-pair",
             )
 
     # -- files ------------------------------------------------------------------------------------------------------
 
-    def save(self, directory: str | os.PathLike[str]) -> Path:
-        """Write the pair to `directory`, replacing a pair that is there; another kind of folder is refused.
+    def save(
+        self, directory: str | os.PathLike[str], *, history: Mapping[str, Any] | bytes | None = None, name: str = ""
+    ) -> Path:
+        """Write the pair to `directory`, replacing a pair that is there as a whole; other files there stay.
 
-        Everything is written beside and renamed at the end, so a killed process leaves the old pair or the new one.
+        history: what happened when it was made, kept as `history.json`. name: how the card says the pair is loaded.
+        A process killed at any moment leaves the old pair or the new one. Raises PairError where something else stands
+        in the way, somebody else is saving there, or the disk does not take it; then the old pair is there.
         """
         target = Path(directory)
-        with replacing(target) as staging:
-            self.write(staging)
+        files = self._files(history, name or "this-folder")
+        with failing_as(PairError, f"The pair cannot be saved to {str(target)!r}", "a prompt pair"):
+            save_folder(target, MAIN, files, names)
         return target
 
-    def write(self, folder: Path, name: str = "this-folder") -> None:
-        """The files of the pair into an empty `folder`. name: how the card says the pair is loaded."""
+    def _files(self, history: Mapping[str, Any] | bytes | None, name: str) -> dict[str, bytes]:
+        """The whole content of a folder, made before anything on disk changes."""
+        files: dict[str, bytes] = {}
         document: dict[str, Any] = {
             "format_version": FORMAT_VERSION,
             "library_version": library_version(),
@@ -183,7 +229,7 @@ class PromptPair:
             "slot": "system",
             "base_model": self.base_model,
             "base_revision": self.base_revision,
-            "fingerprint": self.fingerprint,
+            **fields(self.fingerprint),
             "alpha": self.alpha,
             "plausibility": self.plausibility,
             "contrast_tokens": self.contrast_tokens,
@@ -192,21 +238,21 @@ class PromptPair:
             "metrics": dict(self.metrics),
         }
         if self.gate is not None:
-            (folder / "gate").mkdir()
-            reading = as_safetensors({"weights": self.gate.weights.contiguous()}, metadata={"format": "pt"})
-            (folder / GATE_FILE).write_bytes(reading)
+            files[GATE_FILE] = as_safetensors({"weights": self.gate.weights.contiguous()}, metadata={"format": "pt"})
         for side, prompt in zip(SIDES, (self.safeguarding, self.adversarial)):
             if isinstance(prompt, str):
                 document[side] = prompt
                 continue
-            (folder / side).mkdir()
-            # Not save_file: it makes files that only their owner may read, whatever the umask says.
-            weights = as_safetensors({"prompt_embeddings": prompt.contiguous()}, metadata={"format": "pt"})
-            (folder / side / "adapter_model.safetensors").write_bytes(weights)
             adapter = _adapter_config(prompt, self.base_model)
-            (folder / side / "adapter_config.json").write_text(json.dumps(adapter, indent=2) + "\n")
-        (folder / "pair.json").write_text(json.dumps(document, indent=2, default=str) + "\n")
-        (folder / "README.md").write_text(model_card(document, self.length, name), encoding="utf-8")
+            weights = as_safetensors({"prompt_embeddings": prompt.contiguous()}, metadata={"format": "pt"})
+            files |= {f"{side}/{file}": data for file, data in zip(SIDE_FILES, (_json(adapter), weights))}
+        if history is not None:
+            files[HISTORY] = history if isinstance(history, bytes) else _json(history, indent=1)
+        files[CARD] = model_card(document, self.length, name).encode()
+        document["files"] = {each: hashlib.sha256(data).hexdigest() for each, data in sorted(files.items())}
+        files[MAIN] = _json(document)
+        document_of(files[MAIN])  # what could not be read again is not written
+        return files
 
     @classmethod
     def load(
@@ -217,35 +263,61 @@ class PromptPair:
         Raises PairError for a missing, truncated or tampered pair, PairMismatchError for a pair of another model.
         """
         folder = _find(source, revision)
-        document = _read_document(folder)
+        wrong = ""
+        try:
+            files = read_files(folder)
+        except MixedError as error:
+            files, wrong = error.found, error.wrong
+        document = document_of(files[MAIN], folder)
+        if wrong:
+            _check_part(files[wrong], wrong, str(source))  # damage is told better than a digest tells it
+            raise PairError(
+                f"{wrong} of the pair {str(source)!r} is not the one that its {MAIN} was saved with.", hint=_RETUNE
+            )
         prompts: list[Prompt] = []
         for side in SIDES:
             if document.get("kind") == "text":
                 text = document.get(side)
                 if not isinstance(text, str):
-                    raise PairError(f"pair.json of {str(source)!r} has no {side!r} text.", hint=_RETUNE)
+                    raise PairError(f"{MAIN} of {str(source)!r} has no {side!r} text.", hint=_RETUNE)
                 prompts.append(text)
             else:
-                prompts.append(_read_vectors(folder / side, str(source)))
+                name = f"{side}/{SIDE_FILES[1]}"
+                prompts.append(_vectors(files[name], name, str(source)))
+        described = document.get("gate")
         pair = cls(
             prompts[0],
             prompts[1],
             document.get("alpha", 0.4),
             document.get("base_model"),
-            document.get("fingerprint"),
+            _fingerprint(document),
             document.get("metrics") or {},
             document.get("base_revision"),
             document.get("license"),
             document.get("plausibility", 0.0),
             document.get("contrast_tokens"),
-            _read_gate(folder, document.get("gate"), str(source)),
+            None if described is None else Gate.of(described, _tensor(files[GATE_FILE], GATE_FILE, str(source))),
         )
+        object.__setattr__(pair, "digest", digest_of(files))  # frozen, and of this very content only
         if backbone is not None:
             pair.check(backbone)
         return pair
 
 
-_RETUNE = "Get the folder again from where it came, or make a new one: acd tune --model M --out my-pair"
+def history_of(source: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """What is told of the run that made the pair `source` (its `history.json`); None where there is none, or a damaged
+    one."""
+    folder = pair_folder(source)
+    try:
+        return None if folder is None else read_object(newest(folder, MAIN, HISTORY), PairError)
+    except (PairError, FileNotFoundError):
+        return None
+
+
+def check_target(target: Path) -> None:
+    """Raise PairError unless a pair could be saved to the folder `target` now: before anything takes long."""
+    with failing_as(PairError, f"A pair cannot be saved to {str(target)!r}", "a prompt pair"):
+        check_folder(target, MAIN, names, FILES)
 
 
 def library_version() -> str:
@@ -256,14 +328,40 @@ def library_version() -> str:
         return "unknown"
 
 
+def _is_share(value: Any) -> bool:
+    """Whether `value` is a number in [0, 1)."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0.0 <= value < 1.0
+
+
+def _json(document: Mapping[str, Any], indent: int = 2) -> bytes:
+    return (json.dumps(document, indent=indent, default=str) + "\n").encode()
+
+
+def beyond(vectors: torch.Tensor, dtype: torch.dtype) -> float | None:
+    """The largest absolute value of vectors [n, width] that a model in `dtype` cannot compute with: infinite there, or
+    with a square sum, which norms take in float32, that is. None where it can."""
+    placed = vectors.detach().to(dtype).float()
+    if bool(placed.square().sum(dim=-1).isfinite().all()):
+        return None
+    return float(vectors.detach().abs().max())
+
+
 def _check_vectors(prompt: torch.Tensor, name: str) -> None:
-    if prompt.ndim != 2 or prompt.shape[0] == 0 or not prompt.dtype.is_floating_point:
+    if prompt.ndim != 2 or 0 in prompt.shape or not prompt.dtype.is_floating_point:
         raise PairError(
             f"The {name} prompt has shape {tuple(prompt.shape)} and dtype {prompt.dtype}; "
             "it must be a float tensor [vectors, width] with at least one vector."
         )
     if not bool(torch.isfinite(prompt).all()):
         raise PairError(f"The {name} prompt holds values that are not finite (NaN or infinity).", hint=_RETUNE)
+
+
+def _fingerprint(document: Mapping[str, Any]) -> str | None:
+    try:
+        found: str | None = of_fields(document)
+    except ValueError as error:
+        raise PairError(f"The fingerprint in {MAIN} cannot be read: {error}.", hint=_RETUNE) from None
+    return found
 
 
 def _adapter_config(prompt: torch.Tensor, base_model: str | None) -> dict[str, Any]:
@@ -279,49 +377,6 @@ def _adapter_config(prompt: torch.Tensor, base_model: str | None) -> dict[str, A
     }
 
 
-@contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """An empty folder to write a pair into; it takes the place of `target` when the block ends without an error.
-
-    Raises PairError where something other than a pair stands at `target`.
-    """
-    if target.exists() and not _is_replaceable(target):
-        raise PairError(
-            f"{str(target)!r} exists and is not a prompt pair; it will not be overwritten.",
-            hint="Choose another folder.",
-        )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # mkdtemp makes folders that only their owner may enter; a folder inside has the mode the umask gives.
-    outer = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    staging = outer / "pair"
-    staging.mkdir()
-    try:
-        yield staging
-        _swap(staging, target)
-    finally:
-        shutil.rmtree(outer, ignore_errors=True)
-
-
-def _is_replaceable(target: Path) -> bool:
-    if not target.is_dir():
-        return False
-    return (target / "pair.json").is_file() or not any(target.iterdir())
-
-
-def _swap(staging: Path, target: Path) -> None:
-    if not target.exists():
-        os.rename(staging, target)
-        return
-    old = target.with_name(f".{target.name}.old-{os.getpid()}")
-    os.rename(target, old)
-    try:
-        os.rename(staging, target)
-    except OSError:
-        os.rename(old, target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def _find(source: str | os.PathLike[str], revision: str | None) -> Path:
     name = os.fspath(source)
     path = BUNDLED_PAIRS.get(name) or Path(name)
@@ -330,101 +385,34 @@ def _find(source: str | os.PathLike[str], revision: str | None) -> Path:
             f"{name!r} names a pair of this package and a pair in this folder.",
             hint=f"Write ./{name} for the folder's.",
         )
-    if path.is_dir():
+    here = known_folder("pair", name, revision)
+    if here is not None and os.path.isdir(path):
         return path
-    if path.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise PairError(f"There is no prompt pair at {name!r}.", hint="Make one: acd tune --model M --out my-pair")
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.md"]))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(FILES)))
     except Exception as error:
-        raise PairError(
-            f"There is no folder {name!r}, and the hub gave no pair of that name: {' '.join(str(error).split())[:160]}",
-            hint="Make one: acd tune --model M --out my-pair",
-        ) from error
+        raise not_here("pair", name, " ".join(str(error).split())[:160]) from error
 
 
-def _read_document(folder: Path) -> dict[str, Any]:
-    path = folder / "pair.json"
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise PairError(f"{str(folder)!r} holds no pair.json, so it is not a prompt pair.", hint=_RETUNE) from None
-    except (OSError, ValueError) as error:
-        raise PairError(f"{str(path)!r} cannot be read: {' '.join(str(error).split())[:160]}", hint=_RETUNE) from error
-    if not isinstance(document, dict) or not isinstance(document.get("format_version"), int):
-        raise PairError(f"{str(path)!r} has no format_version.", hint=_RETUNE)
-    if document["format_version"] > FORMAT_VERSION:
-        raise PairError(
-            f"{str(path)!r} has format version {document['format_version']}; this library reads up to "
-            f"{FORMAT_VERSION}.",
-            hint="pip install --upgrade acd-integrations",
-        )
-    return migrated(document)
-
-
-def migrated(document: Mapping[str, Any]) -> dict[str, Any]:
-    """`document` of any format version up to ours as one of ours. Raises PairError for a version that never was."""
-    current = dict(document)
-    while current["format_version"] < FORMAT_VERSION:
-        step = _MIGRATIONS.get(current["format_version"])
-        if step is None:
-            raise PairError(f"There is no pair format version {current['format_version']}.", hint=_RETUNE)
-        current = {**step(current), "format_version": current["format_version"] + 1}
-    return current
-
-
-def _with_revision_and_license(document: dict[str, Any]) -> dict[str, Any]:
-    """1 -> 2: the base model's revision leaves the metrics, the licence is new."""
-    measured = dict(document.get("metrics") or {})
-    return {**document, "base_revision": measured.pop("revision", None), "license": None, "metrics": measured}
-
-
-def _with_head_and_window(document: dict[str, Any]) -> dict[str, Any]:
-    """2 -> 3: plausibility and contrast_tokens are recommended too; older pairs recommend neither."""
-    return {**document, "plausibility": 0.0, "contrast_tokens": None}
-
-
-def _with_gate(document: dict[str, Any]) -> dict[str, Any]:
-    """3 -> 4: a pair may hold a gate; older pairs have none."""
-    return {**document, "gate": None}
-
-
-_MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
-    1: _with_revision_and_license,
-    2: _with_head_and_window,
-    3: _with_gate,
-}
-
-
-def _read_vectors(folder: Path, source: str) -> torch.Tensor:
-    vectors = _read_tensor(folder / "adapter_model.safetensors", "prompt_embeddings", source)
-    _check_vectors(vectors, folder.name)
+def _vectors(data: bytes, name: str, source: str) -> torch.Tensor:
+    vectors = _tensor(data, name, source)
+    _check_vectors(vectors, name.partition("/")[0])
     return vectors.float()
 
 
-def _read_gate(folder: Path, described: Any, source: str) -> Gate | None:
-    if described is None:
-        return None
-    if not isinstance(described, Mapping):
-        raise PairError(f"pair.json of {source!r} describes its gate as a {type(described).__name__}.", hint=_RETUNE)
-    return Gate.of(described, _read_tensor(folder / GATE_FILE, "weights", source))
+def _tensor(data: bytes, name: str, source: str) -> torch.Tensor:
+    """The one tensor that the file `name` holds."""
+    wanted = "weights" if name == GATE_FILE else "prompt_embeddings"
+    where = f"{name} of the pair {source!r}"
+    tensors = as_tensors(data, where, PairError, _RETUNE).tensors
+    if set(tensors) != {wanted}:
+        raise PairError(f"{where} holds {sorted(tensors)[:4]}, not the one tensor {wanted!r}.", hint=_RETUNE)
+    return tensors[wanted]
 
 
-def _read_tensor(path: Path, name: str, source: str) -> torch.Tensor:
-    """The one tensor `name` that the file holds."""
-    where = f"{path.parent.name}/{path.name}"
-    try:
-        tensors = load_file(str(path))
-    except FileNotFoundError:
-        raise PairError(f"The pair {source!r} lacks {where}.", hint=_RETUNE) from None
-    except (SafetensorError, OSError, ValueError) as error:
-        raise PairError(
-            f"{where} of the pair {source!r} is damaged: {' '.join(str(error).split())[:160]}", hint=_RETUNE
-        ) from error
-    if set(tensors) != {name}:
-        raise PairError(
-            f"{where} of the pair {source!r} holds {sorted(tensors)[:4]}, not the one tensor {name!r}.", hint=_RETUNE
-        )
-    return tensors[name]
+def _check_part(data: bytes, name: str, source: str) -> None:
+    """Raise PairError where a part of a pair is no such part at all."""
+    if name.endswith(".safetensors"):
+        _vectors(data, name, source) if name != GATE_FILE else _tensor(data, name, source)

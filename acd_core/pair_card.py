@@ -1,10 +1,17 @@
-"""The model card of a prompt pair, filled in from `pair.json`."""
+"""The model card of a prompt pair, filled in from `pair.json`.
+
+Every text in it comes from somewhere else (a model's name, a judge's, a licence): it is quoted for the place it stands
+in, so that none can add a line to the front matter, end a fence or a cell, or bring markup of its own.
+"""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from acd_core.files import visible
 from acd_core.gate import Levels
 from acd_core.on_disk import is_hub_id
 
@@ -18,27 +25,29 @@ def model_card(document: Mapping[str, Any], length: int, name: str = "this-folde
     document: what stands in `pair.json`. length: vectors of the longer prompt. name: how a reader would load the pair,
     a hub id or a folder.
     """
-    base = document.get("base_model") or "any chat model (textual pair)"
+    base = str(document.get("base_model") or "any chat model (textual pair)")
     recorded = dict(_flat(document.get("metrics") or {}))
     figures = {key: value for key, value in recorded.items() if key.startswith(_FIGURES)}
     made = {key: value for key, value in recorded.items() if key not in figures and key not in _RECOMMENDED}
-    judge = recorded.get("judge")
+    judged = f", judged by {_code(recorded['judge'])}" if recorded.get("judge") else ""
+    alpha, licence = _inline(document.get("alpha")), document.get("license")
     kind = f"soft, {length} vectors at most" if document.get("kind") == "soft" else "textual"
-    revision = f" (revision `{document['base_revision']}`)" if document.get("base_revision") else ""
+    revision = f" (revision {_code(document['base_revision'])})" if document.get("base_revision") else ""
     return "\n".join(
         [
             *_front_matter(document),
             "",
             "# A prompt pair for Adversarial Contrastive Decoding",
             "",
-            f"Two opposite system prompts ({kind}) for **{base}**{revision}. Every token of a reply is taken from",
-            f"`(logit_safe - alpha * logit_adversarial) / (1 - alpha)`, recommended alpha **{document.get('alpha')}**",
+            f"Two opposite system prompts ({kind}) for **{_inline(base)}**{revision}.",
+            "Every token of a reply is taken from",
+            f"`(logit_safe - alpha * logit_adversarial) / (1 - alpha)`, recommended alpha **{alpha}**",
             f"{_head_and_window(document)}(arXiv 2406.16743).",
             "",
             "```python",
             "from acd_integrations.langchain import ChatACD  # or acd_integrations.llama_index.ACDLLM",
             "",
-            f'llm = ChatACD(model="{base}", pair="{name}")',
+            f"llm = ChatACD(model={_literal(base)}, pair={_literal(name)})",
             "```",
             "",
             "`safe/` and `adversarial/` are also PEFT prompt-tuning adapters of the base model.",
@@ -46,8 +55,7 @@ def model_card(document: Mapping[str, Any], length: int, name: str = "this-folde
             *_gate(document.get("gate")),
             "## Figures",
             "",
-            f"On prompts that the tuning run held out{f', judged by `{judge}`' if judge else ''}; names with `plain` "
-            "are the model alone.",
+            f"On prompts that the tuning run held out{judged}; names with `plain` are the model alone.",
             "",
             *_table(figures),
             "",
@@ -64,11 +72,11 @@ def model_card(document: Mapping[str, Any], length: int, name: str = "this-folde
             "",
             "## Licence",
             "",
-            f"{document['license']}." if document.get("license") else "None was stated; ask who published the pair.",
+            f"Stated as {_inline(licence)}." if licence else "None was stated; ask who published the pair.",
             "The base model's own licence applies to its use.",
             "",
-            f"Made with acd-integrations {document.get('library_version')}, transformers "
-            f"{document.get('transformers_version')}, pair format {document.get('format_version')}.",
+            f"Made with acd-integrations {_inline(document.get('library_version'))}, transformers "
+            f"{_inline(document.get('transformers_version'))}, pair format {_inline(document.get('format_version'))}.",
             "",
         ]
     )
@@ -97,15 +105,15 @@ def _gate(described: Mapping[str, Any] | None) -> Iterator[str]:
 def _front_matter(document: Mapping[str, Any]) -> Iterator[str]:
     yield from ("---", "library_name: acd-integrations", "tags: [safety, prompt-tuning, contrastive-decoding, peft]")
     if is_hub_id(document.get("base_model")):  # the hub checks that it exists
-        yield from (f"base_model: {document['base_model']}", "base_model_relation: adapter")
+        yield from (f"base_model: {_yaml(document['base_model'])}", "base_model_relation: adapter")
     if document.get("license"):
-        yield f"license: {document['license']}"
+        yield f"license: {_yaml(document['license'])}"
     yield "---"
 
 
 def _limits(document: Mapping[str, Any]) -> Iterator[str]:
     if document.get("kind") == "soft":
-        yield f"The vectors mean something to this very model only (fingerprint `{document.get('fingerprint')}`);"
+        yield f"The vectors mean something to this very model only (fingerprint {_code(document.get('fingerprint'))});"
         yield "the library refuses them for another one."
     yield "The figures come from the tuning run's own held-out prompts, in English, read by the judge named above:"
     yield "measure harm **and** over-refusal on your own traffic with `acd evaluate` before you rely on it."
@@ -114,7 +122,7 @@ def _limits(document: Mapping[str, Any]) -> Iterator[str]:
 def _table(rows: Mapping[str, Any]) -> list[str]:
     if not rows:
         return ["Nothing was recorded."]
-    return ["| what | value |", "|---|---|", *(f"| {name} | {_short(rows[name])} |" for name in sorted(rows))]
+    return ["| what | value |", "|---|---|", *(f"| {_cell(name)} | {_cell(rows[name])} |" for name in sorted(rows))]
 
 
 def _flat(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -126,6 +134,32 @@ def _flat(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield prefix + name, value
 
 
-def _short(value: Any) -> str:
+def _cell(value: Any) -> str:
     text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return text.replace("|", "/").replace("\n", " ")[:120]
+    return _inline(text.replace("|", "/")[:120])
+
+
+def _inline(value: Any) -> str:
+    """As text within a line of Markdown: what would be markup is escaped; "_" within a word is none."""
+    return re.sub(r"([\\`*\[\]<>~|#]|(?<!\w)_|_(?!\w))", r"\\\1", _line(value))
+
+
+def _code(value: Any) -> str:
+    """As a code span."""
+    return f"`{_line(value).replace('`', chr(39))}`"
+
+
+def _literal(value: str) -> str:
+    """As a text in Python, on one line."""
+    return visible(json.dumps(value, ensure_ascii=False))
+
+
+def _yaml(value: Any) -> str:
+    """As a YAML scalar that is read as this very text: plain where no YAML could read it otherwise, else quoted."""
+    text = str(value)
+    plain = re.fullmatch(r"[A-Za-z][A-Za-z0-9]*([./+-][A-Za-z0-9]+|_[A-Za-z0-9]+)+", text)
+    return text if plain else visible(json.dumps(text, ensure_ascii=False))
+
+
+def _line(value: Any) -> str:
+    return visible(" ".join(str(value).split()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import tempfile
@@ -12,18 +11,8 @@ from typing import Any
 
 from acd_core.errors import PairError, UsageError
 from acd_core.on_disk import is_hub_id
-from acd_core.pair import PromptPair, replacing
-
-FILES = (
-    "pair.json",
-    "README.md",
-    "history.json",
-    "safe/adapter_config.json",
-    "safe/adapter_model.safetensors",
-    "adversarial/adapter_config.json",
-    "adversarial/adapter_model.safetensors",
-)
-"""All that belongs to a pair; nothing else in a folder is uploaded, and nothing else is fetched."""
+from acd_core.pair import PromptPair, check_target, history_of
+from acd_core.pair_files import FILES
 
 
 def push_pair(
@@ -47,8 +36,7 @@ def push_pair(
     public = replace(pair, base_model=_without_path(pair.base_model), license=license or pair.license)
     hub = api or _api()
     with tempfile.TemporaryDirectory(prefix="acd-push-") as folder:
-        public.write(Path(folder), repo_id)
-        _copy_history(Path(source), Path(folder))
+        public.save(folder, history=_history(Path(source)), name=repo_id)
         try:
             hub.create_repo(repo_id, private=private, exist_ok=True, repo_type="model")
             commit = hub.upload_folder(
@@ -74,6 +62,7 @@ def pull_pair(repo_id: str, out: str | os.PathLike[str], *, revision: str | None
     repository id, PairError for a missing or damaged pair or a folder that holds something else.
     """
     _check_repository(repo_id)
+    check_target(Path(out))
     hub = api or _api()
     try:
         fetched = Path(hub.snapshot_download(repo_id, revision=revision, allow_patterns=list(FILES)))
@@ -83,9 +72,7 @@ def pull_pair(repo_id: str, out: str | os.PathLike[str], *, revision: str | None
             hint="Check the name and --revision; for a private pair log in first: hf auth login",
         ) from error
     pair = PromptPair.load(fetched)
-    with replacing(Path(out)) as staging:
-        pair.write(staging, os.fspath(out))
-        _copy_history(fetched, staging)
+    pair.save(out, history=_history(fetched), name=os.fspath(out))
     return pair
 
 
@@ -96,15 +83,12 @@ def _check_repository(repo_id: str) -> None:
         )
 
 
-def _copy_history(source: Path, target: Path) -> None:
-    """The run's `history.json`, where there is one; a damaged one is left behind."""
-    try:
-        history = json.loads((source / "history.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return
-    if isinstance(history, dict):
-        known = {"model": _without_path(str(history["model"]))} if "model" in history else {}
-        (target / "history.json").write_text(json.dumps({**history, **known}, indent=1) + "\n", encoding="utf-8")
+def _history(source: Path) -> dict[str, Any] | None:
+    """The run's history, with no path in it."""
+    history = history_of(source)
+    if history is None:
+        return None
+    return history | ({"model": _without_path(str(history["model"]))} if "model" in history else {})
 
 
 def _without_path(base_model: str | None) -> str | None:

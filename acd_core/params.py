@@ -19,6 +19,9 @@ OWN_TEMPLATE_VARIABLES = frozenset(
 )  # fmt: skip
 """Names that `chat_template_kwargs` may not hold: what is rendered, and how, follows from the request."""
 
+MOST_WRITTEN = 500_000
+"""Values of one setting or message, written out. More is no request but an attack on whoever writes it out."""
+_LONGEST_SHOWN = 40  # letters of a value in an error
 FinishReason = Literal["stop", "length", "tool_calls", "refusal"]
 
 
@@ -115,6 +118,13 @@ class GenerationParams(BaseModel):
             raise ValueError("a stop string is empty; it would end every reply before its first token")
         return value
 
+    @field_validator("tools", "response_format", "chat_template_kwargs", mode="before")
+    @classmethod
+    def _can_be_written_out(cls, value: Any) -> Any:
+        if written_out(value) > MOST_WRITTEN:
+            raise ValueError(f"it holds more than {MOST_WRITTEN} values when written out")
+        return value
+
     @field_validator("chat_template_kwargs", mode="before")
     @classmethod
     def _variables_of_the_template_only(cls, value: Any) -> Any:
@@ -139,9 +149,18 @@ class GenerationParams(BaseModel):
         The contrast settings may be given flat: `alpha`, `plausibility`, `contrast_tokens`, `rescale`.
         Raises UsageError naming the field, the offending value and the allowed range.
         """
+        if params is not None and not isinstance(params, GenerationParams):
+            raise UsageError(
+                f"params is {shown(params)}, not GenerationParams.",
+                hint="generate(messages, max_tokens=64, alpha=0.4), or generate(messages, GenerationParams(...)).",
+            )
         merged = params.model_dump() if params is not None else {}
         contrast = dict(merged.pop("contrast", {}))
         given = overrides.pop("contrast", None)
+        if given is not None and not isinstance(given, (ContrastParams, Mapping)):
+            raise UsageError(f"contrast is {shown(given)}.", hint="contrast=ContrastParams(alpha=0.5), or alpha=0.5.")
+        if isinstance(given, Mapping) and not all(isinstance(name, str) for name in given):
+            raise UsageError("contrast has a name that is no text.", hint='For example contrast={"alpha": 0.5}.')
         if given is not None:
             contrast.update(given.model_dump() if isinstance(given, ContrastParams) else given)
         contrast.update({name: overrides.pop(name) for name in list(overrides) if name in ContrastParams.model_fields})
@@ -157,7 +176,7 @@ def usage_error(error: ValidationError) -> UsageError:
     lines = []
     for item in error.errors(include_url=False):
         name = ".".join(str(part) for part in item["loc"]) or "value"
-        given = "" if item["type"] in ("extra_forbidden", "missing") else f" (given: {str(item.get('input'))[:80]!r})"
+        given = "" if item["type"] in ("extra_forbidden", "missing") else f" (given: {shown(item.get('input'))})"
         lines.append(f"{name}: {item['msg']}{given}")
     return UsageError(
         "Invalid generation settings. " + "; ".join(lines),
@@ -165,12 +184,44 @@ def usage_error(error: ValidationError) -> UsageError:
     )
 
 
+def written_out(value: Any) -> int:
+    """How many values `value` has once each is written in every place where it stands; what holds itself counts once.
+
+    Sixty lists, each twice within the next, are more than any writer of JSON ends with. Takes time by the objects.
+    """
+    sizes: dict[int, int] = {}
+    held: list[Any] = []  # so that no id is used again
+    waiting: list[tuple[Any, list[Any] | None]] = [(value, None)]
+    while waiting:
+        each, parts = waiting.pop()
+        if parts is not None:
+            sizes[id(each)] = 1 + sum(sizes.get(id(part), 1) for part in parts)
+        elif isinstance(each, (Mapping, list, tuple)) and id(each) not in sizes:
+            parts = list(each.values() if isinstance(each, Mapping) else each)
+            held += [each, parts]
+            sizes[id(each)] = 1
+            waiting.append((each, parts))
+            waiting += [(part, None) for part in parts if isinstance(part, (Mapping, list, tuple))]
+    return sizes.get(id(value), 1)
+
+
+def shown(value: Any) -> str:
+    """A value for an error's text: numbers and short words as they are, of anything else only what it is. A setting
+    that was mixed up with another may hold a prompt, and errors end in logs."""
+    if value is None or isinstance(value, (bool, float)) or (isinstance(value, int) and abs(value) < 2**64):
+        return repr(value)
+    if isinstance(value, str) and len(value) <= _LONGEST_SHOWN and not any(map(str.isspace, value)):
+        return repr(value)
+    size = f" of {len(value)}" if isinstance(value, (str, list, tuple, Mapping)) else ""
+    return f"a {type(value).__name__}{size}"
+
+
 @dataclass(frozen=True)
 class Usage:
     """Token counts. `prompt_tokens` is what the user sent (rendered by the template, kept branch, without the soft
     prompt's vectors); `cached_tokens` of those were known before the call. `completion_tokens` is all that was written
     for the reply; `probe_tokens` of those were spoken freely before a forced format, to see whether the model refuses,
-    and are no part of its text (max_tokens bounds the others)."""
+    and are no part of its text (max_tokens bounds the others; a refusal is told whole, whatever max_tokens says)."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0

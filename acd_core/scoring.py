@@ -18,13 +18,15 @@ from acd_core.backbone import Backbone
 from acd_core.chat import Chat, Conversation
 from acd_core.decoding.sampling import Sampler
 from acd_core.engine import Branch, Request
+from acd_core.engine.faults import check_request, embedding_rows, unsound
 from acd_core.engine.request import Gating
 from acd_core.engine.step import constrain, join
-from acd_core.errors import UsageError
+from acd_core.errors import PolicyError, UsageError
 from acd_core.experts import applied
 from acd_core.hidden_states import reading_layers
 from acd_core.params import GenerationParams
 from acd_core.planning import Planner
+from acd_core.policy import Policy
 
 FORWARD_TOKENS = 8192
 """Positions of one forward, padding included; a longer single request still goes alone."""
@@ -99,7 +101,11 @@ class Scorer:
         self._positions = "position_ids" in names or free
 
     def score(
-        self, pairs: Sequence[tuple[Conversation, Continuation]], settings: GenerationParams, default_method: str
+        self,
+        pairs: Sequence[tuple[Conversation, Continuation]],
+        settings: GenerationParams,
+        default_method: str,
+        policies: Sequence[Policy] = (),
     ) -> Iterator[LogLikelihood]:
         """One result a (conversation, continuation) pair, in order.
 
@@ -110,7 +116,7 @@ class Scorer:
         Raises UsageError for an empty continuation, an unknown token or a forced format, ContextLengthError for one
         that does not fit.
         """
-        for parts in self._parts(pairs, settings, default_method, _likelihood):
+        for parts in self._parts(pairs, (settings, default_method, policies), _likelihood):
             yield LogLikelihood(
                 sum(part.logprob for part in parts),
                 all(part.is_greedy for part in parts),
@@ -119,29 +125,35 @@ class Scorer:
             )
 
     def distributions(
-        self, pairs: Sequence[tuple[Conversation, Continuation]], settings: GenerationParams, default_method: str
+        self,
+        pairs: Sequence[tuple[Conversation, Continuation]],
+        settings: GenerationParams,
+        default_method: str,
+        policies: Sequence[Policy] = (),
     ) -> Iterator[torch.Tensor]:
         """float32 [tokens, vocabulary] a pair, in order: log-probabilities before each token of the continuation.
 
         As `score` in all else. No more than a few are held at a time.
         """
-        for parts in self._parts(pairs, settings, default_method, _distribution):
+        for parts in self._parts(pairs, (settings, default_method, policies), _distribution):
             yield torch.cat(parts)
 
     def _parts(
         self,
         pairs: Sequence[tuple[Conversation, Continuation]],
-        settings: GenerationParams,
-        default_method: str,
+        asked: tuple[GenerationParams, str, Sequence[Policy]],
         read: Callable[[_Case, _Scores], Found],
     ) -> Iterator[list[Found]]:
         """What `read` makes of each continuation: one part, or two where its gate opens in the middle."""
+        settings, _, policies = asked
+        if not all(policy.logprobs for policy in policies):
+            raise PolicyError("The operator's policy allows no log-probabilities, so no log-likelihoods either.")
         if settings.response_format is not None or settings.tool_choice not in (None, "auto", "none"):
             raise UsageError(
                 "A log-likelihood under a forced format is not defined here.",
                 hint="Leave response_format out, and tool_choice at 'auto' or 'none'.",
             )
-        cases = (case for pair in pairs for case in self._cases(*pair, settings, default_method))
+        cases = (case for turns, continuation in pairs for case in self._cases(turns, continuation, *asked))
         parts: list[Found] = []
         for case, found in self._scored(cases, read):
             if parts and not case.joins:
@@ -172,18 +184,25 @@ class Scorer:
         yield from run(group)
 
     def _cases(
-        self, conversation: Conversation, continuation: Continuation, settings: GenerationParams, default_method: str
+        self,
+        conversation: Conversation,
+        continuation: Continuation,
+        settings: GenerationParams,
+        default_method: str,
+        policies: Sequence[Policy],
     ) -> Iterator[_Case]:
         """The continuation as one case, or as two where the gate opens in the middle of it."""
         ids = self._chat.encode_text(continuation) if isinstance(continuation, str) else tuple(continuation)
         if not ids:
             raise UsageError("The continuation is empty.", hint="Give at least one token to score.")
-        wrong = next((each for each in ids if not 0 <= each < self._backbone.vocab_size), None)
+        rows = embedding_rows(self._backbone)
+        wrong = next((each for each in ids if not 0 <= each < min(rows, self._backbone.vocab_size)), None)
         if wrong is not None:
             raise UsageError(f"There is no token {wrong} (the model has {self._backbone.vocab_size}).")
         chosen = {"max_tokens": len(ids), "stop": (), "deadline_s": None}
-        plan = self._planner.plan(conversation, settings.model_copy(update=chosen), default_method)
+        plan = self._planner.plan(conversation, settings.model_copy(update=chosen), default_method, policies)
         request = plan.make(None, _silent)
+        check_request(request, self._backbone, rows)
         at = self._opens_at(request, ids)
         if at != 0:
             yield _Case(replace(request, gating=None), ids[:at])
@@ -318,6 +337,10 @@ def _decided(case: _Case, kept: torch.Tensor, other: torch.Tensor | None) -> _Sc
     steps = [case.step(at) for at in range(len(case.ids))]
     second = [other[at] if other is not None and step.contrasting else None for at, step in enumerate(steps)]
     joined = join(steps, kept, second)
+    finite = torch.stack(list(joined)).amax(-1).isfinite()
+    if not bool(finite.all()):
+        at = int(finite.logical_not().nonzero()[0])
+        raise unsound(steps[at], kept[at], second[at], joined[at], None)
     bent = torch.stack([constrain(*each) for each in zip(steps, joined, kept)])
     picks = bent.argmax(dim=-1)
     if not case.request.sampler.bends:

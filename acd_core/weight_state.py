@@ -241,6 +241,20 @@ def _way(forward: Any, *hooks: Mapping[int, Any]) -> tuple[Any, ...] | None:
     return (forward and id(forward), *numbers) if forward or numbers else None
 
 
+def kept_elsewhere(module: Any, name: str) -> torch.Tensor | None:
+    """The values of `module`'s parameter `name` where accelerate keeps them in memory while no forward runs."""
+    hook = module.__dict__.get("_hf_hook")
+    prefixes = {
+        str(getattr(getattr(each, "weights_map", None), "prefix", "")) for each in getattr(hook, "hooks", (hook,))
+    }
+    for weights in _kept_elsewhere(hook):
+        for prefix in prefixes:
+            found = weights.get(prefix + name)
+            if isinstance(found, torch.Tensor) and not found.is_meta:
+                return found
+    return None
+
+
 def _kept_elsewhere(hook: Any) -> Iterator[Mapping[str, Any]]:
     """The weights in memory that accelerate's hook puts into a module for the time of its forward."""
     for each in getattr(hook, "hooks", (hook,)):

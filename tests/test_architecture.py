@@ -17,9 +17,19 @@ CORE = [p for p in SOURCES if p.is_relative_to(ROOT / "acd_core")]
 
 # From the ground up; a room imports only from rooms below it or from itself. ARCHITECTURE.md shows the same list.
 ROOMS = (
-    ("acd_core.errors",),
-    ("acd_core.hidden_states", "acd_core.turn_ends", "acd_core.weight_state"),
+    ("acd_core.errors", "acd_core.locks"),
+    (
+        "acd_core.hidden_states",
+        "acd_core.turn_ends",
+        "acd_core.weight_state",
+        "acd_core.weights",
+        "acd_core.placing",
+    ),
+    ("acd_core.fingerprint",),
     ("acd_core.gguf_header",),
+    ("acd_core.files",),
+    ("acd_core.saving",),
+    ("acd_core.pair_files",),
     ("acd_core.on_disk",),
     (
         "acd_core.params",
@@ -33,6 +43,7 @@ ROOMS = (
         "acd_core.evaluation.judges",
     ),  # rules over text, without a model: tuning labels with it, evaluation counts with it
     ("acd_core.gguf_files",),
+    ("acd_core.model_files",),
     ("acd_core.backbone",),
     ("acd_core.gate",),
     ("acd_core.chat", "acd_core.pair_card"),
@@ -41,10 +52,11 @@ ROOMS = (
     ("acd_core.pair_hub",),
     ("acd_core.toolcalls",),
     ("acd_core.decoding",),
-    ("acd_core.facts",),
+    ("acd_core.facts", "acd_core.policy"),
     ("acd_core.engine",),
+    ("acd_core.free_words", "acd_core.pieces"),
     ("acd_core.session",),
-    ("acd_core.formats",),
+    ("acd_core.formats", "acd_core.driving", "acd_core.planning_threads"),
     ("acd_core.planning",),
     ("acd_core.scoring",),
     ("acd_core.sharing",),

@@ -1,7 +1,8 @@
 """The application: its verbs, its two global options, and how an error reaches a person.
 
 An error of our own tree is printed as its message and its hint, without a traceback: exit code 2 for a mistake in what
-was asked (UsageError), 1 for everything else, 130 for Ctrl-C. `--debug`, anywhere on the line, shows the traceback.
+was asked (UsageError), 1 for everything else, 130 for Ctrl-C. What the system says (a full disk, a forbidden folder) is
+told likewise with code 1, and a fault of ours with code 70. `--debug`, anywhere on the line, shows the traceback.
 """
 
 from __future__ import annotations
@@ -24,8 +25,14 @@ from acd_core.cli.gate import gate
 from acd_core.cli.pair import pair_app
 from acd_core.cli.tune import tune
 from acd_core.errors import ACDError, UsageError
+from acd_core.files import said, visible
 
 INTERRUPTED = 130
+
+
+FAULT = 70
+"""Exit code of an error that nobody raised on purpose (EX_SOFTWARE of sysexits.h)."""
+_COMMANDS_OWN = (typer.Exit, typer.Abort)
 
 
 class _Verbs(TyperGroup):
@@ -48,13 +55,35 @@ class _Verbs(TyperGroup):
                 raise
             stderr().print("stopped")
             raise typer.Exit(INTERRUPTED) from None
+        except Exception as error:
+            if ctx.meta["acd.debug"] or isinstance(error, (*_COMMANDS_OWN, BrokenPipeError)) or _of_typer(error):
+                raise
+            _show(_as_ours(error))
+            raise typer.Exit(1 if isinstance(error, OSError) else FAULT) from None
+
+
+def _of_typer(error: Exception) -> bool:
+    """Whether typer shows `error` itself: a mistake on the command line."""
+    return callable(getattr(error, "format_message", None)) and hasattr(error, "exit_code")
+
+
+def _as_ours(error: Exception) -> ACDError:
+    """What nobody told in words of ours."""
+    if isinstance(error, OSError):
+        where = f" ({error.filename})" if error.filename else ""
+        return ACDError(f"The system says: {said(error)}{where}.", hint="--debug shows where this came from.")
+    return ACDError(
+        f"acd failed: {type(error).__name__}: {said(error)}",
+        hint="This is a fault of acd. Run the same command with --debug, and report what it prints with the output of "
+        "`acd doctor`.",
+    )
 
 
 def _show(error: ACDError) -> None:
     console = stderr()
-    console.print(Text.assemble(("error: ", "bold red"), error.message), soft_wrap=True)
+    console.print(Text.assemble(("error: ", "bold red"), visible(error.message)), soft_wrap=True)
     if error.hint:
-        console.print(Text.assemble(("next:  ", "bold"), error.hint), soft_wrap=True)
+        console.print(Text.assemble(("next:  ", "bold"), visible(error.hint)), soft_wrap=True)
 
 
 app = typer.Typer(
@@ -97,8 +126,18 @@ app.add_typer(pair_app)
 
 def main() -> None:
     """The console script."""
+    _open_streams()
     try:
         app()
     except BrokenPipeError:  # `acd doctor | head`
         sys.stderr.close()
         sys.exit(1)
+
+
+def _open_streams() -> None:
+    """Where a caller closed a standard stream (`acd chat <&-`), there is none in its place: nothing to read, and what
+    is written goes nowhere. In this order the new ones take the free descriptors 0, 1 and 2, so that no other file
+    gets one of them."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115  (for the process's life)

@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from acd_core.cli.console import facts, note, say, stdout
+from acd_core.cli.console import facts, note, say, say_reply
 from acd_core.cli.gating import GATE_HELP, gate_said, gate_setting
 from acd_core.errors import ACDError, UsageError
 from acd_core.on_disk import BUNDLED_PAIRS
@@ -51,11 +51,15 @@ def chat(
     if not pair and model in BUNDLED_PAIRS and (method == "acd" or not (method or expert)):
         pair = model
 
-    note(f"loading {model} ...")
+    from acd_core.experts import Expert
     from acd_core.lm import ContrastiveLM
+    from acd_core.pair import PromptPair
 
+    loaded = PromptPair.load(pair) if pair else None
+    skilled = Expert.load(expert) if expert else None
+    note(f"loading {model} ...")
     with ContrastiveLM.from_pretrained(
-        model, pair or None, method or None, expert=expert or None, gate=opening, device=device, dtype=dtype
+        model, loaded, method or None, expert=skilled, gate=opening, device=device, dtype=dtype
     ) as lm:
         conversation = Conversation(lm, params, system, stream)
         if sys.stdin.isatty():
@@ -110,8 +114,7 @@ class Conversation:
             for event in events:
                 if isinstance(event, TextDelta):
                     text += event.text
-                    stdout().print(event.text, end="", soft_wrap=True)
-                    sys.stdout.flush()
+                    say_reply(event.text, end="")
                 elif isinstance(event, Done):
                     text, reply = event.generation.text, event.generation
         except KeyboardInterrupt:
@@ -124,7 +127,7 @@ class Conversation:
 
     def _whole(self) -> str:
         reply = self._lm.generate(self._messages, self._params)
-        say(reply.text)
+        say_reply(reply.text)
         _report(reply)
         return str(reply.text)
 
@@ -177,6 +180,8 @@ def _lines() -> Any:
     while True:
         try:
             yield input("> " if interactive else "").strip()
+        except UnicodeDecodeError as error:
+            raise UsageError(f"A line on stdin is not UTF-8 text ({error.reason}).", hint="Send UTF-8.") from None
         except EOFError:
             if interactive:
                 say("")

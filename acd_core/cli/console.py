@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
+
+from acd_core.files import visible
 
 # A pipe has no width; tables laid out for 80 columns would break words for nobody's benefit.
 PIPE_WIDTH = 110
@@ -25,8 +29,17 @@ def stderr() -> Console:
     return _console(stderr=True)
 
 
+class _Console(Console):
+    """Nothing that is printed can steer the terminal: what comes from files and models is shown with its control
+    characters written out, wherever it stands (a cell, a title, a line)."""
+
+    def render(self, renderable: Any, options: Any = None) -> Iterable[Segment]:
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else visible(text), style, control)
+
+
 def _console(*, stderr: bool) -> Console:
-    console = Console(stderr=stderr, markup=False, highlight=False, emoji=False, soft_wrap=False)
+    console = _Console(stderr=stderr, markup=False, highlight=False, emoji=False, soft_wrap=False)
     if not console.is_terminal:
         console.width = PIPE_WIDTH
     return console
@@ -34,12 +47,22 @@ def _console(*, stderr: bool) -> Console:
 
 def say(text: str, style: str = "") -> None:
     """One line on stdout, wrapped by the terminal and not by us."""
-    stdout().print(Text(text, style=style), soft_wrap=True)
+    stdout().print(Text(visible(text), style=style), soft_wrap=True)
+
+
+def say_reply(text: str, end: str = "\n") -> None:
+    """A model's words on stdout, at once: on a terminal without what could steer it, on a pipe exactly as they are."""
+    console = stdout()
+    if console.is_terminal:
+        console.print(Text(visible(text)), end=end, soft_wrap=True)
+    else:
+        sys.stdout.write(text + end)
+    sys.stdout.flush()
 
 
 def note(text: str, style: str = "dim") -> None:
     """One line on stderr."""
-    stderr().print(Text(text, style=style), soft_wrap=True)
+    stderr().print(Text(visible(text), style=style), soft_wrap=True)
 
 
 def facts(rows: dict[str, str], title: str = "") -> None:
@@ -48,7 +71,7 @@ def facts(rows: dict[str, str], title: str = "") -> None:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in rows.items():
-        table.add_row(Text(name), Text(value))
+        table.add_row(Text(visible(name)), Text(visible(value)))
     if title:
         say(title, style="bold underline")
     stdout().print(table)

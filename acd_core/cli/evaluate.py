@@ -14,11 +14,14 @@ from rich.table import Table
 from acd_core.cli.console import note, say, stderr, stdout
 from acd_core.cli.gating import GATE_HELP, gate_setting
 from acd_core.errors import UsageError
+from acd_core.files import check_regular
 from acd_core.on_disk import BUNDLED_PAIRS
 
 if TYPE_CHECKING:
     from acd_core.evaluation.harness import Evaluation
     from acd_core.evaluation.study import Judges
+    from acd_core.experts import Expert
+    from acd_core.pair import PromptPair
 
 
 def evaluate(
@@ -87,6 +90,8 @@ def evaluate(
     asking = utility and choices.strip() != "none"
     questions = chosen_questions(_names(choices), data or None, share, seed) if asking else []
     _check_methods(_names(methods), allow_adversarial)
+    _check_out(Path(out))
+    loaded, skilled = _loaded(pair, expert)
     people = {Path(name).name: read_labelled(name) for name in _names(labelled)}
     judges = _judges(judge, device, dtype)
 
@@ -94,9 +99,9 @@ def evaluate(
     from acd_core.evaluation.study import Study, chosen_arms, run, with_and_without_gate
     from acd_core.lm import ContrastiveLM
 
-    options: dict[str, Any] = {"expert": expert} if expert else {}
+    options: dict[str, Any] = {"expert": skilled} if skilled is not None else {}
     with ContrastiveLM.from_pretrained(
-        model, pair or None, gate=opening, device=device, dtype=dtype, allow_adversarial=allow_adversarial, **options
+        model, loaded, gate=opening, device=device, dtype=dtype, allow_adversarial=allow_adversarial, **options
     ) as lm:
         arms = chosen_arms(
             _names(methods),
@@ -127,6 +132,27 @@ def evaluate(
         found = run(lm, study, out, title=title, shown=bar, told=None if bar else note)
     _show(found.result)
     say(f"\npage: {Path(out) / 'report.html'}\n      {Path(out) / 'report.md'}, report.json, completions.jsonl")
+
+
+def _loaded(pair: str, expert: str) -> tuple[PromptPair | None, Expert | None]:
+    from acd_core.experts import Expert
+    from acd_core.pair import PromptPair
+
+    return PromptPair.load(pair) if pair else None, Expert.load(expert) if expert else None
+
+
+def _check_out(out: Path) -> None:
+    """Raise UsageError unless the run can keep what it makes in the folder `out`."""
+    from acd_core.evaluation.completions import CompletionFile
+    from acd_core.saving import check_writable, failing_as
+
+    with failing_as(UsageError, f"The page cannot be written to {str(out)!r}"):
+        check_writable(out)
+        replies = out / "completions.jsonl"
+        if replies.exists():
+            check_regular(replies)
+            with CompletionFile(replies):
+                pass
 
 
 def _names(given: str) -> list[str]:

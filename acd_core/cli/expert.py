@@ -54,11 +54,16 @@ def expert(
     note("loading torch ...")
     from acd_core.backbone import Backbone
     from acd_core.experts import check_target
-    from acd_core.tuning import load_instructions
-    from acd_core.tuning.expert import ExpertSettings, train_expert
+    from acd_core.tuning import load_instructions, load_pairs
+    from acd_core.tuning.expert import ExpertSettings, refusals_of, train_expert
+    from acd_core.tuning.runs import alone_in, work_folder
 
-    ExpertSettings(**settings)  # an impossible setting, or a folder of something else, fails before a model is loaded
+    # An impossible setting, a file that cannot be read and a folder that cannot be written to fail here, before a model
+    # is loaded.
+    chosen = ExpertSettings(**settings)
     check_target(Path(out))
+    with alone_in(work_folder(Path(out), "training")):  # for a moment: the run itself says so again
+        pass
     own = load_instructions(unsafe) if unsafe else None
     texts: tuple[str, ...] | None = None
     if refusals:
@@ -67,6 +72,8 @@ def expert(
         texts = () if refusals == "ours" else load_refusals(refusals)
     if model == "reference" and not (anchors or refusals) and own is None and REFERENCE_ANCHORS.exists():
         anchors = str(REFERENCE_ANCHORS)
+    if anchors:
+        refusals_of(load_pairs(anchors), chosen)
     bar = stderr().is_terminal
     backbone = Backbone.load(model, device=device, dtype=dtype)
     note(

@@ -30,16 +30,20 @@ def gate(
     note("loading torch ...")
     from acd_core import prompts
     from acd_core.backbone import Backbone
-    from acd_core.pair import PromptPair, replacing
+    from acd_core.pair import PromptPair, check_target, history_of
     from acd_core.tuning.anchors import bundled_instructions
     from acd_core.tuning.reading import LEAST_AUC, gate_for
 
-    backbone = Backbone.load(model, device=device, dtype=dtype)
+    # Whatever can be wrong with files is found before the model is loaded.
+    target = Path(out or pair)
+    check_target(target)
     before: Any = PromptPair.from_texts(prompts.SAFE_PROMPT, prompts.MANUAL_REVERSE, alpha=0.5)
+    history = None
     if pair:
         before = replace(PromptPair.load(pair), gate=None)  # a gate of another model is what this one replaces
-        before.check(backbone)
-    target = Path(out or pair)
+        history = history_of(pair)
+    backbone = Backbone.load(model, device=device, dtype=dtype)
+    before.check(backbone)
     validation = bundled_instructions("validation_safe"), bundled_instructions("validation_unsafe")
     found = gate_for(backbone, validation, seed=seed)
     if found is None:
@@ -48,11 +52,6 @@ def gate(
             f"(area under the curve below {LEAST_AUC}), so it gets no gate.",
             hint=f"Use the pair as it is; the method then acts on every request: acd chat --model {model} --gate off",
         )
-    told = target / "history.json"
-    history = told.read_bytes() if told.is_file() else None
-    with replacing(target) as staging:
-        replace(before, gate=found).write(staging)
-        if history is not None:
-            (staging / told.name).write_bytes(history)
+    replace(before, gate=found).save(target, history=history)
     say(f"gate: {gate_facts(found)}")
     say(f"saved to {target}. Try it:\n  acd chat --model {model} --pair {target}")

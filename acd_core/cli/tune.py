@@ -84,8 +84,12 @@ def tune(
             "--anchors already holds replies; --safe and --unsafe are instructions to make them from.",
             hint="Give either --anchors, or --safe and --unsafe.",
         )
-    if plot and find_spec("matplotlib") is None:
-        raise missing_extra("matplotlib", "plots")
+    if plot:
+        if find_spec("matplotlib") is None:
+            raise missing_extra("matplotlib", "plots")
+        from acd_core.tuning.plot import check_plot
+
+        check_plot(plot)
     given = {
         "objective": objective or None,
         "steps": steps,
@@ -106,6 +110,8 @@ def tune(
         from acd_core.tuning.refusals import load_refusals
 
         settings["refusals"] = load_refusals(refusals)
+    from acd_core.tuning.runs import work_folder
+
     with _told_when_it_ends_early(work_folder(Path(out)), resume):
         result = tuned(
             model,
@@ -138,34 +144,40 @@ def tuned(
     """Tune with a bar on stderr (on a pipe: a line every few seconds and one a point) and save to `out`."""
     note("loading torch ...")
     from acd_core.backbone import Backbone
-    from acd_core.tuning import TuneSettings, generate_anchors, load_instructions
+    from acd_core.pair import check_target
+    from acd_core.tuning import TuneSettings, generate_anchors, load_instructions, load_pairs
     from acd_core.tuning import tune as run
+    from acd_core.tuning.anchors import check_disjoint
+    from acd_core.tuning.objectives import get_objective
+    from acd_core.tuning.runs import alone_in, work_folder
 
+    # An impossible setting, a file that cannot be read and a folder that cannot be written to fail here, before a model
+    # is loaded.
     plan = {name: value for name, value in settings.items() if name in TuneSettings.__dataclass_fields__}
-    TuneSettings(**plan)  # an impossible setting fails here, before a model is loaded
-
+    TuneSettings(**plan)
+    if settings.get("objective"):
+        get_objective(settings["objective"])
     bar = stderr().is_terminal
-    backbone = Backbone.load(model, device=device, dtype=dtype)
-    note(
-        f"{backbone.model_id} on {backbone.device} ({backbone.device_reason}), "
-        f"{str(backbone.dtype).removeprefix('torch.')} ({backbone.dtype_reason})"
-    )
-    pairs: Any = anchors
+    pairs: Any = load_pairs(anchors) if anchors is not None else None
     if model == "reference" and anchors is None and instructions is None and REFERENCE_ANCHORS.exists():
         pairs = str(REFERENCE_ANCHORS)
-    if instructions is not None:
-        settings.setdefault("gate", True)
-        from acd_core.lm import ContrastiveLM
+    own = [load_instructions(path) for path in instructions or ()]
+    if own:
+        check_disjoint({"the harmless instructions": own[0], "the harmful instructions": own[1]})
+    with alone_in(work_folder(out)):
+        check_target(out)
+        backbone = Backbone.load(model, device=device, dtype=dtype)
+        note(
+            f"{backbone.model_id} on {backbone.device} ({backbone.device_reason}), "
+            f"{str(backbone.dtype).removeprefix('torch.')} ({backbone.dtype_reason})"
+        )
+        if own:
+            settings.setdefault("gate", True)
+            from acd_core.lm import ContrastiveLM
 
-        own = [load_instructions(path) for path in instructions]
-        with ContrastiveLM(backbone) as lm:
-            pairs = generate_anchors(lm, *own, out=work_folder(out) / "anchors.jsonl")
-    return run(backbone, pairs, out=out, on_point=None if bar else _line, **settings)
-
-
-def work_folder(out: Path) -> Path:
-    """Where a run towards the pair `out` keeps what it has done."""
-    return out.with_name(f"{out.name}.tuning")
+            with ContrastiveLM(backbone) as lm:
+                pairs = generate_anchors(lm, *own, out=work_folder(out) / "anchors.jsonl")
+        return run(backbone, pairs, out=out, on_point=None if bar else _line, **settings)
 
 
 @contextmanager

@@ -11,16 +11,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from acd_core import prompts as texts
 from acd_core.errors import TuningError, UsageError
+from acd_core.files import read_bytes
+from acd_core.saving import failing_as, save_file
+from acd_core.tuning.json_lines import append, records, text_of
 from acd_core.tuning.objectives import CLASS_NAMES, Class, Objective
 from acd_core.tuning.progress import Bar
+from acd_core.tuning.runs import alone_with
 
 if TYPE_CHECKING:
     from acd_core.lm import ContrastiveLM
@@ -100,8 +105,8 @@ def load_instructions(path: str | os.PathLike[str]) -> tuple[Instruction, ...]:
     rows: list[Instruction] = []
     ids: set[str] = set()
     seen: set[str] = set()
-    for where, record in _records(Path(path)):
-        row = Instruction(_text(record, "id", where), _text(record, "text", where), str(record.get("category", "")))
+    for where, record in records(Path(path)):
+        row = Instruction(text_of(record, "id", where), text_of(record, "text", where), str(record.get("category", "")))
         if row.id in ids:
             raise TuningError(f"{where}: the id {row.id!r} appears twice.", hint="Give every instruction its own id.")
         ids.add(row.id)
@@ -135,7 +140,7 @@ def load_pairs(path: str | os.PathLike[str]) -> tuple[AnchorPair, ...]:
 
     Raises TuningError naming the line for bad JSON, missing fields, an unknown label or a repeated (id, prompt).
     """
-    pairs = tuple(_read_pair(record, where) for where, record in _records(Path(path)))
+    pairs = tuple(_read_pair(record, where) for where, record in records(Path(path)))
     if not pairs:
         raise TuningError(f"{str(path)!r} holds no anchor pair.", hint="Make them: acd tune --model M --out my-pair")
     keys: set[tuple[str, str]] = set()
@@ -150,12 +155,12 @@ def load_pairs(path: str | os.PathLike[str]) -> tuple[AnchorPair, ...]:
 
 
 def save_pairs(pairs: Iterable[AnchorPair], path: str | os.PathLike[str]) -> Path:
-    """Write pairs as JSONL, beside and renamed."""
+    """Write pairs as JSONL, replacing the file at `path` in one step. Raises TuningError where the disk does not take
+    it; then the old file is still there."""
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f".{target.name}.{os.getpid()}")
-    beside.write_text("".join(_line(pair) for pair in pairs), encoding="utf-8")
-    os.replace(beside, target)
+    data = "".join(_line(pair) for pair in pairs).encode()
+    with failing_as(TuningError, f"The anchor pairs cannot be saved to {str(target)!r}"):
+        save_file(target, data)
     return target
 
 
@@ -274,7 +279,8 @@ def generate_anchors(
     request has its own seed, made from `seed`. With
     `out` every finished chunk is appended there, so that a killed run repeats nothing: call again with the same `out`.
     judge: anything with `judge(prompt, completion)` giving a verdict with `refused`; default RefusalJudge.
-    Raises TuningError for contradictory instructions, or an `out` file that holds something else.
+    Raises TuningError for contradictory instructions, or an `out` file that holds something else or that another run
+    is writing to.
     """
     safe = bundled_instructions("safe") if safe is None else safe
     unsafe = bundled_instructions("unsafe") if unsafe is None else unsafe
@@ -285,59 +291,63 @@ def generate_anchors(
     jobs = [
         (row, harmful, name) for harmful, rows in ((False, safe), (True, unsafe)) for row in rows for name in prompts
     ]
-    done = _resume(Path(out), {(row.id, name): (row, harmful) for row, harmful, name in jobs}) if out else {}
-    todo = [job for job in jobs if (job[0].id, job[2]) not in done]
-    # Similar lengths share a batch; the order of the result does not depend on it.
-    todo.sort(key=lambda job: len(job[0].text) + len(prompts[job[2]]))
+    with ExitStack() as held:
+        if out:
+            held.enter_context(alone_with(Path(out)))
+        done = _resume(Path(out), {(row.id, name): (row, harmful) for row, harmful, name in jobs}) if out else {}
+        todo = [job for job in jobs if (job[0].id, job[2]) not in done]
+        # Similar lengths share a batch; the order of the result does not depend on it.
+        todo.sort(key=lambda job: len(job[0].text) + len(prompts[job[2]]))
 
-    def reply(job: tuple[Instruction, bool, str]) -> Generation:
-        # A seed of its own for every request: with one for all, all draw alike, and all refusals take the same words.
-        row, _, name = job
-        own = int.from_bytes(hashlib.sha256(f"{seed}/{row.id}/{name}".encode()).digest()[:7], "big")
-        return lm.generate(
-            _conversation(row.text, prompts[name]),
-            method="none",
-            temperature=temperature,
-            max_tokens=max_tokens,
-            seed=own,
-        )
+        def reply(job: tuple[Instruction, bool, str]) -> Generation:
+            # A seed of its own for every request: with one for all, all draw alike, and refusals take the same words.
+            row, _, name = job
+            own = int.from_bytes(hashlib.sha256(f"{seed}/{row.id}/{name}".encode()).digest()[:7], "big")
+            return lm.generate(
+                _conversation(row.text, prompts[name]),
+                method="none",
+                temperature=temperature,
+                max_tokens=max_tokens,
+                seed=own,
+            )
 
-    # One thread a request in flight; the engine puts what comes in at the same time into one batch.
-    with ThreadPoolExecutor(chunk) as pool, Bar("Anchor pairs", len(jobs), shown=progress) as bar:
-        bar.advance(len(done))
-        for start in range(0, len(todo), chunk):
-            part = todo[start : start + chunk]
-            replies = list(pool.map(reply, part))
-            fresh = [
-                AnchorPair(
-                    row.id,
-                    row.text,
-                    harmful,
-                    name,
-                    said.text,
-                    _label(judge, row.text, said.text),
-                    "stop" if said.finish_reason == "stop" else "length",
-                    row.category,
-                    judge_name(judge),
-                )
-                for (row, harmful, name), said in zip(part, replies)
-            ]
-            if out:
-                _append(Path(out), fresh)
-            done.update({pair.key: pair for pair in fresh})
-            bar.advance(len(part))
-    return tuple(done[(row.id, name)] for row, _, name in jobs)
+        # One thread a request in flight; the engine puts what comes in at the same time into one batch.
+        with ThreadPoolExecutor(chunk) as pool, Bar("Anchor pairs", len(jobs), shown=progress) as bar:
+            bar.advance(len(done))
+            for start in range(0, len(todo), chunk):
+                part = todo[start : start + chunk]
+                replies = list(pool.map(reply, part))
+                fresh = [
+                    AnchorPair(
+                        row.id,
+                        row.text,
+                        harmful,
+                        name,
+                        said.text,
+                        _label(judge, row.text, said.text),
+                        "stop" if said.finish_reason == "stop" else "length",
+                        row.category,
+                        judge_name(judge),
+                    )
+                    for (row, harmful, name), said in zip(part, replies)
+                ]
+                if out:
+                    _append(Path(out), fresh)
+                done.update({pair.key: pair for pair in fresh})
+                bar.advance(len(part))
+        return tuple(done[(row.id, name)] for row, _, name in jobs)
 
 
 def _resume(path: Path, jobs: Mapping[tuple[str, str], tuple[Instruction, bool]]) -> dict[tuple[str, str], AnchorPair]:
     """What an earlier run left at `path`. A torn last line (the run was killed in it) is cut off the file."""
     if not path.exists():
         return {}
-    data = path.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if len(whole) != len(data):
-        with path.open("r+b") as file:
-            file.truncate(len(whole))
+    with failing_as(TuningError, f"The replies in {str(path)!r} cannot be gone on with"):
+        data = read_bytes(path)
+        whole = data[: data.rfind(b"\n") + 1]
+        if len(whole) != len(data):
+            with path.open("r+b") as file:
+                file.truncate(len(whole))
     if not whole:
         return {}
     found: dict[tuple[str, str], AnchorPair] = {}
@@ -353,11 +363,8 @@ def _resume(path: Path, jobs: Mapping[tuple[str, str], tuple[Instruction, bool]]
 
 
 def _append(path: Path, pairs: Iterable[AnchorPair]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write("".join(_line(pair) for pair in pairs))
-        file.flush()
-        os.fsync(file.fileno())
+    with failing_as(TuningError, f"The replies cannot be kept in {str(path)!r}"):
+        append(path, "".join(_line(pair) for pair in pairs).encode())
 
 
 def _conversation(text: str, system: str) -> list[dict[str, str]]:
@@ -388,35 +395,8 @@ def _line(pair: AnchorPair) -> str:
     return json.dumps(asdict(pair), ensure_ascii=False) + "\n"
 
 
-def _records(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError:
-        raise TuningError(f"There is no anchor file {str(path)!r}.", hint="Check the path (--anchors).") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise TuningError(f"{str(path)!r} cannot be read: {' '.join(str(error).split())[:160]}") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        where = f"{str(path)!r} line {number}"
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise TuningError(f"{where} is not JSON ({error}).", hint="Every line is one JSON object.") from None
-        if not isinstance(record, Mapping):
-            raise TuningError(f"{where} is a JSON {type(record).__name__}, not an object.")
-        yield where, record
-
-
-def _text(record: Mapping[str, Any], name: str, where: str) -> str:
-    value = record.get(name)
-    if not isinstance(value, str) or not value.strip():
-        raise TuningError(f"{where} has no {name!r} (a non-empty string).", hint=f"Fields there: {sorted(record)[:12]}")
-    return value
-
-
 def _read_pair(record: Mapping[str, Any], where: str) -> AnchorPair:
-    text, reply = _text(record, "text", where), record.get("reply")
+    text, reply = text_of(record, "text", where), record.get("reply")
     if not isinstance(reply, str):
         raise TuningError(f"{where} has no 'reply' (a string).", hint=f"Fields there: {sorted(record)[:12]}")
     if not isinstance(record.get("harmful"), bool):
@@ -428,7 +408,7 @@ def _read_pair(record: Mapping[str, Any], where: str) -> AnchorPair:
     if label not in ("refused", "accepted"):
         raise TuningError(f"{where} has the label {label!r}.", hint="Labels: refused, accepted.")
     return AnchorPair(
-        _text(record, "id", where),
+        text_of(record, "id", where),
         text,
         record["harmful"],
         str(record.get("prompt", "")),

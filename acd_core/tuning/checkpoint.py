@@ -5,19 +5,20 @@ One safetensors file holds the tensors and, in its metadata, everything else as 
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from acd_core.errors import TuningError
+from acd_core.files import parse_json, parse_tensors, read_bytes
+from acd_core.saving import failing_as, litter_of, save_file
 from acd_core.tuning.validation import Point
 
 
@@ -29,7 +30,7 @@ class Checkpoint:
     document: Mapping[str, Any]
 
     def write(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        """Replace what is at `path`. Raises TuningError where the disk does not take it; then that is still there."""
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
         write_beside(path, save(tensors, metadata={"document": json.dumps(self.document)}))
 
@@ -37,11 +38,11 @@ class Checkpoint:
     def read(cls, path: Path) -> Checkpoint | None:
         """The checkpoint at `path`; None where there is none or it cannot be read (then the run starts anew)."""
         try:
-            with safe_open(str(path), "pt") as file:
-                document = json.loads((file.metadata() or {})["document"])
-                return cls({name: file.get_tensor(name) for name in file.keys()}, document)  # noqa: SIM118
-        except (OSError, SafetensorError, KeyError, ValueError):
+            found = parse_tensors(read_bytes(path))
+            document = parse_json(found.metadata["document"])
+        except (OSError, KeyError, ValueError):
             return None
+        return cls(found.tensors, document) if isinstance(document, dict) else None
 
 
 @dataclass
@@ -65,6 +66,14 @@ class State:
     memory: dict[str, Any] = field(default_factory=dict)
     steering: list[dict[str, float]] = field(default_factory=list)
 
+    @classmethod
+    def start(cls, prompts: dict[str, Tensor], lr: float, weight_decay: float) -> State:
+        """The state before the first step. lr: as a share of each prompt's size."""
+        groups = [
+            {"params": [prompt], "scale": float(prompt.detach().square().mean().sqrt())} for prompt in prompts.values()
+        ]
+        return cls(prompts, torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.99), weight_decay=weight_decay))
+
     @property
     def offsets(self) -> dict[str, float]:
         """What the losses add now."""
@@ -83,8 +92,19 @@ class State:
         document["plain"] = self.plain.as_dict() if self.plain else None
         return Checkpoint(tensors, document)
 
-    def restore(self, found: Checkpoint, device: torch.device) -> None:
-        """Become what `found` holds."""
+    def restore(self, found: Checkpoint, identity: Mapping[str, Any], device: torch.device) -> None:
+        """Become what `found` holds. Raises TuningError where it is of another run, and, half changed, where it does
+        not hold a state."""
+        known = found.document.get("identity")
+        known = known if isinstance(known, dict) else {}
+        if differing := [key for key, value in identity.items() if known.get(key) != value]:
+            raise TuningError(f"the unfinished run differs in {', '.join(differing)}.")
+        try:
+            self._restore(found, device)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise TuningError(f"the checkpoint holds no state of a run: {error}.") from error
+
+    def _restore(self, found: Checkpoint, device: torch.device) -> None:
         for name, prompt in self.prompts.items():
             with torch.no_grad():
                 prompt.copy_(found.tensors[f"prompt.{name}"])
@@ -97,37 +117,29 @@ class State:
             if f"best.{name}" in found.tensors:
                 self.best[name] = found.tensors[f"best.{name}"].to(device)
         document = found.document
-        for name in _PLAIN:
+        for name, kind in _PLAIN.items():
+            if not isinstance(document[name], kind) or isinstance(document[name], bool):
+                raise TypeError(f"its {name} is {str(document[name])[:60]!r}")
             setattr(self, name, document[name])
         self.curve = [Point(**point) for point in document["curve"]]
         self.plain = Point(**document["plain"]) if document["plain"] else None
 
 
-_PLAIN = ("step", "best_step", "steps", "seconds", "bad", "memory", "steering")
+_PLAIN: Mapping[str, Any] = {
+    "step": int, "best_step": int, "steps": list, "seconds": (int, float), "bad": int, "memory": dict, "steering": list,
+}  # fmt: skip
 
 
 def write_beside(path: Path, data: bytes) -> None:
     """Replace `path` by `data` in one step."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with beside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def replaceable(target: Path) -> bool:
-    """Whether `target` is a pair or an empty folder, so that a new pair may take its place."""
-    return (target / "pair.json").is_file() or not any(target.iterdir())
+    with failing_as(TuningError, f"The state of the run cannot be kept in {str(path)!r}"):
+        save_file(path, data)
 
 
 def forget(path: Path) -> None:
     """Remove a checkpoint, what killed writers left beside it, and its folder where nothing else is in it."""
     folder = path.parent
-    for left in (path, *folder.glob(f".{path.name}.*")):
-        left.unlink(missing_ok=True)
-    if folder.is_dir() and not any(folder.iterdir()):
-        shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):  # the pair is saved; what cannot be removed is no reason to fail
+        for left in (path, *litter_of(path)):
+            left.unlink(missing_ok=True)
+        folder.rmdir()

@@ -12,6 +12,7 @@ import os
 import random
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from acd_core.tuning.anchors import AnchorPair, Instruction
 from acd_core.tuning.examples import Encoder, Example
 from acd_core.tuning.progress import Bar
 from acd_core.tuning.refusals import refusing_pairs
+from acd_core.tuning.runs import alone_in, work_folder
 from acd_core.tuning.streams import Prefix, pad_targets, reply_logits, tuning_view
 
 REFUSING_PROMPTS: Mapping[str, str] = {
@@ -103,33 +105,34 @@ def train_expert(
     are kept in `<out>.training/refusals.jsonl`. refusals: texts to learn in place of the model's own (the authors take
     the model's; one that hardly refuses has none); empty for ours, in the request's language. judge: default
     RefusalJudge. settings: see ExpertSettings.
-    Raises TuningError (too few refusals, no attention projection, divergence), ExpertError (`out` is something else)
-    and UsageError (impossible settings).
+    Raises TuningError (too few refusals, no attention projection, divergence, another run towards `out`), ExpertError
+    (`out` is something else, or cannot be written to) and UsageError (impossible settings).
     """
     unknown = [name for name in settings if name not in ExpertSettings.__dataclass_fields__]
     if unknown:
         known = ", ".join(ExpertSettings.__dataclass_fields__)
         raise UsageError(f"Unknown setting {unknown[0]!r} of an expert.", hint=f"Settings: {known}.")
     chosen = ExpertSettings(**settings)
-    target = Path(out) if out is not None else None
-    if target is not None:
-        check_target(target)
-    backbone = Backbone.load(model) if isinstance(model, str) else model
-    names = targets_of(backbone)
     if refusals is not None and anchors is not None:
         raise UsageError("anchors hold replies already, and refusals are to be supplied.", hint="Give one of the two.")
-    if refusals is not None:
-        asked = anchor_data.bundled_instructions("unsafe") if unsafe is None else unsafe
-        pairs: Sequence[AnchorPair] = refusing_pairs(asked, refusals)
-    elif isinstance(anchors, (str, os.PathLike)):
-        pairs = anchor_data.load_pairs(anchors)
-    else:
-        pairs = _own_replies(backbone, unsafe, target, judge, chosen, progress) if anchors is None else anchors
-    rows = refusals_of(pairs, chosen)
-    expert = _Training(backbone, names, rows, chosen).run(progress)
-    if target is not None:
-        expert.save(target)
-    return expert
+    target = Path(out) if out is not None else None
+    with alone_in(work_folder(target, "training")) if target is not None else nullcontext():
+        if target is not None:
+            check_target(target)
+        if isinstance(anchors, (str, os.PathLike)):
+            anchors = anchor_data.load_pairs(anchors)
+            refusals_of(anchors, chosen)  # too few are told before a model is loaded
+        backbone = Backbone.load(model) if isinstance(model, str) else model
+        names = targets_of(backbone)
+        if refusals is not None:
+            asked = anchor_data.bundled_instructions("unsafe") if unsafe is None else unsafe
+            pairs: Sequence[AnchorPair] = refusing_pairs(asked, refusals)
+        else:
+            pairs = _own_replies(backbone, unsafe, target, judge, chosen, progress) if anchors is None else anchors
+        expert = _Training(backbone, names, refusals_of(pairs, chosen), chosen).run(progress)
+        if target is not None:
+            expert.save(target)
+        return expert
 
 
 def targets_of(backbone: Backbone) -> list[str]:
@@ -175,7 +178,7 @@ def _own_replies(
 ) -> tuple[AnchorPair, ...]:
     from acd_core.lm import ContrastiveLM
 
-    kept = target.with_name(f"{target.name}.training") / "refusals.jsonl" if target is not None else None
+    kept = work_folder(target, "training") / "refusals.jsonl" if target is not None else None
     with ContrastiveLM(backbone) as lm:
         return anchor_data.generate_anchors(
             lm,

@@ -3,24 +3,25 @@ chosen, at the strength that was chosen for it."""
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from acd_core.errors import missing_extra
+from acd_core.errors import TuningError, UsageError, missing_extra
+from acd_core.saving import check_writable, failing_as, save_file
 
 
 def plot_history(history: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
     """Draw `history` (as in `history.json` or `TuneResult.history`) to `path`, in the format its ending names.
 
-    Raises MissingExtraError without matplotlib.
+    Raises as `check_plot` does, and TuningError where the file cannot be written; then nothing half-written is left.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise missing_extra("matplotlib", "plots") from None
+    kind = check_plot(path)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(7.0, 6.0), layout="constrained")
     FigureCanvasAgg(figure)
     losses, rates = figure.subplots(2, 1, sharex=True)
@@ -55,8 +56,37 @@ def plot_history(history: Mapping[str, Any], path: str | os.PathLike[str]) -> Pa
     rates.set_ylabel(f"validation rate at alpha {history['alpha']:g}")
     rates.legend(fontsize="small")
     target = Path(path)
-    figure.savefig(target)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format=kind)
+    with failing_as(TuningError, f"The picture cannot be saved to {str(target)!r}"):
+        save_file(target, drawn.getvalue())
     return target
+
+
+def check_plot(path: str | os.PathLike[str]) -> str:
+    """The format that the ending of `path` names. Draws nothing: for before a run.
+
+    Raises MissingExtraError without matplotlib, UsageError for an ending that is no format of it, TuningError for a
+    place where no file can be made.
+    """
+    try:
+        from matplotlib.backend_bases import FigureCanvasBase
+        from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: F401  (what drawing takes)
+        from matplotlib.figure import Figure  # noqa: F401
+    except ImportError:
+        raise missing_extra("matplotlib", "plots") from None
+    target = Path(path)
+    kind, known = target.suffix.lower().removeprefix("."), FigureCanvasBase.get_supported_filetypes()
+    if kind not in known:
+        raise UsageError(
+            f"No picture can be drawn to {str(path)!r}: its ending names no format.",
+            hint=f"Endings: {', '.join(f'.{name}' for name in sorted(known))}.",
+        )
+    with failing_as(TuningError, f"The picture cannot be saved to {str(target)!r}"):
+        if target.is_dir():
+            raise IsADirectoryError("it is a folder")
+        check_writable(target.parent)
+    return kind
 
 
 def along_the_steps(history: Mapping[str, Any]) -> list[Mapping[str, Any]]:

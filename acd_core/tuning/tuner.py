@@ -8,7 +8,7 @@ same result; a half-written pair cannot come about.
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,11 +21,11 @@ from torch import Tensor
 
 from acd_core.backbone import Backbone
 from acd_core.chat import Chat
-from acd_core.errors import TuningError
+from acd_core.errors import PairError, TuningError
 from acd_core.gate import Gate
-from acd_core.pair import PromptPair, replacing
+from acd_core.pair import PromptPair, check_target
 from acd_core.tuning import anchors as anchor_data
-from acd_core.tuning.checkpoint import Checkpoint, State, forget, replaceable
+from acd_core.tuning.checkpoint import Checkpoint, State, forget
 from acd_core.tuning.choice import RULES, choose, rank
 from acd_core.tuning.dresses import BEHIND, by_kind, dresses_digest
 from acd_core.tuning.examples import Batches, Encoder, Example
@@ -51,6 +51,7 @@ from acd_core.tuning.preparing import (
 )
 from acd_core.tuning.progress import Bar
 from acd_core.tuning.reading import gate_for, kept_gate
+from acd_core.tuning.runs import alone_in, work_folder
 from acd_core.tuning.settings import TuneSettings, metrics_of, settings_of
 from acd_core.tuning.stepping import Stepper
 from acd_core.tuning.streams import Prefix, prefill, shared_start, tuning_view
@@ -102,45 +103,48 @@ def tune(
     refusals: texts to learn refusing from, instead of ours, where refusals are supplied.
     resume: continue a killed run with the same settings, anchors and model from `<out>.tuning/`.
     on_point: called with every point of the validation curve.
-    Raises TuningError (too few anchors, a model that cannot be tuned, divergence) and UsageError (impossible settings).
+    Raises TuningError (too few anchors, a model that cannot be tuned, divergence, another run towards `out`, an `out`
+    that is something else or cannot be written to) and UsageError (impossible settings).
     """
-    settings_of(settings)  # an impossible setting fails here, before anything is computed
+    settings_of(settings)  # an impossible setting, file or folder fails here, before anything is computed
     if objective is not None:
         get_objective(objective)
-    backbone, lm = opened(model)
+    if isinstance(anchors, (str, os.PathLike)):
+        anchors = anchor_data.load_pairs(anchors)
     target = Path(out) if out is not None else None
-    if target is not None and target.exists() and not (target.is_dir() and replaceable(target)):
-        raise TuningError(
-            f"{str(target)!r} exists and is not a prompt pair; it will not be overwritten.",
-            hint="Choose another --out folder.",
+    work = work_folder(target) if target is not None else None
+    with alone_in(work) if work is not None else contextlib.nullcontext():
+        if target is not None:
+            try:
+                check_target(target)
+            except PairError as error:
+                raise TuningError(error.message, hint=error.hint) from error
+        backbone, lm = opened(model)
+        judge = anchor_data.default_judge() if judge is None else judge
+        safe, unsafe = validation or (
+            anchor_data.bundled_instructions("validation_safe"),
+            anchor_data.bundled_instructions("validation_unsafe"),
         )
-    work = target.with_name(f"{target.name}.tuning") if target is not None else None
-    judge = anchor_data.default_judge() if judge is None else judge
-    safe, unsafe = validation or (
-        anchor_data.bundled_instructions("validation_safe"),
-        anchor_data.bundled_instructions("validation_unsafe"),
-    )
-    if not safe or not unsafe:
-        raise TuningError("The validation split needs harmless and harmful instructions, at least one of each.")
-    seed = int(settings.get("seed", 0))
-    if isinstance(gate, Gate):
-        gate.check(backbone)
-    found = gate if isinstance(gate, Gate) else None
-    if gate is True or (gate is None and anchors is None):
-        found = gate_for(backbone, (safe, unsafe), work if resume else None, seed, progress)
-    name = objective if isinstance(objective, str) else "custom"
-    if objective is None:
-        name = objective = DEFAULT_OBJECTIVE if found is None else GATED_OBJECTIVE
-    plan = get_objective(objective)
-    chosen = settings_of({**plan.settings, **settings})
-    pairs = pairs_of(anchors, lm, backbone, work, judge, chosen.seed, progress, plan)
-    check_validation(pairs, safe, unsafe)
-    more = more_harmful(pairs, (*safe, *unsafe)) if plan.dressed and anchors is None else ()
-    split = split_for(pairs, plan, refusals, chosen.seed, more)
-    run = _Run(
-        backbone, plan, chosen, split, Validator, (safe, unsafe), judge, work, name, anchor_data.digest(pairs), found
-    )
-    return run.go(target, resume, progress, on_point)
+        if not safe or not unsafe:
+            raise TuningError("The validation split needs harmless and harmful instructions, at least one of each.")
+        seed = int(settings.get("seed", 0))
+        if isinstance(gate, Gate):
+            gate.check(backbone)
+        found = gate if isinstance(gate, Gate) else None
+        if gate is True or (gate is None and anchors is None):
+            found = gate_for(backbone, (safe, unsafe), work if resume else None, seed, progress)
+        name = objective if isinstance(objective, str) else "custom"
+        if objective is None:
+            name = objective = DEFAULT_OBJECTIVE if found is None else GATED_OBJECTIVE
+        plan = get_objective(objective)
+        chosen = settings_of({**plan.settings, **settings})
+        pairs = pairs_of(anchors, lm, backbone, work, judge, chosen.seed, progress, plan)
+        check_validation(pairs, safe, unsafe)
+        more = more_harmful(pairs, (*safe, *unsafe)) if plan.dressed and anchors is None else ()
+        split = split_for(pairs, plan, refusals, chosen.seed, more)
+        digest = anchor_data.digest(pairs)
+        run = _Run(backbone, plan, chosen, split, Validator, (safe, unsafe), judge, work, name, digest, found)
+        return run.go(target, resume, progress, on_point)
 
 
 class _Run:
@@ -257,29 +261,26 @@ class _Run:
 
     def _start(self, resume: bool, bar: Bar) -> State:
         """The state to go on from: a checkpoint of the very same run, or the initial texts."""
-        initial = {
-            "safe": self._embed(self.plan.initial_safe),
-            "adversarial": self._embed(self.plan.initial_adversarial),
-        }
-        groups = [
-            {"params": [prompt], "scale": float(prompt.detach().square().mean().sqrt())} for prompt in initial.values()
-        ]
-        optimizer = torch.optim.AdamW(
-            groups, lr=self.settings.lr, betas=(0.9, 0.99), weight_decay=self.settings.weight_decay
-        )
-        state = State(initial, optimizer)
-        found = Checkpoint.read(self.checkpoint) if resume and self.checkpoint is not None else None
+        state, file = self._initial(), self.checkpoint
+        found = Checkpoint.read(file) if resume and file is not None else None
         if found is not None:
-            differing = [key for key, value in self.identity.items() if found.document["identity"].get(key) != value]
-            if differing:
-                bar.say(f"The unfinished run differs in {', '.join(differing)}: starting anew.")
-            else:
-                state.restore(found, self.backbone.device)
+            try:
+                state.restore(found, self.identity, self.backbone.device)
                 self.stepper.fit = Fit(**state.memory) if state.memory else None
                 bar.say(f"Continuing at step {state.step} of {self.settings.steps}.")
+            except (TuningError, TypeError) as error:
+                bar.say(f"Starting anew: {error}")
+                state = self._initial()
+        elif resume and file is not None and file.exists():
+            bar.say(f"Starting anew: the checkpoint {str(file)!r} cannot be read.")
         if state.plain is None:
             state.plain = self.validator.measure_plain()
         return state
+
+    def _initial(self) -> State:
+        texts = {"safe": self.plan.initial_safe, "adversarial": self.plan.initial_adversarial}
+        prompts = {name: self._embed(text) for name, text in texts.items()}
+        return State.start(prompts, self.settings.lr, self.settings.weight_decay)
 
     def _embed(self, text: str) -> Tensor:
         ids = torch.tensor(Chat(self.backbone.tokenizer).encode_text(text), dtype=torch.long)
@@ -399,12 +400,10 @@ class _Run:
             **point.decoding,
         )
         if target is not None:
-            with replacing(target) as staging:  # killed here, the next run finds its checkpoint and finishes again
-                pair.write(staging)
-                (staging / "history.json").write_text(json.dumps(history, indent=1) + "\n", encoding="utf-8")
+            pair.save(target, history=history)  # killed here, the next run finds its checkpoint and finishes again
             if self.checkpoint is not None:
-                forget(self.checkpoint)
                 kept_gate(self.checkpoint.parent).unlink(missing_ok=True)
+                forget(self.checkpoint)
         return TuneResult(pair, history, target, point, state.plain)
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------

@@ -101,17 +101,22 @@ def test_other_threads_use_the_model_as_it_is(each: tuple[Any, Any, Backbone, Ex
 def test_no_hook_stays_not_even_after_an_error(each: tuple[Any, Any, Backbone, Expert]) -> None:
     model, _, _, expert = each
 
+    def hooks() -> int:  # transformers leaves some of its own where hidden states were asked for before
+        return sum(len(module._forward_hooks) for module in model.modules())
+
+    before = hooks()
+
     def fail() -> None:
         with applied(model, [expert]):
-            assert any(module._forward_hooks for module in model.modules())
+            assert hooks() > before
             model(torch.tensor([[10**6]]))  # no such token
 
     with pytest.raises(IndexError):
         fail()
-    assert not any(module._forward_hooks for module in model.modules())
+    assert hooks() == before
     with applied(model, [None, None]) as any_row:
         assert not any_row
-        assert not any(module._forward_hooks for module in model.modules())
+        assert hooks() == before
 
 
 def two_models(base: Any, expert: Any, ids: list[int], first: int, ends: frozenset[int]) -> list[int]:

@@ -10,7 +10,7 @@ import pytest
 
 from acd_core import ContrastiveLM, PromptPair
 from acd_core.errors import UsageError
-from acd_core.params import Done, GenerationParams, TextDelta, ToolCallDelta
+from acd_core.params import Done, TextDelta, ToolCallDelta
 from acd_core.session import PROBE_TOKENS
 from tests.scripted import ADVERSARIAL, SAFE, ScriptedModel, make_tokenizer
 
@@ -91,7 +91,8 @@ def test_the_tokens_of_our_own_first_attempt_are_no_cached_tokens(make: Make, fr
 
 
 def test_both_halves_of_a_forced_reply_share_one_deadline(make: Make) -> None:
-    plan = make("x")._plan("x", GenerationParams.of(response_format=JSON, deadline_s=60.0))
+    lm = make("x")
+    plan = lm._plan("x", lm._asked(None, {"response_format": JSON, "deadline_s": 60.0}))
     assert plan.matcher is not None
     assert plan.make(None, print).deadline == plan.make(plan.matcher(False), print).deadline
 

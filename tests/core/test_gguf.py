@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import os
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator
 from importlib import metadata
@@ -16,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from transformers.utils import logging
 
 from acd_core import ContrastiveLM, on_disk
 from acd_core.backbone import Backbone
@@ -313,6 +316,17 @@ BROKEN: dict[str, tuple[Callable[[Path, Any, Any, bytes], None], str]] = {
     "no template": (of_writing(template=False), "no chat template"),
     "unknown architecture": (of_writing(named="perceptron"), "does not read its architecture 'perceptron'"),
     "half a model": (of_writing(skip="blk.1.ffn"), "lacks 4 weights"),
+    "a layer too many": (of_writing(fields={"block_count": 1}), "no place for, for example blk.1"),
+    "a bias nobody adds": (
+        of_writing(tensors={"blk.0.attn_q.bias": np.ones(64, dtype=np.float32)}),
+        "no place for, for example blk.0.attn_q.bias",
+    ),
+    "a norm nobody computes": (
+        of_writing(tensors={"blk.1.attn_q_norm.weight": np.ones(16, dtype=np.float32)}),
+        "no place for, for example blk.1.attn_q_norm.weight",
+    ),
+    "not finite": (of_bytes(lambda data: data[:-64] + struct.pack("<16f", *[float("nan")] * 16)), "not finite"),
+    "a pipe": (lambda path, *_: os.mkfifo(path), "no plain file"),
     "a million layers": (of_writing(fields={"block_count": 10**6}), "claims 1000000 layers"),
     "another width": (of_writing(fields={"embedding_length": 128}), "no token embedding of the width"),
     "other shapes": (of_writing(fields={"feed_forward_length": 128}), "cannot be loaded"),
@@ -338,6 +352,31 @@ def test_a_broken_file_is_refused_at_once_and_with_a_hint(
     if folder is not None:
         on_disk.context_length(folder)
         on_disk.mentions_tools(folder)
+
+
+def test_several_at_once_leave_everything_as_it_was(whole: tuple[Any, Any, bytes], tmp_path: Path) -> None:
+    """One reads its config while another loads; what is borrowed of gguf and transformers is given back."""
+    paths = [tmp_path / f"{number}.gguf" for number in range(4)]
+    for path in paths:
+        path.write_bytes(whole[2])
+    reader, table, bars = gguf.GGUFReader, gguf.get_tensor_name_map, logging.is_progress_bar_enabled()
+    found: dict[int, Any] = {}
+
+    def ask(at: int) -> None:
+        dtype = ("float32", "bfloat16")[at // 2]
+        load = Backbone.load(str(paths[at]), dtype=dtype, device="cpu") if at % 2 else None
+        found[at] = load.fingerprint if load else read_facts(str(paths[at]))
+
+    threads = [threading.Thread(target=ask, args=(at,)) for at in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert found[1] == found[3]
+    assert found[0] == found[2]
+    assert (gguf.GGUFReader, gguf.get_tensor_name_map) == (reader, table)
+    assert logging.is_progress_bar_enabled() == bars
+    assert torch.get_default_dtype() == torch.float32
 
 
 def test_an_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,7 +74,7 @@ def test_what_is_said_to_fit_fits_to_the_token(template: str) -> None:
                     room = limit - new - other.count_tokens(filled(shape, 1)) + 1
                     fitting = filled(shape, room)
                     assert other.count_tokens(fitting) == limit - new, (method, shape)
-                    assert other._plan(fitting, settings_of(max_tokens=new)) is not None
+                    assert other._plan(fitting, other._asked(settings_of(max_tokens=new), {})) is not None
                     # A system text of the application's shares its turn with ours, which can save that turn's marks.
                     saved = most - beside if shape == "system" else 0
                     longer = filled(shape, room + 1 + saved)

@@ -16,7 +16,6 @@ from acd_core import ContrastiveLM, PromptPair
 from acd_core.decoding import sampling
 from acd_core.engine import EngineOptions
 from acd_core.engine.request import Item, Reply
-from acd_core.params import GenerationParams
 from acd_core.session import Session
 from tests.core.tiny import family
 
@@ -119,7 +118,7 @@ def run_mix(name: str, mix: list[Asked], options: EngineOptions) -> tuple[list[I
             for number, asked in enumerate(mix):
                 if asked.arrives == round_:
                     lm = lms[asked.pair]
-                    plan = lm._plan(PROMPTS[asked.prompt], GenerationParams.of(None, **asked.params))
+                    plan = lm._plan(PROMPTS[asked.prompt], lm._asked(None, dict(asked.params)))
                     session = sessions[number] = Session(plan, sink(number))
                     engine.submit(session.start())
                 current = sessions[number]

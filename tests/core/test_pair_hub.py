@@ -17,6 +17,7 @@ from huggingface_hub import HfApi
 from acd_core.errors import PairError, UsageError
 from acd_core.pair import PromptPair
 from acd_core.pair_hub import pull_pair, push_pair
+from tests.core.gated import gate as random_gate
 
 
 class FolderHub:
@@ -126,3 +127,12 @@ def test_errors_name_the_next_command(folder: Path, hub: FolderHub, tmp_path: Pa
     push_pair(folder, "alice/pair", api=hub)
     with pytest.raises(PairError, match="will not be overwritten"):
         pull_pair("alice/pair", photos, api=hub)
+
+
+def test_a_gate_goes_with_its_pair(hub: FolderHub, tmp_path: Path) -> None:
+    weights = random_gate(0.5, layers=(1,), width=8)
+    pair = PromptPair(torch.randn(5, 8), torch.randn(7, 8), 0.35, "alice/tiny", "f00d", gate=weights)
+    push_pair(pair.save(tmp_path / "gated"), "alice/gated", api=hub)
+    pulled = pull_pair("alice/gated", tmp_path / "theirs", api=hub)
+    assert pulled.gate is not None
+    assert PromptPair.load(tmp_path / "theirs").id == pair.id

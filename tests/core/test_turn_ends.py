@@ -91,12 +91,12 @@ def test_what_cannot_be_told_is_said() -> None:
 
 def forced(ids: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine chooses `ids` one after the other, whatever the model says."""
-    from acd_core.engine import scheduler
+    from acd_core.engine import rounds
 
-    def choose(requests: Any, kept: Any, other: Any) -> list[int]:
+    def choose(requests: Any, *_: Any) -> list[int]:
         return [ids[len(request.generated)] for request in requests]
 
-    monkeypatch.setattr(scheduler, "choose", choose)
+    monkeypatch.setattr(rounds, "choose", choose)
 
 
 def llama_with(eos: str) -> tuple[Any, Any]:

@@ -241,7 +241,7 @@ def test_a_switch_and_back_between_two_looks_is_not_kept(subject: tuple[Any, Any
         lm.generate("hello", max_tokens=1)
         said = next(each for each in events if isinstance(each, Done)).generation
         ids = [*lm.chat.layout(ASKED).ids, *said.token_ids]
-        assert lm.engine.prefixes.longest(ids)[0] < len(lm.chat.layout(ASKED).ids)
+        assert lm.engine.prefixes.longest(ids, lm.namespace)[0] < len(lm.chat.layout(ASKED).ids)
 
 
 def freed(storage: StorageWeakRef) -> bool:
