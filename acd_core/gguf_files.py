@@ -36,8 +36,6 @@ _WIDE_GEMMA = {"gemma2": 46, "gemma3": 62}  # layers of the 27B models, which sc
 _LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 
 _reading = ForkSafeLock()
-_readers = 0
-_theirs: list[tuple[Any, str, Any]] = []
 
 
 class Loaded(NamedTuple):
@@ -289,31 +287,25 @@ def _borrowed() -> Iterator[None]:
 
     It parses the file anew for the config, the tokenizer and the weights, and builds gguf's table of names once for
     every module of the model (397 times for SmolLM2). And for the architectures it can keep packed, it asks the hub for
-    kernels and runs them, also where nothing is to be packed. The first reader who comes puts this in place, the last
-    who goes takes it back: none waits for another.
+    kernels and runs them, also where nothing is to be packed. One file at a time: what transformers keeps while it
+    reads one is the module's.
     """
     from transformers.utils import logging
 
-    global _readers
     with _reading:
-        if not _readers:
-            swaps = [each for each in _swaps() if hasattr(each[0], each[1])]
-            _theirs[:] = [(module, name, getattr(module, name)) for module, name, _ in swaps]
+        swaps = [each for each in _swaps() if hasattr(each[0], each[1])]
+        theirs = [(module, name, getattr(module, name)) for module, name, _ in swaps]
+        bars = logging.is_progress_bar_enabled()
+        logging.disable_progress_bar()
+        try:
             for module, name, own in swaps:
                 setattr(module, name, own)
-            if logging.is_progress_bar_enabled():
-                logging.disable_progress_bar()
-                _theirs.append((logging, "bars", None))
-        _readers += 1
-    try:
-        yield
-    finally:
-        with _reading:
-            _readers -= 1
-            if not _readers:
-                for module, name, own in _theirs:
-                    logging.enable_progress_bar() if module is logging else setattr(module, name, own)
-                _theirs.clear()
+            yield
+        finally:
+            for module, name, own in theirs:
+                setattr(module, name, own)
+            if bars:
+                logging.enable_progress_bar()
 
 
 def _swaps() -> list[tuple[Any, str, Any]]:

@@ -22,7 +22,6 @@ from acd_core.gate import EVERY, GateRules
 from acd_core.pair import PromptPair
 from acd_core.params import Done, Event, Generation, GenerationParams, shown
 from acd_core.planning import Planner, runnable
-from acd_core.planning_threads import aplan_within, plan_within
 from acd_core.policy import Policy
 from acd_core.scoring import Continuation, LogLikelihood, Scorer
 from acd_core.session import Plan
@@ -378,11 +377,11 @@ class ContrastiveLM:
 
     def _plan(self, conversation: Conversation, asked: Asked) -> Plan:
         deadline = deadline_of(asked.settings)
-        return plan_within(lambda: self._plan_now(conversation, asked, deadline), deadline)
+        return self._shared.planning.within(lambda: self._plan_now(conversation, asked, deadline), deadline)
 
     async def _aplan(self, conversation: Conversation, asked: Asked) -> Plan:
         deadline = deadline_of(asked.settings)
-        return await aplan_within(lambda: self._plan_now(conversation, asked, deadline), deadline)
+        return await self._shared.planning.awithin(lambda: self._plan_now(conversation, asked, deadline), deadline)
 
     def _plan_now(self, conversation: Conversation, asked: Asked, deadline: float | None) -> Plan:
         if self._closed:

@@ -1,4 +1,4 @@
-"""What everything over one model shares: one engine, one chat, one set of formats, as long as somebody uses them."""
+"""What everything over one model shares: one engine, one chat, one set of formats, the threads calls are planned in."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from acd_core.engine import Engine, EngineOptions
 from acd_core.errors import ModelError, UsageError
 from acd_core.formats import Formats
 from acd_core.locks import ForkSafeLock, Locks
+from acd_core.planning_threads import PlanningThreads
 
 _log = logging.getLogger("acd_core")
 
@@ -25,6 +26,7 @@ class Shared:
         self.engine = Engine(backbone, options)
         self.chat = Chat(backbone.tokenizer)
         self.formats = Formats(backbone, self.chat)
+        self.planning = PlanningThreads()
         # The engine thread decodes on a copy of its own: encoding elsewhere borrows the tokenizer mutably.
         self.decoder = copy.deepcopy(backbone.tokenizer)
         self.holders: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -60,6 +62,7 @@ def leave(backbone: Backbone, shared: Shared, holder: Any) -> None:
         if last and backbone.attached.get("lm") is shared:
             del backbone.attached["lm"]
     if last:
+        shared.planning.close()
         shared.engine.close()
 
 

@@ -281,8 +281,11 @@ def measure(count: int, hostile: int, rounds: int, kinds: tuple[str, ...] = KIND
     del made, engine  # with the tokenizer go the processes that try its grammars
     trim()
     memory["closed, collected"] = resident_mb()
-    left = Counter(each.name.split("_")[0] for each in threading.enumerate() if each.ident not in before)
-    ours = {name: number for name, number in left.items() if name != "acd-planning"}  # a pool of the process's
+    until = time.monotonic() + 10.0
+    left = Counter({"?": 1})
+    while left and time.monotonic() < until:  # threads are told to end, and do so by themselves
+        left = Counter(each.name.split("_")[0] for each in threading.enumerate() if each.ident not in before)
+        time.sleep(0.05)
     ratios = {share: [b.at(at) / a.at(at) for a, b in zip(plain, mixed)] for share, at in SHARES.items()}
     ratio = {share: statistics.median(each) for share, each in ratios.items()}
     first, last = memory["at the start"], memory[f"after round {rounds}, collected"]
@@ -290,8 +293,8 @@ def measure(count: int, hostile: int, rounds: int, kinds: tuple[str, ...] = KIND
         wrong.append(f"resident memory grew from {first:.0f} to {last:.0f} MB")
     if ratio["p95"] > 2.0:
         wrong.append(f"p95 of the innocents' latency grew {ratio['p95']:.2f} times")
-    if ours:
-        wrong.append(f"threads left: {ours}")
+    if left:
+        wrong.append(f"threads left: {dict(left)}")
     if not closed or rows:
         wrong.append("the engine is not closed, or holds rows")
     if running := children():
@@ -357,8 +360,7 @@ def page(found: dict[str, Any], wrong: list[str]) -> str:
             f"# {found['innocents']} innocent requests, {found['hostile']} hostile ones mixed in",
             where,
             "Medians over rounds, one without the hostile requests and one with them in turn; ratios of neighbours. "
-            "`acd-planning` is a pool of threads that belongs to the process. Memory is read when the engine has come "
-            "to rest, with one heap for all threads (M_ARENA_MAX).",
+            "Memory is read when the engine has come to rest, with one heap for all threads (M_ARENA_MAX).",
             table(["", ""], facts),
             table(["hostile kind", "sent", "ended in", "slowest, s"], kinds),
             "Wrong: " + "; ".join(wrong) + "." if wrong else "Nothing wrong.",

@@ -12,20 +12,22 @@ import pytest
 
 from acd_core.errors import DeadlineError, UsageError
 from acd_core.lm import ContrastiveLM
-from acd_core.planning_threads import THREADS, aplan_within, plan_within
+from acd_core.planning_threads import THREADS, PlanningThreads
 from tests.scripted import HERMES, ScriptedModel, make_tokenizer
+
+POOL = PlanningThreads()
 
 
 def test_a_deadline_ends_the_wait_for_a_plan() -> None:
     go = threading.Event()
     with pytest.raises(DeadlineError):
-        plan_within(lambda: go.wait(60), time.monotonic() + 0.05)
+        POOL.within(lambda: go.wait(60), time.monotonic() + 0.05)
     with pytest.raises(DeadlineError):
-        asyncio.run(aplan_within(lambda: go.wait(60), time.monotonic() + 0.05))
+        asyncio.run(POOL.awithin(lambda: go.wait(60), time.monotonic() + 0.05))
     go.set()
-    assert plan_within(lambda: 3, time.monotonic() + 60) == 3
-    assert plan_within(lambda: 3, None) == 3
-    assert asyncio.run(aplan_within(lambda: 3, None)) == 3
+    assert POOL.within(lambda: 3, time.monotonic() + 60) == 3
+    assert POOL.within(lambda: 3, None) == 3
+    assert asyncio.run(POOL.awithin(lambda: 3, None)) == 3
 
 
 def test_errors_of_planning_come_through() -> None:
@@ -37,20 +39,20 @@ def test_errors_of_planning_come_through() -> None:
 
     for deadline in (None, time.monotonic() + 60):
         with pytest.raises(TimeoutError, match="its own"):
-            plan_within(late, deadline)
+            POOL.within(late, deadline)
         with pytest.raises(TimeoutError, match="its own"):
-            asyncio.run(aplan_within(late, deadline))
+            asyncio.run(POOL.awithin(late, deadline))
         with pytest.raises(UsageError, match="wrong"):
-            asyncio.run(aplan_within(wrong, deadline))
+            asyncio.run(POOL.awithin(wrong, deadline))
 
 
 def test_short_plans_pass_long_ones_and_the_application_keeps_its_executor() -> None:
     go = threading.Event()
 
     async def run() -> None:
-        long = [asyncio.ensure_future(aplan_within(lambda: go.wait(60), None)) for _ in range(THREADS - 1)]
+        long = [asyncio.ensure_future(POOL.awithin(lambda: go.wait(60), None)) for _ in range(THREADS - 1)]
         await asyncio.sleep(0)
-        assert await asyncio.wait_for(aplan_within(lambda: "short", None), 30) == "short"
+        assert await asyncio.wait_for(POOL.awithin(lambda: "short", None), 30) == "short"
         assert await asyncio.wait_for(asyncio.to_thread(lambda: "theirs"), 30) == "theirs"
         assert not any(each.done() for each in long)
         go.set()
@@ -108,13 +110,13 @@ def test_whoever_is_cancelled_leaves_no_plan_that_complains_later() -> None:
 
     async def run() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
-        waiting = asyncio.ensure_future(aplan_within(wrong, None))
+        waiting = asyncio.ensure_future(POOL.awithin(wrong, None))
         await asyncio.sleep(0.05)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
         go.set()
-        assert await aplan_within(lambda: 3, None) == 3
+        assert await POOL.awithin(lambda: 3, None) == 3
         await asyncio.sleep(0.1)
         gc.collect()
         await asyncio.sleep(0)
@@ -135,3 +137,40 @@ def test_how_calls_are_written_is_told_though_another_thread_forgets_it(monkeypa
         expected = lm.formats._wires({"context": "x" * 2000})
         monkeypatch.setattr(lm.formats, "_known_wires", Forgetful())
         assert lm.formats._wires({"context": "y" * 2000}) == expected
+
+
+def test_an_endless_template_holds_up_its_own_model_only() -> None:
+    """More calls than a pool has threads, to a model whose planning does not end; another one answers beside it."""
+    go, tokenizer = threading.Event(), make_tokenizer(HERMES)
+    stuck, fine = (
+        ScriptedModel(tokenizer, lambda _: "Well."),
+        ScriptedModel(make_tokenizer(HERMES), lambda _: "Well."),
+    )
+    with ContrastiveLM.from_model(stuck, tokenizer) as lm, ContrastiveLM.from_model(fine, fine.tokenizer) as other:
+        known = lm.formats.resolve
+
+        def endless(settings: Any) -> Any:
+            go.wait(60)
+            return known(settings)
+
+        lm.formats.resolve = endless  # type: ignore[method-assign]
+
+        async def run() -> None:
+            calls = [asyncio.ensure_future(lm.agenerate("x", max_tokens=1)) for _ in range(THREADS + 4)]
+            await asyncio.sleep(0.05)
+            reply = await asyncio.wait_for(other.agenerate("x", max_tokens=1), 30)
+            assert reply.token_ids
+            assert not any(each.done() for each in calls)
+            go.set()
+            await asyncio.gather(*calls)
+
+        asyncio.run(run())
+
+
+def test_a_closed_pool_ends_its_threads_and_starts_again() -> None:
+    pool = PlanningThreads()
+    assert asyncio.run(pool.awithin(lambda: threading.current_thread().name, None)).startswith("acd-planning")
+    pool.close()
+    assert asyncio.run(pool.awithin(lambda: 3, None)) == 3
+    pool.close()
+    pool.close()
