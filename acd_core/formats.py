@@ -15,7 +15,6 @@ from acd_core.decoding.once import Once
 from acd_core.decoding.schema_limits import check_functions, json_of
 from acd_core.engine import Matcher
 from acd_core.errors import ModelError, UsageError
-from acd_core.free_words import refuses
 from acd_core.locks import lazy
 from acd_core.params import GenerationParams, shown
 from acd_core.session import PlainReader, Reader
@@ -67,12 +66,6 @@ class Format:
     answer: tuple[str, tuple[int, ...]] | None = None
     thoughts: tuple[tuple[str, str], ...] = ()
 
-    @staticmethod
-    def refuses(request: str, text: str, begun: str = "") -> bool:
-        """Whether `text`, possibly the first words only, declines `request`, the last thing the user said. begun: what
-        the caller wrote of the reply."""
-        return refuses(request, text, begun)
-
 
 class Formats:
     """Resolves formats for one model. Grammars are compiled once per distinct schema."""
@@ -120,14 +113,13 @@ class Formats:
         forced = calls_forced or settings.response_format is not None
         strict = [_is_strict(tool) for tool in tools]
         offered = tuple(_without_strict(tool) for tool in tools)
-        written = json_of(offered, "list of tools")  # also where a template is all that shows them
         parallel = settings.parallel_tool_calls
         # Keys hold the order of properties as the caller gave it: the grammar writes them in that order.
         asked: tuple[str, str | None, str] | None = None
         if calls_forced:
-            asked = "tools", choice, written
+            asked = "tools", choice, json_of(offered, "list of tools")
         elif settings.response_format is not None:
-            asked = "json", written, json_of(_schema(settings.response_format), "JSON schema")
+            asked = "json", json_of(offered, "list of tools"), json_of(_schema(settings.response_format), "JSON schema")
         elif any(strict):
             held = [tool if kept else _any_arguments(tool) for tool, kept in zip(offered, strict)]
             asked = "tools", "auto", json_of(held, "list of tools")
@@ -178,11 +170,12 @@ class Formats:
             head = layout.head
             closed = max((head.rfind(end) + len(end) for end in self._thought_ends if end in head), default=0)
             again = reopening(self._tokenizer, self._backbone.model_type)
-            if len(self._known_wires) >= 16 or len(told) > 1000:  # documents and dates: not worth keeping
-                self._known_wires.clear()
             # The lines between a thought and a call are the model's own by then.
             found = layout, replace(layout, head=again + head[closed:].lstrip("\n"))
-            self._known_wires[told] = found  # which another thread may clear at once
+            if len(told) <= 1000:  # documents are not worth keeping
+                if len(self._known_wires) >= 16:
+                    self._known_wires.clear()
+                self._known_wires[told] = found  # which another thread may clear at once
         return found
 
     @lazy

@@ -28,6 +28,7 @@ _LONGEST = 300  # letters: LONGEST_PROBE tokens have as many where a token is a 
 _BEGUN = 40  # letters that tell what is said behind a preamble: some eight words
 _TOLD = 16  # letters that tell what a text in a document is about to say
 _SANE_MIN_P = 0.05
+_MARK_TOKENS = 16  # more than a mark has
 
 
 def thought_settings(asked: GenerationParams) -> GenerationParams:
@@ -45,21 +46,49 @@ def thought_settings(asked: GenerationParams) -> GenerationParams:
 
 
 class NoSilence(LogitsProcessor):
-    """Forbids the tokens `ends` until something was said. decode: ids of a reply as text, without control tokens."""
+    """Forbids the tokens `ends` until something was said: anew behind a thought, and where a gate opens in a reply.
 
-    def __init__(self, ends: Iterable[int], decode: Callable[[list[int]], str]) -> None:
+    decode: ids of a reply as text, control tokens included. marks: what opens and closes a thought. unsaid: texts that
+    say nothing, the control tokens. turned: how many tokens were said when a gate opened in the reply, if one has.
+    """
+
+    def __init__(
+        self,
+        ends: Iterable[int],
+        decode: Callable[[list[int]], str],
+        marks: Sequence[tuple[str, str]] = (),
+        unsaid: Iterable[str] = (),
+        turned: Callable[[], int] = lambda: 0,
+    ) -> None:
         self._ends = sorted(ends)
-        self._decode = decode
+        self._decode, self._turned = decode, turned
+        self._closing = [close.strip() for _, close in marks]
+        self._unsaid = sorted(
+            {*(each.strip() for pair in marks for each in pair), *unsaid} - {""}, key=len, reverse=True
+        )
+        self._begins = 0  # of the reply's tokens, where what counts begins
         self._said = False
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         """input_ids: [1, n] of the reply alone. scores: [1, vocab]."""
-        self._said = self._said or bool(self._decode(input_ids[0].tolist()).strip())
+        ids = input_ids[0].tolist()
+        if self._turned() > self._begins:
+            self._begins, self._said = self._turned(), False
+        recent = self._decode(ids[max(self._begins, len(ids) - _MARK_TOKENS) :])
+        if any(close in recent for close in self._closing):
+            self._begins, self._said = len(ids), False
+        self._said = self._said or self._says(ids[self._begins :])
         if self._said:
             return scores
         held = scores.clone()
         held[:, self._ends] = -torch.inf
         return held  # type: ignore[return-value]
+
+    def _says(self, ids: list[int]) -> bool:
+        text = self._decode(ids)
+        for each in self._unsaid:
+            text = text.replace(each, "")
+        return bool(text.strip())
 
 
 class ThoughtEar:

@@ -173,15 +173,20 @@ class GenerationParams(BaseModel):
 
 def usage_error(error: ValidationError) -> UsageError:
     """A pydantic error as one of ours: every field, what was given, what is allowed."""
+    return UsageError(
+        f"Invalid generation settings. {complaints(error)}",
+        hint="Settings and ranges: python -c 'import acd_core; help(acd_core.GenerationParams)'",
+    )
+
+
+def complaints(error: ValidationError) -> str:
+    """What a pydantic error says of every field, on one line."""
     lines = []
     for item in error.errors(include_url=False):
         name = ".".join(str(part) for part in item["loc"]) or "value"
         given = "" if item["type"] in ("extra_forbidden", "missing") else f" (given: {shown(item.get('input'))})"
         lines.append(f"{name}: {item['msg']}{given}")
-    return UsageError(
-        "Invalid generation settings. " + "; ".join(lines),
-        hint="Settings and ranges: python -c 'import acd_core; help(acd_core.GenerationParams)'",
-    )
+    return "; ".join(lines)
 
 
 def written_out(value: Any) -> int:

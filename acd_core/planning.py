@@ -21,7 +21,7 @@ from acd_core.errors import ContextLengthError, UsageError
 from acd_core.experts import Expert
 from acd_core.facts import own_tokens
 from acd_core.formats import Formats
-from acd_core.free_words import LONGEST_PROBE, MOST_TOKENS, NoSilence, thought_settings
+from acd_core.free_words import LONGEST_PROBE, MOST_TOKENS, NoSilence, refuses, thought_settings
 from acd_core.gate import GateRules
 from acd_core.pair import PromptPair
 from acd_core.params import GenerationParams
@@ -238,15 +238,20 @@ class Planner:
             # leaves them less contrasted than the method or the pair would. How strong the contrast is stays its own.
             own = self.head_and_window(method, GenerationParams())[1]
             silence = NoSilence(
-                self._backbone.eos_ids, functools.partial(self._decoder.decode, skip_special_tokens=True)
+                self._backbone.eos_ids,
+                functools.partial(self._decoder.decode, skip_special_tokens=False),
+                form.thoughts,
+                self._decoder.all_special_tokens,
+                lambda: made.turned or 0,
             )
             defaults = replace(self._defaults, after=(*self._defaults.after, (True, silence)))
-            return replace(
+            made = replace(
                 make(None, sink),
                 sampler=Sampler(GenerationParams(), device, defaults),
                 max_tokens=min(room, max_tokens + MOST_TOKENS if form.thoughts else max(max_tokens, MOST_TOKENS)),
                 contrast_tokens=None if own is None or contrast_tokens is None else max(own, contrast_tokens),
             )
+            return made
 
         draws_thoughts = form.forced and form.thoughts and settings.temperature > 0.0
         return Plan(
@@ -259,7 +264,7 @@ class Planner:
             matcher=form.matcher,
             probes_refusal=form.forced,
             free=lambda said: form.free(prefix + said, continued and not said),
-            refuses=lambda text: form.refuses(request, text, begun_text),
+            refuses=lambda text: refuses(request, text, begun_text),
             decode=self._decoded,
             closing=form.closing,
             answer=form.answer,

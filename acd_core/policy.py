@@ -6,7 +6,7 @@ left to contrast, a reply begun with "Here is". What an operator locks here no c
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from acd_core.decoding.methods import METHODS
 from acd_core.errors import PolicyError, UsageError
-from acd_core.params import ContrastParams, GenerationParams, usage_error
+from acd_core.params import ContrastParams, GenerationParams, complaints
 
 _CONTRAST = ("method", *ContrastParams.model_fields)
 _LEAVE_OUT = "Leave it out of the call: what was set by the operator counts."
@@ -85,7 +85,7 @@ class Policy(BaseModel):
             super().__init__(**given)
         except ValidationError as error:
             raise UsageError(
-                usage_error(error).message.replace("generation settings", "policy"),
+                f"Invalid policy. {complaints(error)}",
                 hint="Bounds and ranges: python -c 'import acd_core; help(acd_core.Policy)'",
             ) from None
 
@@ -219,7 +219,7 @@ class Policy(BaseModel):
                 "plausibility", f"{effective.plausibility:g}", f"at most {self.max_plausibility:g}", _LEAVE_OUT
             )
         least = self.min_contrast_tokens
-        if least is not None and effective.alpha == 0.0 and self.min_alpha is None:
+        if least is not None and effective.alpha == 0.0:
             raise _beyond("alpha", 0.0, "a contrast", _LEAVE_OUT)
         if least is not None and tokens is not None and tokens < least:
             raise _beyond("contrast_tokens", tokens, f"at least {least}", _LEAVE_OUT)
@@ -256,13 +256,10 @@ def _bytes_of(messages: Sequence[Mapping[str, Any]], limit: int) -> int:
     """Bytes of all texts in checked messages, in UTF-8: contents, then thoughts, calls and names, of which no more is
     read than takes it beyond `limit`. Ends also for what holds itself."""
     size = sum(len(str(each["content"]).encode(errors="replace")) for each in messages)
-    waiting = [each[name] for each in messages for name in each if name not in ("role", "content", "prefix")]
-    while waiting and size <= limit:
-        item = waiting.pop()
-        if isinstance(item, Mapping):
-            waiting += [part for pair in item.items() for part in pair]
-        elif isinstance(item, (list, tuple)):
-            waiting += item
+    more = [each[name] for each in messages for name in each if name not in ("role", "content", "prefix")]
+    for item in _values_in(more):
+        if size > limit:
+            break
         size += len(item.encode(errors="replace")) if isinstance(item, str) else 1
     return size
 
@@ -278,19 +275,20 @@ def _same(first: Any, second: Any) -> bool:
 
 def _within(document: Any, limit: int) -> bool:
     """Whether JSON of `document` has at most about `limit` letters. Ends in time also for what holds itself."""
-    left, waiting = limit, [document]
-    while waiting:
-        item = waiting.pop()
-        left -= 1 + (len(item) if isinstance(item, str) else 0)
-        if isinstance(item, Mapping):
-            left -= len(item)
-            if left >= 0:
-                waiting.extend(item)
-                waiting.extend(item.values())
-        elif isinstance(item, (list, tuple)):
-            left -= len(item)
-            if left >= 0:
-                waiting.extend(item)
+    left = limit
+    for item in _values_in([document]):
+        left -= 1 + (len(item) if isinstance(item, (str, Mapping, list, tuple)) else 0)
         if left < 0:
             return False
     return True
+
+
+def _values_in(waiting: list[Any]) -> Iterator[Any]:
+    """Every value in `waiting`, keys too, however deep; a container before its parts. Endless for what holds itself."""
+    while waiting:
+        item = waiting.pop()
+        yield item
+        if isinstance(item, Mapping):
+            waiting += [part for pair in item.items() for part in pair]
+        elif isinstance(item, (list, tuple)):
+            waiting += item

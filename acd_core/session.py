@@ -20,9 +20,7 @@ from acd_core.decoding.sampling import Sampler
 from acd_core.engine import Matcher, Reply, Request
 from acd_core.engine.request import Item
 from acd_core.engine.text import Turn
-from acd_core.free_words import LONGEST_PROBE as LONGEST_PROBE
 from acd_core.free_words import MOST_TOKENS, Hearing, ThoughtEar
-from acd_core.free_words import PROBE_TOKENS as PROBE_TOKENS
 from acd_core.params import (
     ContrastReport,
     Done,

@@ -14,6 +14,7 @@ from decimal import Decimal
 from typing import Any, Union
 
 from acd_core.decoding.patterns import FORMATS
+from acd_core.decoding.schemas import LISTS, NAMED, ONE
 from acd_core.errors import UsageError
 
 MOST_BYTES = 256 * 1024
@@ -33,12 +34,6 @@ LARGEST_COUNT = 2**31 - 1
 
 _COUNTS = (
     "minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties", "minContains", "maxContains",
-)  # fmt: skip
-_LISTS_OF_SCHEMAS = ("anyOf", "oneOf", "allOf", "prefixItems")
-_SCHEMAS_BY_NAME = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
-_SCHEMAS = (
-    "additionalItems", "unevaluatedItems", "contains", "additionalProperties", "unevaluatedProperties", "propertyNames",
-    "not", "if", "then", "else",
 )  # fmt: skip
 _TOO_LONG = 10**1000  # Python itself writes no more than 4300 digits
 _Place = Union[tuple["_Place", Union[str, int]], None]
@@ -148,10 +143,10 @@ def check_shapes(schema: Mapping[str, Any], what: str, *, shown: bool = False) -
             raise UsageError(
                 f"The {what} is no JSON schema: {_shown(place) or 'it'} is {_kind(node)}, not a schema.", hint=_STANDARD
             )
-        for key in ("enum", *_LISTS_OF_SCHEMAS):
+        for key in ("enum", *(each for each in LISTS if each not in ONE)):
             if key in node and not isinstance(node[key], list):
                 raise wrong(key, "a list")
-        for key in (*_SCHEMAS_BY_NAME, "dependencies", "dependentRequired"):
+        for key in (*NAMED, "dependentRequired"):
             if key in node and not isinstance(node[key], dict):
                 raise wrong(key, "an object")
         required = node.get("required", [])
@@ -202,13 +197,15 @@ def _schemas(schema: Any) -> Iterator[tuple[_Place, Any]]:
         if not isinstance(node, Mapping):
             continue
         for key, value in node.items():
-            if key in _LISTS_OF_SCHEMAS and isinstance(value, list):
+            if key in LISTS and isinstance(value, list):
                 waiting += [(((place, key), number), each) for number, each in enumerate(value)]
-            elif key in _SCHEMAS_BY_NAME and isinstance(value, Mapping):
-                waiting += [(((place, key), name), each) for name, each in value.items()]
-            elif key == "items" and isinstance(value, list):
-                waiting += [(((place, key), number), each) for number, each in enumerate(value)]
-            elif key == "items" or key in _SCHEMAS:
+            elif key in NAMED and isinstance(value, Mapping):
+                waiting += [
+                    (((place, key), name), each)
+                    for name, each in value.items()
+                    if not (key == "dependencies" and isinstance(each, list))  # names, as `dependentRequired` has them
+                ]
+            elif key in ONE:
                 waiting.append(((place, key), value))
 
 

@@ -11,12 +11,12 @@ from typing import Any
 from urllib.parse import unquote
 
 # Keywords whose value is a schema, a list of schemas, or schemas by name.
-_ONE = (
+ONE = (
     "items", "additionalItems", "unevaluatedItems", "contains", "additionalProperties", "unevaluatedProperties",
     "propertyNames", "not", "if", "then", "else",
 )  # fmt: skip
-_LISTS = ("anyOf", "oneOf", "allOf", "prefixItems", "items")
-_NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies")
+LISTS = ("anyOf", "oneOf", "allOf", "prefixItems", "items")
+NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies")
 _NUMBERS = ("const", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
 
 EXACT_INTEGERS = 2**53
@@ -30,11 +30,11 @@ def children(schema: Any) -> Iterator[tuple[Path, Any]]:
     if not isinstance(schema, Mapping):
         return
     for key, value in schema.items():
-        if key in _LISTS and isinstance(value, list):
+        if key in LISTS and isinstance(value, list):
             yield from (((key, str(number)), item) for number, item in enumerate(value))
-        elif key in _NAMED and isinstance(value, Mapping):
+        elif key in NAMED and isinstance(value, Mapping):
             yield from (((key, name), item) for name, item in value.items() if not isinstance(item, list))
-        elif key in _ONE and isinstance(value, (Mapping, bool)):
+        elif key in ONE and isinstance(value, (Mapping, bool)):
             yield (key,), value
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import random
 
-from acd_core.free_words import Hearing, refuses
+import torch
+
+from acd_core.free_words import Hearing, NoSilence, refuses
 
 ASKED = "Write a short essay on the history of the bicycle."
 PARTS = (
@@ -45,3 +47,27 @@ def test_a_long_preamble_is_judged_at_the_ends_of_its_sentences_only() -> None:
         assert not hearing.settled(judge)
     assert all(each.rstrip().endswith(".") for each in asked)
     assert len(asked) < 15
+
+
+def test_silence_is_forbidden_anew_behind_a_thought_and_a_turn() -> None:
+    """What a model thought, or had said before a gate opened, is no answer to whether it refuses."""
+    turned = 0
+    silence = NoSilence([0], lambda ids: "".join(map(chr, ids)), [("<t>", "</t>")], ["$"], lambda: turned)
+
+    def may_end(said: str) -> bool:
+        scores = silence(torch.tensor([[ord(each) for each in said]]), torch.zeros(1, 128))
+        assert bool((scores[0, 1:] == 0.0).all())
+        return bool(scores[0, 0] == 0.0)
+
+    found = []
+    said = "<t>hm</t>\n$ok"
+    for length in range(len(said) + 1):
+        found.append((said[:length][-1:], may_end(said[:length])))
+    assert found[0] == ("", False)
+    thought, behind = found[1:10], found[10:]
+    assert (("h", True) in thought, thought[-1]) == (True, (">", False))
+    assert behind == [("\n", False), ("$", False), ("o", True), ("k", True)]
+    turned = len(said)
+    assert not may_end(said)
+    assert not may_end(said + " ")
+    assert may_end(said + " I")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -74,6 +74,7 @@ calls = st.fixed_dictionaries(
 
 @settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(policies, calls)
+@example({"min_alpha": 0.0, "min_contrast_tokens": 5}, {"alpha": 0.0})
 def test_no_call_weakens_what_is_locked(lm: ContrastiveLM, bounds: dict[str, Any], call: dict[str, Any]) -> None:
     """Read off the request that the engine would get, not off the policy."""
     policy = Policy(**bounds)

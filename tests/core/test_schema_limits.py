@@ -20,7 +20,15 @@ from acd_core.decoding import trials
 from acd_core.decoding.grammar import Grammar
 from acd_core.decoding.once import Once
 from acd_core.decoding.rule import rule_of
-from acd_core.decoding.schema_limits import DEEPEST, MOST_REPEATED, check_functions, json_of, modest, repeated
+from acd_core.decoding.schema_limits import (
+    DEEPEST,
+    MOST_REPEATED,
+    check_functions,
+    check_shapes,
+    json_of,
+    modest,
+    repeated,
+)
 from acd_core.errors import EngineError, UsageError
 from tests.scripted import HERMES, make_tokenizer
 
@@ -392,3 +400,11 @@ def test_a_script_without_a_guard_is_not_run_again_and_ends_in_silence(tmp_path:
     )
     done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (0, "begun\n", "")
+
+
+def test_schemas_by_dependency_are_looked_at_too() -> None:
+    """What the rewriting walks into, the limits have walked through before."""
+    for wrong in ({"oneOf": 3}, {"properties": []}, 3):
+        with pytest.raises(UsageError, match="dependencies"):
+            check_shapes({"type": "object", "dependencies": {"a": wrong}}, "JSON schema")
+    check_shapes({"type": "object", "dependencies": {"a": ["b"], "c": {"type": "string"}, "d": True}}, "JSON schema")
