@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import operator
 import weakref
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -177,10 +178,11 @@ class Backbone:
     def _under_adapter(cls, base: Backbone, folder: str, name: str) -> Backbone:
         """`base`, which is nobody else's, under the adapter in `folder`, as transformers itself loads one."""
         fingerprint_before = base.fingerprint
+        known = {id(each) for each in base.model.parameters()}
         with telling(name):
             weights.adapting(lambda: base.model.load_adapter(folder))
         model, tokenizer = _frozen(base.model), read_config_and_tokenizer(name)[1]
-        _check(model, f"The adapter {name!r}")
+        _check(model, f"The adapter {name!r}", known)
         reasons = {"dtype_reason": base.dtype_reason, "device_reason": base.device_reason}
         made = cls(model, tokenizer, name, **reasons, revision=None)
         made._notes = {**base._notes, "adapter": f"{folder} over {base.model_id}"}
@@ -262,12 +264,13 @@ class Backbone:
 
 _loaded: weakref.WeakValueDictionary[tuple[Any, ...], Backbone] = weakref.WeakValueDictionary()
 _loading = Locks()
-"""One at a time for each model: who comes second finds what the first has loaded, and other models do not wait."""
+"""One at a time for each model: who comes second finds what the first has loaded. Other models wait only while
+transformers builds one (`weights.built`)."""
 
 
-def _check(model: Any, subject: str) -> None:
+def _check(model: Any, subject: str, known: Collection[int] = ()) -> None:
     weights.check_loaded(model, subject)
-    weights.check_finite(model, subject)
+    weights.check_finite(model, subject, known)
 
 
 def _frozen(model: Any) -> Any:

@@ -98,6 +98,11 @@ class RefusalError(ACDError, ValueError):
         )
 
 
+def one_line(error: object, most: int = 200) -> str:
+    """What a foreign error says, on one line of at most so many letters; its type's name where it says nothing."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
+
+
 def missing_extra(package: str, extra: str) -> MissingExtraError:
     """The error for an optional `package` that is not installed, naming the command for `extra`."""
     return MissingExtraError(

@@ -27,11 +27,20 @@ from safetensors.torch import save as as_safetensors
 from acd_core.backbone import Backbone
 from acd_core.errors import ExpertError
 from acd_core.files import as_object, as_tensors, read_bytes, said
-from acd_core.fingerprint import difference, fields, of_fields
+from acd_core.fingerprint import difference, fields, read_fields
 from acd_core.locks import lazy
 from acd_core.on_disk import not_here
 from acd_core.pair import library_version
-from acd_core.saving import MixedError, check_folder, digest_of, failing_as, has_version, read_folder, save_folder
+from acd_core.saving import (
+    MixedError,
+    check_folder,
+    digest_of,
+    digests,
+    failing_as,
+    has_version,
+    read_folder,
+    save_folder,
+)
 
 FORMAT_VERSION = 1
 MAIN, CONFIG, WEIGHTS = "expert.json", "adapter_config.json", "adapter_model.safetensors"
@@ -186,7 +195,7 @@ class Expert:
             "base_model": self.base_model,
             **fields(self.fingerprint),
             "metrics": dict(self.metrics),
-            "files": {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())},
+            "files": digests(files),
         }
         files[MAIN] = _json(document)
         _own_document(files[MAIN])  # what could not be read again is not written
@@ -230,7 +239,7 @@ class Expert:
             float(strength),
             bool(config.get("use_rslora")),
             base if isinstance(base, str) else None,
-            _fingerprint(own),
+            read_fields(own, MAIN, ExpertError, _MAKE),
             own.get("metrics") or {},
         )
         object.__setattr__(expert, "digest", digest_of(files))  # frozen, and of this very content only
@@ -320,14 +329,6 @@ def changed(
 
 def _json(document: Mapping[str, Any]) -> bytes:
     return (json.dumps(document, indent=2, default=str) + "\n").encode()
-
-
-def _fingerprint(own: Mapping[str, Any]) -> str | None:
-    try:
-        found: str | None = of_fields(own)
-    except ValueError as error:
-        raise ExpertError(f"The fingerprint in {MAIN} cannot be read: {error}.", hint=_MAKE) from None
-    return found
 
 
 def _own_document(data: bytes) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from acd_core.errors import ACDError
 from acd_core.weight_state import kept_elsewhere
 
 _SHAPE = ("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
@@ -157,6 +158,15 @@ def of_fields(document: Mapping[str, Any]) -> Any:
     if not isinstance(head, str) or not isinstance(packed, str):
         raise ValueError("the sample of weights is damaged: it is no text, or its fingerprint is none")
     return Fingerprint(head, Sample.unpacked(packed))
+
+
+def read_fields(document: Mapping[str, Any], name: str, error: type[ACDError], hint: str) -> str | None:
+    """`of_fields` of the file called `name`. Raises `error` with `hint` for one that cannot be read."""
+    try:
+        found: str | None = of_fields(document)
+    except ValueError as wrong:
+        raise error(f"The fingerprint in {name} cannot be read: {wrong}.", hint=hint) from None
+    return found
 
 
 def fingerprint_of(model: Any, config: Any, rows: torch.Tensor | None = None) -> Fingerprint:

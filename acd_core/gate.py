@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 
 from acd_core.backbone import Backbone
-from acd_core.errors import GateError, PairMismatchError, PolicyError, UsageError
+from acd_core.errors import GateError, PairMismatchError, PolicyError, UsageError, one_line
 from acd_core.fingerprint import difference, fields, of_fields
 from acd_core.hidden_states import layer_count
 from acd_core.locks import lazy
@@ -204,9 +204,7 @@ class Gate:
                 float(_number(document["carried"])),
             )
         except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
-            raise GateError(
-                f"The gate's description is damaged: {' '.join(str(error).split())[:120]}", hint=_MAKE
-            ) from error
+            raise GateError(f"The gate's description is damaged: {one_line(error, 120)}", hint=_MAKE) from error
 
 
 @dataclass(frozen=True)

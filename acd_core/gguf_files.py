@@ -23,7 +23,7 @@ import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from acd_core import weights
-from acd_core.errors import ACDError, ModelError, missing_extra
+from acd_core.errors import ACDError, ModelError, missing_extra, one_line
 from acd_core.gguf_header import NOT_A_FILE, Header, Tensor, read_header
 from acd_core.locks import ForkSafeLock
 
@@ -273,7 +273,7 @@ def _told(header: Header, name: str) -> Iterator[None]:
     except ACDError:
         raise
     except Exception as error:
-        said = " ".join(str(error).split())[:300] or type(error).__name__
+        said = one_line(error, 300)
         hint = f"Check the file with: acd doctor --model {name}"
         if "not supported" in said or "Unrecognized configuration class" in said:
             said = f"transformers {transformers.__version__} does not read its architecture {header.architecture!r}"

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, Union
 import torch
 from safetensors.torch import save as as_safetensors
 
-from acd_core.errors import PairError, PairMismatchError, UsageError
+from acd_core.errors import PairError, PairMismatchError, UsageError, one_line
 from acd_core.files import as_tensors, is_text, read_object
-from acd_core.fingerprint import difference, fields, of_fields
+from acd_core.fingerprint import difference, fields, read_fields
 from acd_core.gate import Gate
 from acd_core.on_disk import BUNDLED_PAIRS, known_folder, not_here, pair_folder
 from acd_core.pair_card import model_card
@@ -42,7 +42,7 @@ from acd_core.pair_files import (
 )
 from acd_core.pair_files import RETUNE as _RETUNE
 from acd_core.pair_files import migrated as migrated  # the name it has always had
-from acd_core.saving import MixedError, check_folder, digest_of, failing_as, newest, save_folder
+from acd_core.saving import MixedError, check_folder, digest_of, digests, failing_as, newest, save_folder
 
 if TYPE_CHECKING:
     from acd_core.backbone import Backbone
@@ -249,7 +249,7 @@ class PromptPair:
         if history is not None:
             files[HISTORY] = history if isinstance(history, bytes) else _json(history, indent=1)
         files[CARD] = model_card(document, self.length, name).encode()
-        document["files"] = {each: hashlib.sha256(data).hexdigest() for each, data in sorted(files.items())}
+        document["files"] = digests(files)
         files[MAIN] = _json(document)
         document_of(files[MAIN])  # what could not be read again is not written
         return files
@@ -290,7 +290,7 @@ class PromptPair:
             prompts[1],
             document.get("alpha", 0.4),
             document.get("base_model"),
-            _fingerprint(document),
+            read_fields(document, MAIN, PairError, _RETUNE),
             document.get("metrics") or {},
             document.get("base_revision"),
             document.get("license"),
@@ -356,14 +356,6 @@ def _check_vectors(prompt: torch.Tensor, name: str) -> None:
         raise PairError(f"The {name} prompt holds values that are not finite (NaN or infinity).", hint=_RETUNE)
 
 
-def _fingerprint(document: Mapping[str, Any]) -> str | None:
-    try:
-        found: str | None = of_fields(document)
-    except ValueError as error:
-        raise PairError(f"The fingerprint in {MAIN} cannot be read: {error}.", hint=_RETUNE) from None
-    return found
-
-
 def _adapter_config(prompt: torch.Tensor, base_model: str | None) -> dict[str, Any]:
     return {
         "peft_type": "PROMPT_TUNING",
@@ -393,7 +385,7 @@ def _find(source: str | os.PathLike[str], revision: str | None) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(FILES)))
     except Exception as error:
-        raise not_here("pair", name, " ".join(str(error).split())[:160]) from error
+        raise not_here("pair", name, one_line(error, 160)) from error
 
 
 def _vectors(data: bytes, name: str, source: str) -> torch.Tensor:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from acd_core.errors import PairError, UsageError
+from acd_core.errors import PairError, UsageError, one_line
 from acd_core.on_disk import is_hub_id
 from acd_core.pair import PromptPair, check_target, history_of
 from acd_core.pair_files import FILES
@@ -49,7 +49,7 @@ def push_pair(
             )
         except Exception as error:
             raise PairError(
-                f"The hub did not take the pair as {repo_id!r}: {_one_line(error)}",
+                f"The hub did not take the pair as {repo_id!r}: {one_line(error)}",
                 hint="Log in with a token that may write: hf auth login",
             ) from error
     return str(getattr(commit, "repo_url", None) or f"https://huggingface.co/{repo_id}")
@@ -68,7 +68,7 @@ def pull_pair(repo_id: str, out: str | os.PathLike[str], *, revision: str | None
         fetched = Path(hub.snapshot_download(repo_id, revision=revision, allow_patterns=list(FILES)))
     except Exception as error:
         raise PairError(
-            f"The hub gave no pair of the name {repo_id!r}: {_one_line(error)}",
+            f"The hub gave no pair of the name {repo_id!r}: {one_line(error)}",
             hint="Check the name and --revision; for a private pair log in first: hf auth login",
         ) from error
     pair = PromptPair.load(fetched)
@@ -102,7 +102,3 @@ def _api() -> Any:
     from huggingface_hub import HfApi
 
     return HfApi()
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

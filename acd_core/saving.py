@@ -174,6 +174,11 @@ def newest(folder: Path, main: str, name: str) -> Path:
     return staged / name if (staged / main).is_file() and (staged / name).is_file() else folder / name
 
 
+def digests(files: Mapping[str, bytes]) -> dict[str, str]:
+    """The sha256 of each of `files`, as a main file names its parts."""
+    return {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
+
+
 def digest_of(files: Mapping[str, bytes]) -> str:
     """A hash of what `read_folder` gave: the same for the same version, wherever it lies."""
     digest = hashlib.sha256()

@@ -11,7 +11,7 @@ from acd_core.backbone import Backbone
 from acd_core.chat import Chat
 from acd_core.decoding.model_defaults import ModelDefaults
 from acd_core.engine import Engine, EngineOptions
-from acd_core.errors import ModelError, UsageError
+from acd_core.errors import ModelError, UsageError, one_line
 from acd_core.formats import Formats
 from acd_core.locks import ForkSafeLock, Locks
 from acd_core.planning_threads import PlanningThreads
@@ -87,7 +87,7 @@ def defaults_of(backbone: Backbone) -> ModelDefaults:
         found = ModelDefaults.of(backbone.model, backbone.eos_ids, backbone.device)
     except (TypeError, ValueError) as error:
         raise ModelError(
-            f"The generation_config of {backbone.model_id!r} cannot be followed: {' '.join(str(error).split())[:200]}",
+            f"The generation_config of {backbone.model_id!r} cannot be followed: {one_line(error)}",
             hint="Mend generation_config.json, or leave it out of account: generation_defaults=False.",
         ) from error
     with _registry:

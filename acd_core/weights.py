@@ -8,7 +8,7 @@ Both are errors here, as are values that are not finite.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +72,12 @@ def check_loaded(model: nn.Module, subject: str) -> None:
             )
 
 
-def check_finite(model: nn.Module, subject: str) -> None:
-    """Raise ModelError for a model with weights that hold NaN or infinity; all are read, where they lie."""
+def check_finite(model: nn.Module, subject: str, known: Collection[int] = ()) -> None:
+    """Raise ModelError for a model with weights that hold NaN or infinity; all are read, where they lie, but those
+    whose ids are `known`: they were read before."""
     largest: dict[torch.device, list[tuple[str, torch.Tensor]]] = {}
     for name, weight in model.named_parameters():
-        if weight.is_meta:
+        if weight.is_meta or id(weight) in known:
             continue
         if weight.is_floating_point() and weight.numel() and type(weight) in (torch.Tensor, nn.Parameter):
             try:

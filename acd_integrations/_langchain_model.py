@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.language_models import BaseChatModel
-from pydantic import Field, field_serializer, field_validator
+from pydantic import Field, field_serializer
 
-from acd_core.policy import Policy
 from acd_integrations import _langchain_facts as facts
+from acd_integrations import _policy as policies
 from acd_integrations import _settings as written
 from acd_integrations._gate import operator_rules
 from acd_integrations._holder import Holder, Source
@@ -47,7 +47,7 @@ class OverModel(BaseChatModel):
     recheck: int | None = None
     """Reply tokens between two readings while the gate is closed; 0 is none, None 32."""
 
-    policy: Policy | None = Field(default=None, repr=False)
+    policy: policies.PolicyField = Field(default=None, repr=False)
     """The operator's bounds on what a call may ask (`acd_core.Policy`, or its fields as a dict). Fixed at construction,
     for copies, bound settings and configurable fields too. Unless it says otherwise: no replies begun by the caller, no
     text without a chat format."""
@@ -83,8 +83,7 @@ class OverModel(BaseChatModel):
     # -- copies -----------------------------------------------------------------------------------------------------
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "policy":
-            raise written.held_policy(type(self).__name__)
+        policies.check_unchanged([name], type(self).__name__)
         super().__setattr__(name, written.assigned(type(self), name, value))
         if name in _DESCRIBED:
             self._describe_again()
@@ -92,8 +91,7 @@ class OverModel(BaseChatModel):
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy with some settings changed, over the same model where that can be. Raises UsageError for names that
         this class does not have."""
-        if "policy" in (update or {}):
-            raise written.held_policy(type(self).__name__)
+        policies.check_unchanged(update or {}, type(self).__name__)
         copied = super().model_copy(update=written.checked(type(self), update or {}), deep=deep)
         if not _DESCRIBED.isdisjoint(update or {}):
             copied._describe_again()
@@ -119,20 +117,13 @@ class OverModel(BaseChatModel):
 
     def configurable_fields(self, **kwargs: Any) -> RunnableSerializable[Any, Any]:
         """As LangChain's. Raises UsageError for `policy`, which no call may choose."""
-        if "policy" in kwargs:
-            raise written.held_policy(type(self).__name__)
+        policies.check_unchanged(kwargs, type(self).__name__)
         return super().configurable_fields(**kwargs)
 
     def _fix_policy(self, own: Iterable[str]) -> None:
         """Fill into the policy what this object is made with: what it locks is locked for every copy."""
-        policy = Policy.of(self.policy)
-        served = {name: getattr(self, name) for name in own}
-        self.__dict__["policy"] = policy.serving({**served, "made_of": written.made_of(policy, self._source())})
-
-    @field_validator("policy", mode="before")
-    @classmethod
-    def _as_policy(cls, given: Any) -> Policy | None:
-        return None if given is None else Policy.of(given)
+        settings = {name: getattr(self, name) for name in own}
+        self.__dict__["policy"] = policies.fixed(self.policy, settings, self._source())
 
     def __getstate__(self) -> dict[Any, Any]:
         """What a pickle holds: no key, which is of no use here and may be of one elsewhere."""
@@ -165,8 +156,8 @@ class OverModel(BaseChatModel):
             for name, field in fields.items()
             if name in self.model_fields_set and not field.exclude and name != "profile"
         }
-        if "policy" in given:
-            given["policy"] = Policy.of(self.policy).model_dump(mode="json")
+        if self.policy is not None and "policy" in given:
+            given["policy"] = self.policy.model_dump(mode="json")
         reason = written.unsaid(type(self), given, held=self.lm_holder.given is not None)
         if reason is not None:
             return {"lc": 1, "type": "not_implemented", "id": self.lc_id(), "repr": reason}

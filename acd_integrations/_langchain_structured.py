@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from acd_core.decoding.disjoint import kinds
 from acd_core.decoding.schemas import at, mapped, place_of
-from acd_core.errors import RefusalError, UsageError
+from acd_core.errors import RefusalError, UsageError, one_line
 from acd_core.params import shown
 from acd_integrations._calls import listed
 
@@ -64,7 +64,7 @@ def tools_of(tools: Sequence[Any], *, strict: bool | None = None) -> list[dict[s
         try:
             out = _tool_of_schema(tool) if _is_schema(tool) and "title" in tool else convert_to_openai_tool(tool)
         except _NO_SCHEMA as error:
-            raise UsageError(f"{shown(tool)} cannot be used as a tool: {' '.join(str(error).split())[:160]}") from error
+            raise UsageError(f"{shown(tool)} cannot be used as a tool: {one_line(error, 160)}") from error
         function = out.get("function")
         if not isinstance(function, Mapping) or not function.get("name"):
             raise UsageError(
@@ -86,7 +86,7 @@ def schema_of(schema: Any) -> tuple[str, dict[str, Any]]:
         converted = convert_to_json_schema(schema)
     except _NO_SCHEMA as error:
         raise UsageError(
-            f"{shown(schema)} is no schema: {' '.join(str(error).split())[:160]}",
+            f"{shown(schema)} is no schema: {one_line(error, 160)}",
             hint="Give a Pydantic class, a TypedDict, or a JSON schema.",
         ) from error
     name = str(converted.get("title") or "reply")
@@ -111,7 +111,7 @@ def _schema_of_dict(schema: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         name = str(function["name"])
     except _NO_SCHEMA as error:
         raise UsageError(
-            f"{shown(schema)} is no schema: {' '.join(str(error).split())[:160]}",
+            f"{shown(schema)} is no schema: {one_line(error, 160)}",
             hint="Give a JSON schema, an OpenAI function, or a Pydantic class.",
         ) from error
     described = {"description": function["description"]} if function.get("description") else {}

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, PrivateAttr, field_serializer, field_validator
+from pydantic import Field, PrivateAttr, field_serializer
 
 from acd_core.errors import UsageError
-from acd_core.policy import Policy
+from acd_integrations import _policy as policies
 from acd_integrations import _settings as written
 from acd_integrations._gate import operator_rules
 from acd_integrations._holder import Holder, Source
@@ -40,7 +40,7 @@ class OverModel(OwnPrompts):
     device: str = Field(default="auto", description='"auto", any torch device, or "map" for several.')
     revision: str | None = Field(default=None, description="Revision of a hub model.")
 
-    policy: Policy | None = Field(
+    policy: policies.PolicyField = Field(
         default=None,
         repr=False,
         description="The operator's bounds on what a call may ask (`acd_core.Policy`, or its fields as a dict), fixed "
@@ -97,15 +97,13 @@ class OverModel(OwnPrompts):
     # -- copies -----------------------------------------------------------------------------------------------------
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "policy":
-            raise written.held_policy(type(self).__name__)
+        policies.check_unchanged([name], type(self).__name__)
         super().__setattr__(name, written.assigned(type(self), name, value))
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy with some settings changed, over the same model where that can be. Raises UsageError for names that
         this class does not have."""
-        if "policy" in (update or {}):
-            raise written.held_policy(type(self).__name__)
+        policies.check_unchanged(update or {}, type(self).__name__)
         return super().model_copy(update=written.checked(type(self), update or {}), deep=deep)
 
     def __copy__(self) -> Self:
@@ -145,14 +143,8 @@ class OverModel(OwnPrompts):
 
     def _fix_policy(self, own: Iterable[str]) -> None:
         """Fill into the policy what this object is made with: what it locks is locked for every copy."""
-        policy = Policy.of(self.policy)
-        served = {name: getattr(self, name) for name in own}
-        self.__dict__["policy"] = policy.serving({**served, "made_of": written.made_of(policy, self._source())})
-
-    @field_validator("policy", mode="before")
-    @classmethod
-    def _as_policy(cls, given: Any) -> Policy | None:
-        return None if given is None else Policy.of(given)
+        settings = {name: getattr(self, name) for name in own}
+        self.__dict__["policy"] = policies.fixed(self.policy, settings, self._source())
 
     @field_serializer("pair", "expert")
     def _as_name(self, held: Any) -> str | None:

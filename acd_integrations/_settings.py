@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
-from acd_core.errors import PolicyError, UsageError
-from acd_core.params import ContrastParams, GenerationParams, shown, usage_error
-from acd_core.policy import Policy
-from acd_integrations._holder import Holder, Source, expert_key, pair_key
+from acd_core.errors import UsageError
+from acd_core.params import ContrastParams, GenerationParams, complaints
 
 if TYPE_CHECKING:
-    from acd_core.lm import ContrastiveLM
+    pass
 
 _PLACES = ("model", "pair", "expert")
 _IN_MEMORY = "held in memory: "
@@ -142,10 +140,9 @@ def unknown_names(unknown: Iterable[str], known: Collection[str], told: str) -> 
 
 def impossible(owner: type[BaseModel], error: ValidationError) -> UsageError:
     """A pydantic error of the constructor of `owner` as one of ours."""
-    said = usage_error(error).message.removeprefix("Invalid generation settings. ")
     where = f"{owner.__module__}.{owner.__name__}"
     return UsageError(
-        f"Invalid settings of {owner.__name__}. {said}",
+        f"Invalid settings of {owner.__name__}. {complaints(error)}",
         hint=f"Settings and what they take: python -c 'import {owner.__module__}; help({where})'",
     )
 
@@ -176,53 +173,6 @@ def contrast_of(given: dict[str, Any]) -> dict[str, Any]:
     if unknown := set(found or {}) - set(ContrastParams.model_fields):
         raise unknown_names(map(str, unknown), ContrastParams.model_fields, "contrast has no setting")
     return dict(found or {})
-
-
-def policy_over(policy: Any, lm: ContrastiveLM) -> Policy:
-    """The policy of an adapter over a ContrastiveLM, which says what the adapter's leaves open."""
-    own = Policy.of(policy)
-    open_ = [name for name in ("begun_replies", "raw_text") if getattr(own, name) is None]
-    return own.model_copy(update={name: getattr(lm.policy, name) for name in open_})
-
-
-def made_of(policy: Policy, source: Source) -> str | None:
-    """What `policy` holds an adapter to beside its settings: its model, pair, expert and floor, and the method that is
-    its ContrastiveLM's own. None where it leaves the contrast open."""
-    if not policy.bounds_contrast:
-        return None
-    method = source.method if policy.as_served else source.method == "none"
-    try:
-        pair = pair_key(source.pair)
-    except UsageError:  # it is no pair, as the first call will say
-        pair = type(source.pair).__name__
-    floor = dict(source.rules).get("gate_floor")
-    return repr((source.model, pair, expert_key(source.expert), source.revision, floor, method))
-
-
-def check_made_of(policy: Policy, source: Source, name: str) -> None:
-    """Raise PolicyError for a copy that was changed in what the policy of the first one holds fast."""
-    if (policy.served or {}).get("made_of") != made_of(policy, source):
-        raise PolicyError(
-            f"The operator's policy holds for the model, pair, expert, method and gate_floor that this {name} was made "
-            "with, and one of them is another since.",
-            hint=f"Leave it as it was, or make another: {name}(..., policy=Policy(...)).",
-        )
-
-
-def namespace_of(own: str | None, holder: Holder, given: Any) -> str:
-    """The namespace of one call: the object's, else that of its copies; within it, the one the call names."""
-    whole = own or holder.namespace
-    if given is not None and not isinstance(given, str):
-        raise UsageError(f"namespace is {shown(given)}.", hint="Give a text, a tenant's id say.")
-    # No name that is told apart by what people write: "a/b" with "c" is not "a" with "b/c".
-    return f"{whole}\0{given}" if given else whole
-
-
-def held_policy(name: str) -> UsageError:
-    """The error for a policy that somebody wants to change after construction."""
-    return UsageError(
-        f"The policy of this {name} is fixed since it was made.", hint=f"Make another: {name}(..., policy=Policy(...))."
-    )
 
 
 def variables(own: Mapping[str, Any] | None, given: Any) -> Any:

@@ -31,6 +31,7 @@ from acd_core.errors import ContextLengthError, TemplateError, UsageError
 from acd_core.params import ContrastParams, Event, GenerationParams, shown
 from acd_core.policy import Policy
 from acd_integrations import _langchain_facts as facts
+from acd_integrations import _policy as policies
 from acd_integrations import _settings as written
 from acd_integrations._characters import whole, whole_texts
 from acd_integrations._holder import Holder
@@ -150,10 +151,7 @@ class ChatACD(OverModel):
         Raises UsageError for another model, pair, expert, gate_floor or generation_defaults than it has."""
         own = {"model": lm.model_id, "pair": lm.pair, "expert": lm.expert, "lm_holder": Holder(lm)}
         written.check_own(own, settings)
-        rules: dict[str, Any] = {"gate_floor": lm.gate_rules.floor, "generation_defaults": lm.generation_defaults}
-        if "policy" in settings or lm.policy != Policy():
-            rules["policy"] = written.policy_over(settings.pop("policy", None), lm)
-        llm = cls(**{**own, **rules, **settings})
+        llm = cls(**{**own, **policies.rules_of(lm, settings), **settings})
         llm.lm_holder.check(llm._source())
         return llm
 
@@ -250,9 +248,8 @@ class ChatACD(OverModel):
 
     def _held(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """What the operator holds a call to. Raises PolicyError for a copy of which more was changed than may be."""
-        written.check_made_of(Policy.of(self.policy), self._source(), type(self).__name__)
-        namespace = written.namespace_of(self.namespace, self.lm_holder, kwargs.get("namespace"))
-        return {"policy": self.policy, "namespace": namespace}
+        name, given = type(self).__name__, kwargs.get("namespace")
+        return policies.held(self.policy, self._source(), name, self.lm_holder, self.namespace, given)
 
     # -- many calls at once -----------------------------------------------------------------------------------------
     # LangChain's own would let six calls run at a time on two cores, as if each took a core. Here they share forward

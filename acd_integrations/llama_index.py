@@ -39,7 +39,7 @@ try:
 except ImportError as error:  # pragma: no cover - depends on the installation
     raise missing_extra("llama-index-core", "llama-index") from error
 
-from acd_core.policy import Policy
+from acd_integrations import _policy as policies
 from acd_integrations import _settings as written
 from acd_integrations._calls import listed
 from acd_integrations._characters import whole, whole_texts
@@ -135,10 +135,7 @@ class ACDLLM(OverModel):
         Raises UsageError for another model, pair, expert, gate_floor or generation_defaults than it has."""
         own = {"model": lm.model_id, "pair": lm.pair, "expert": lm.expert}
         written.check_own(own, settings)
-        rules: dict[str, Any] = {"gate_floor": lm.gate_rules.floor, "generation_defaults": lm.generation_defaults}
-        if "policy" in settings or lm.policy != Policy():
-            rules["policy"] = written.policy_over(settings.pop("policy", None), lm)
-        llm = cls(**{**own, **rules, "method": lm.method, **settings})
+        llm = cls(**{**own, **policies.rules_of(lm, settings), "method": lm.method, **settings})
         llm._holder = Holder(lm)
         llm._holder.check(llm._source())
         return llm
@@ -303,9 +300,9 @@ class ACDLLM(OverModel):
         self, messages: Sequence[ChatMessage], given: dict[str, Any], formatted: bool
     ) -> tuple[list[dict[str, Any]], GenerationParams, dict[str, Any]]:
         """Conversation, settings, and what the operator holds the call to. Checks everything before anything runs."""
-        written.check_made_of(Policy.of(self.policy), self._source(), type(self).__name__)
         kwargs = dict(given)
-        namespace = written.namespace_of(self.namespace, self._holder, kwargs.pop("namespace", None))
+        within, name = kwargs.pop("namespace", None), type(self).__name__
+        held = policies.held(self.policy, self._source(), name, self._holder, self.namespace, within)
         if "allow_parallel_tool_calls" in kwargs:  # LlamaIndex's name of the core's setting
             kwargs["parallel_tool_calls"] = bool(kwargs.pop("allow_parallel_tool_calls"))
         if kwargs.get("tools") is not None:
@@ -314,7 +311,7 @@ class ACDLLM(OverModel):
             kwargs["tool_choice"] = to_tool_choice(kwargs["tool_choice"], tool_required=False)
         params = self._params(kwargs)
         prepared = list(messages) if formatted else self._with_own_prompts(messages)
-        return to_conversation(prepared), params, {"policy": self.policy, "namespace": namespace}
+        return to_conversation(prepared), params, held
 
     # -- tools ------------------------------------------------------------------------------------------------------
 

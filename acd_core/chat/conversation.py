@@ -56,9 +56,10 @@ def check_conversation(conversation: Conversation) -> Turns:
         role, calls = message["role"], message.get("tool_calls")
         if not isinstance(role, str) or role not in ROLES:
             raise UsageError(f"Message {index} has the unknown role {shown(role)}.", hint=f"Roles: {', '.join(ROLES)}.")
-        _check_depth(message, index)
-        if written_out(message) > MOST_WRITTEN:
-            raise UsageError(f"Message {index} holds more than {MOST_WRITTEN} values when written out.")
+        if len(message) > MOST_WRITTEN or any(isinstance(each, (Mapping, list, tuple)) for each in message.values()):
+            _check_depth(message, index)
+            if written_out(message) > MOST_WRITTEN:
+                raise UsageError(f"Message {index} holds more than {MOST_WRITTEN} values when written out.")
         messages.append({**message, "content": _content_text(message.get("content"), index)})
         if message.get("tool_call_id") is not None:
             messages[-1]["tool_call_id"] = str(message["tool_call_id"])

@@ -72,8 +72,9 @@ def expert(
         texts = () if refusals == "ours" else load_refusals(refusals)
     if model == "reference" and not (anchors or refusals) and own is None and REFERENCE_ANCHORS.exists():
         anchors = str(REFERENCE_ANCHORS)
-    if anchors:
-        refusals_of(load_pairs(anchors), chosen)
+    pairs = load_pairs(anchors) if anchors else None
+    if pairs is not None:
+        refusals_of(pairs, chosen)
     bar = stderr().is_terminal
     backbone = Backbone.load(model, device=device, dtype=dtype)
     note(
@@ -82,7 +83,7 @@ def expert(
     )
     if not bar:
         note("training ..." if anchors or refusals else "asking the model for refusals, then training ...")
-    made = train_expert(backbone, anchors or None, unsafe=own, refusals=texts, out=out, progress=bar, **settings)
+    made = train_expert(backbone, pairs, unsafe=own, refusals=texts, out=out, progress=bar, **settings)
     figures = made.metrics
     facts(
         {

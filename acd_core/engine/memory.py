@@ -11,7 +11,7 @@ import torch
 from acd_core.backbone import Backbone
 from acd_core.engine.cache import SlotCache
 from acd_core.engine.options import EngineOptions
-from acd_core.errors import OutOfMemoryError
+from acd_core.errors import OutOfMemoryError, one_line
 
 PATIENCE, MOST_PATIENCE = 16, 4096
 """Forwards without running out of memory after which more rows are tried again: at first, and at most."""
@@ -110,7 +110,7 @@ def bytes_by_config(config: Any, dtype: torch.dtype) -> int:
 def no_room(error: BaseException) -> OutOfMemoryError:
     """The error of a request that does not even fit alone."""
     return OutOfMemoryError(
-        f"The device has no room for this request alone: {' '.join(str(error).split())[:160]}",
+        f"The device has no room for this request alone: {one_line(error, 160)}",
         hint="Lower max_tokens, shorten the prompt, or load the model in a smaller dtype.",
     )
 

@@ -26,6 +26,7 @@ from acd_core.errors import (
     EngineClosedError,
     EngineError,
     QueueFullError,
+    one_line,
 )
 
 IDLE_SECONDS = 5.0
@@ -212,9 +213,7 @@ class Engine(Rounds):
 
     def _abandon(self, error: BaseException) -> None:
         """Fail everything: the loop itself broke, and nobody may wait for ever. The next request starts a new one."""
-        told = EngineError(
-            f"The engine's thread ended with {type(error).__name__}: {' '.join(str(error).split())[:160]}"
-        )
+        told = EngineError(f"The engine's thread ended with {type(error).__name__}: {one_line(error, 160)}")
         told.__cause__ = error
         _log.error("The engine's thread ended; the next request starts a new one.", exc_info=error)
         left = self._all()

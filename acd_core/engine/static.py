@@ -15,6 +15,7 @@ import torch
 
 from acd_core.backbone import Backbone, devices_of
 from acd_core.engine.cache import MaskBuilder, SlotCache
+from acd_core.errors import one_line
 
 Decode = Literal["auto", "eager", "static", "graphs"]
 """How the decode step runs. eager: shapes as they come. static: fixed shapes, launched one kernel after the other.
@@ -141,7 +142,7 @@ class StaticDecoder:
                 shape.run = _captured(forward, device, self._pool, self._stream)
             except Exception as error:
                 self.mode = "static"
-                self.failure = f"the capture failed: {' '.join(str(error).split())[:160]}"
+                self.failure = f"the capture failed: {one_line(error, 160)}"
                 torch.cuda.synchronize(device)
         return shape
 

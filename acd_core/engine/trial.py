@@ -11,7 +11,8 @@ from typing import Protocol
 import torch
 
 from acd_core.backbone import Backbone
-from acd_core.errors import ModelError
+from acd_core.engine.faults import embedding_rows
+from acd_core.errors import ModelError, one_line
 
 PROVEN = frozenset(
     "falcon gemma gemma2 gemma3_text gpt2 gpt_neox granite llama mistral mixtral olmo olmo2 opt phi phi3 qwen2 qwen3 "
@@ -41,8 +42,7 @@ def needs_trial(backbone: Backbone) -> bool:
 def check(backbone: Backbone, trial: Trial) -> None:
     """Raise ModelError unless the engine's cached, ragged forward agrees with the model's plain one."""
     generator = torch.Generator().manual_seed(0)
-    rows = backbone.model.get_input_embeddings().weight.shape[0]
-    top = max(2, min(backbone.vocab_size, len(backbone.tokenizer), int(rows)))
+    top = max(2, min(backbone.vocab_size, len(backbone.tokenizer), embedding_rows(backbone)))
     ids = [torch.randint(0, top, (length + NEW,), generator=generator) for length in LENGTHS]
     prompts = [backbone.embed(row[:length]) for row, length in zip(ids, LENGTHS)]
     replies = [backbone.embed(row[length:]) for row, length in zip(ids, LENGTHS)]
@@ -56,7 +56,7 @@ def check(backbone: Backbone, trial: Trial) -> None:
             [backbone.model(row[None].to(backbone.device), use_cache=False).logits[0, -1].float() for row in ids]
         )
     except Exception as error:
-        raise _refused(backbone, f"its forward raised {' '.join(str(error).split())[:160]!r}") from error
+        raise _refused(backbone, f"its forward raised {one_line(error, 160)!r}") from error
     for logits, kind in ((expected, "its plain forward"), (found, "the engine's cached forward")):
         if not bool(logits.amax(dim=-1).isfinite().all()):
             raise _refused(backbone, f"the logits of {kind} are not finite (NaN or infinity)")

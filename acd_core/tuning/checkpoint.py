@@ -18,7 +18,8 @@ from torch import Tensor
 
 from acd_core.errors import TuningError
 from acd_core.files import parse_json, parse_tensors, read_bytes
-from acd_core.saving import failing_as, litter_of, save_file
+from acd_core.saving import litter_of
+from acd_core.tuning.runs import write_beside
 from acd_core.tuning.validation import Point
 
 
@@ -130,16 +131,11 @@ _PLAIN: Mapping[str, Any] = {
 }  # fmt: skip
 
 
-def write_beside(path: Path, data: bytes) -> None:
-    """Replace `path` by `data` in one step."""
-    with failing_as(TuningError, f"The state of the run cannot be kept in {str(path)!r}"):
-        save_file(path, data)
-
-
-def forget(path: Path) -> None:
-    """Remove a checkpoint, what killed writers left beside it, and its folder where nothing else is in it."""
-    folder = path.parent
+def forget(*paths: Path) -> None:
+    """Remove what a run kept, what killed writers left beside it, and its folder where nothing else is in it. paths:
+    files of one folder."""
     with contextlib.suppress(OSError):  # the pair is saved; what cannot be removed is no reason to fail
-        for left in (path, *litter_of(path)):
-            left.unlink(missing_ok=True)
-        folder.rmdir()
+        for path in paths:
+            for left in (path, *litter_of(path)):
+                left.unlink(missing_ok=True)
+        paths[0].parent.rmdir()

@@ -19,7 +19,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as as_safetensors
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -33,6 +34,7 @@ from acd_core.tuning.anchors import Instruction, SplitName
 from acd_core.tuning.dresses import BARE, Dress, by_kind, dresses_digest
 from acd_core.tuning.pooled_regression import auc, fit_pooled, pool
 from acd_core.tuning.progress import Bar
+from acd_core.tuning.runs import write_beside
 from acd_core.tuning.streams import Prefix, greedy, keys_and_values, prefill, shared_start
 
 SHARE = 0.05
@@ -104,11 +106,8 @@ def gate_for(
         return None
     found = _learn(backbone, validation, seed, progress)
     if found is not None and kept is not None:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        beside = kept.with_name(f".{kept.name}.new")
         told = json.dumps({**found.document(), "made_of": made_of})
-        save_file({"weights": found.weights}, str(beside), metadata={"format": "pt", "gate": told})
-        beside.replace(kept)
+        write_beside(kept, as_safetensors({"weights": found.weights}, metadata={"format": "pt", "gate": told}))
     return found
 
 

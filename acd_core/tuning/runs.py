@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from acd_core.errors import TuningError
-from acd_core.saving import BusyError, failing_as, locked
+from acd_core.saving import BusyError, failing_as, locked, save_file
 
 LOCK = ".running.lock"
 _PATIENCE = 0.3  # seconds: one that ends at this moment is waited for
@@ -53,3 +53,9 @@ def _holding(lock: Path, what: Path) -> Iterator[None]:
                     hint="Wait until it has ended, or give another folder with --out.",
                 ) from None
         yield
+
+
+def write_beside(path: Path, data: bytes) -> None:
+    """Replace `path` by `data` in one step."""
+    with failing_as(TuningError, f"The state of the run cannot be kept in {str(path)!r}"):
+        save_file(path, data)

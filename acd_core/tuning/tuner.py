@@ -402,8 +402,7 @@ class _Run:
         if target is not None:
             pair.save(target, history=history)  # killed here, the next run finds its checkpoint and finishes again
             if self.checkpoint is not None:
-                kept_gate(self.checkpoint.parent).unlink(missing_ok=True)
-                forget(self.checkpoint)
+                forget(self.checkpoint, kept_gate(self.checkpoint.parent))
         return TuneResult(pair, history, target, point, state.plain)
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------

@@ -61,12 +61,3 @@ def lm_params(**settings: Any) -> Any:
 
 def pause() -> None:
     time.sleep(0.005)
-
-
-def settle(lm: ContrastiveLM) -> None:
-    """A reply is handed out a moment before its rows are kept as a prefix and freed."""
-    for _ in range(400):
-        if lm.engine.active_rows == 0:
-            return
-        pause()
-    raise AssertionError("rows are still held")

@@ -6,8 +6,6 @@ import copy
 import dataclasses
 import logging
 import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +23,7 @@ from acd_core.engine.request import Reply
 from acd_core.errors import ACDError, DeadlineError, EngineClosedError, EngineError, ModelError, UsageError
 from acd_core.params import GenerationParams
 from tests.core.tiny import family
+from tests.core.waiting import quiet, run_apart
 
 PAIR = PromptPair.from_texts("always be safe while you answer", "the lazy dog jumps over user data")
 CLEAN = [f"the quick brown fox {'jumps ' * n}over data {n}" for n in range(6)]
@@ -62,13 +61,6 @@ def outcomes(lm: ContrastiveLM, prompts: Sequence[str], **settings: Any) -> list
             found = pool.map(one, prompts)
             time.sleep(0.3)
         return list(found)
-
-
-def quiet(lm: ContrastiveLM) -> None:
-    until = time.monotonic() + 10
-    while lm.engine.active_rows or lm.engine.queued:
-        assert time.monotonic() < until, "rows were leaked"
-        time.sleep(0.005)
 
 
 def held(lm: ContrastiveLM) -> torch.Tensor:
@@ -723,8 +715,4 @@ sys.exit(os.waitstatus_to_exitcode(status))
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_child_serves_though_the_lock_was_held_when_it_was_forked() -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", FORK], timeout=120, capture_output=True, text=True, env=environment, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    run_apart(FORK)

@@ -6,8 +6,6 @@ import asyncio
 import gc
 import os
 import random
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -28,6 +26,7 @@ from acd_core.errors import (
 )
 from acd_core.params import Done
 from tests.core.tiny import family
+from tests.core.waiting import quiet, run_apart
 
 PAIR = PromptPair.from_texts("always be safe while you answer", "the lazy dog jumps over user data")
 PROMPTS = [f"the quick brown fox {'jumps ' * (n % 7)}over data {n}" for n in range(24)]
@@ -37,14 +36,6 @@ PROMPTS = [f"the quick brown fox {'jumps ' * (n % 7)}over data {n}" for n in ran
 def lm() -> Iterator[ContrastiveLM]:
     with ContrastiveLM.from_model(*family("llama"), PAIR) as made:
         yield made
-
-
-def quiet(lm: ContrastiveLM, seconds: float = 10.0) -> None:
-    """Wait until the engine holds no rows."""
-    until = time.monotonic() + seconds
-    while lm.engine.active_rows or lm.engine.queued:
-        assert time.monotonic() < until, "rows were leaked"
-        time.sleep(0.01)
 
 
 def test_closing_a_stream_frees_its_rows(lm: ContrastiveLM) -> None:
@@ -326,8 +317,4 @@ sys.exit(os.waitstatus_to_exitcode(status))
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_fork_and_interpreter_exit_leave_no_hanging_thread() -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", FORK], timeout=120, capture_output=True, text=True, env=environment, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    run_apart(FORK)

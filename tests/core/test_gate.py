@@ -17,8 +17,9 @@ from acd_core.engine import EngineOptions
 from acd_core.gate import Gate, Levels
 from acd_core.hidden_states import reading_layers
 from acd_core.params import Done, TextDelta
-from tests.core.gated import ALWAYS, BEGUN, NEVER, NEW, PROMPTS, TURNS, gate, open_lm, reading_of, settle
+from tests.core.gated import ALWAYS, BEGUN, NEVER, NEW, PROMPTS, TURNS, gate, open_lm, reading_of
 from tests.core.tiny import family
+from tests.core.waiting import quiet
 
 
 def middle() -> float:
@@ -222,7 +223,7 @@ def test_mixes_of_gated_requests_equal_the_same_requests_alone() -> None:
                     opened.add(reply.report.gate.opened_at)
                     assert reply.report.gate.opened_at == expected.report.gate.opened_at
         assert {None, 0} < opened, "gates of all fates should be in the mix"
-        settle(lm)
+        quiet(lm)
 
 
 def test_streams_of_gated_requests_say_the_same() -> None:
@@ -295,16 +296,16 @@ def test_what_was_read_of_a_prefix_is_not_read_again() -> None:
         again = lm.generate(steps, max_tokens=4)
         assert again.usage.cached_tokens == again.usage.prompt_tokens - 1
         with open_lm(found=gate(NEVER)) as fresh:
-            settle(fresh)
+            quiet(fresh)
             fresh.engine.prefixes.clear()
             assert again.report.gate is not None
             alone = fresh.generate(steps, max_tokens=4).report.gate
             assert alone is not None
             assert again.report.gate.reading == pytest.approx(alone.reading, abs=2e-3)
-        settle(lm)
+        quiet(lm)
         lm.engine.prefixes.clear()
         lm.generate(steps, method="none", max_tokens=4)
-        settle(lm)
+        quiet(lm)
         unread = lm.generate(steps, max_tokens=4)
         assert unread.usage.cached_tokens < 20
         assert unread.report.gate is not None

@@ -57,6 +57,15 @@ def test_an_error_is_not_kept() -> None:
     assert failing.value == 3
 
 
+def test_one_lock_a_key() -> None:
+    locks = Locks()
+    first, again = locks.of("a"), locks.of("a")
+    assert first is again
+    assert locks.of("b") is not first
+    with first, again:
+        pass
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_a_lock_held_by_a_thread_of_the_parent_is_free_in_the_child() -> None:
     one, several = ForkSafeLock(), Locks()

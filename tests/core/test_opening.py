@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import threading
-import time
 from typing import Any
 
 import pytest
 
 from acd_core import ContrastiveLM, sharing
 from acd_core.errors import ACDError
-from acd_core.locks import ForkSafeLock, Locks
 from tests.core.tiny import family
 
 
@@ -75,36 +72,3 @@ def test_closing_twice_and_from_two_threads() -> None:
     assert other.engine.closed
     with pytest.raises(ACDError, match="closed"):
         other.generate("hello")
-
-
-def test_one_lock_a_key() -> None:
-    locks = Locks()
-    first, again = locks.of("a"), locks.of("a")
-    assert first is again
-    assert locks.of("b") is not first
-    with first, again:
-        pass
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_a_fork_finds_locks_free() -> None:
-    lock, held, go = ForkSafeLock(), threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with lock:
-            held.set()
-            go.wait(60)
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    assert held.wait(60)
-    child = os.fork()
-    if not child:
-        with lock:
-            os._exit(7)
-    deadline = time.monotonic() + 60
-    while not (ended := os.waitpid(child, os.WNOHANG))[0] and time.monotonic() < deadline:
-        time.sleep(0.01)
-    go.set()
-    thread.join()
-    assert os.waitstatus_to_exitcode(ended[1]) == 7

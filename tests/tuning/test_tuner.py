@@ -18,9 +18,10 @@ from acd_core.pair import PromptPair
 from acd_core.tuning import Instruction, TuneResult, TuneSettings
 from acd_core.tuning import stepping as stepping_module
 from acd_core.tuning import tuner as tuner_module
-from acd_core.tuning.checkpoint import Checkpoint, write_beside
+from acd_core.tuning.checkpoint import Checkpoint
 from acd_core.tuning.choice import rank
 from acd_core.tuning.gradients import step_gradients
+from acd_core.tuning.runs import write_beside
 from acd_core.tuning.validation import Point, Validator
 from tests.tuning.conftest import OddJudge
 
