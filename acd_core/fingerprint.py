@@ -191,7 +191,8 @@ def fingerprint_of(model: Any, config: Any, rows: torch.Tensor | None = None) ->
 
 def sampled_rows(count: int) -> list[int]:
     """The rows of an embedding of `count` rows that the head reads."""
-    return [int(row) for row in torch.linspace(0, count - 1, min(_ROWS, count)).long()]
+    # Whatever torch's default dtype is at this moment: another thread's load may have changed it.
+    return [int(row) for row in torch.linspace(0, count - 1, min(_ROWS, count), dtype=torch.float32).long()]
 
 
 def named_weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:

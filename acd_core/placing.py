@@ -83,7 +83,7 @@ def _named(device: Any) -> torch.device:
     if found.type == "cpu":
         return torch.device("cpu")
     try:
-        torch.zeros(1, device=found).cpu()
+        torch.zeros(1, dtype=torch.float32, device=found).cpu()
     except (RuntimeError, AssertionError, NotImplementedError, ImportError, AttributeError, ValueError) as error:
         said = str(error).strip().splitlines()
         why = said[0].split(". ")[0][:160] if said else type(error).__name__

@@ -197,6 +197,15 @@ def test_nothing_executes_what_it_reads(path: Path) -> None:
                     assert ast.unparse(value) == "False", f"{path.name}:{node.lineno}"
 
 
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_what_makes_floats_names_their_type(path: Path) -> None:
+    """torch's default dtype is the process's, and a model that is loaded in another thread changes it meanwhile."""
+    makers = ("linspace", "logspace", "zeros", "ones", "empty", "full", "eye", "rand", "randn")
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in [f"torch.{maker}" for maker in makers]:
+            assert "dtype" in {keyword.arg for keyword in node.keywords}, f"{path.name}:{node.lineno}"
+
+
 def test_the_command_line_starts_without_torch() -> None:
     """`acd --help` and a typing mistake must answer at once."""
     heavy = ("torch", "transformers", *FRAMEWORKS)

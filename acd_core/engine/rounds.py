@@ -223,11 +223,11 @@ class Rounds:
         requests = [request for request in requests if not request.done]
         found = {(id(row.request), row.side): scores for row, scores in zip(rows, logits) if scores is not None}
         slots = {(id(row.request), row.side): row.slot for row in rows}
-        kept = torch.stack([found[id(request), "kept"] for request in requests]) if requests else torch.empty(0)
+        kept = [found[id(request), "kept"] for request in requests]
         other = [found.get((id(request), "other")) if request.contrasting else None for request in requests]
         places = [(slots[id(each), "kept"], slots.get((id(each), "other"))) for each in requests]
         ended: list[Request] = []
-        for request, token in zip(requests, choose(requests, kept, other, places) if requests else ()):
+        for request, token in zip(requests, choose(requests, torch.stack(kept), other, places) if requests else ()):
             try:
                 if isinstance(token, Exception):
                     raise token

@@ -329,7 +329,7 @@ def join(requests: Sequence[Request], kept: torch.Tensor, other: Sequence[torch.
 @functools.lru_cache(maxsize=256)
 def _strengths(settings: tuple[tuple[float, bool], ...], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """alpha and rescale [n, 1] on the device: the same at every step, so that no step copies them there."""
-    alpha = torch.tensor([[strength] for strength, _ in settings], device=device)
+    alpha = torch.tensor([[strength] for strength, _ in settings], dtype=torch.float32, device=device)
     return alpha, torch.tensor([[rescale] for _, rescale in settings], device=device)
 
 
@@ -347,7 +347,9 @@ def constrain(request: Request, score: torch.Tensor, kept: torch.Tensor) -> torc
         held = torch.where(torch.isneginf(held).all(), masked, held)
     if request.plausibility > 0.0 and request.contrasting:
         allowed = kept.float().masked_fill(torch.isneginf(held), -torch.inf)[None]
-        head = rules.plausible(allowed, torch.tensor([[request.plausibility]], device=held.device))[0]
+        head = rules.plausible(
+            allowed, torch.tensor([[request.plausibility]], dtype=torch.float32, device=held.device)
+        )[0]
         held = held.masked_fill(~head, -torch.inf)
     return held
 

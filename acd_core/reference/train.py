@@ -187,7 +187,7 @@ def train(out: Path, seed: int, steps: int, minutes_between: float = 5.0, compil
         logits = F.linear(hidden.flatten(0, 1).index_select(0, places), model.lm_head.weight).float()
         targets = batch.ids.roll(-1, 1).reshape(-1)[places]
         loss = F.cross_entropy(logits, targets)
-        auxiliary = torch.zeros(())
+        auxiliary = torch.zeros((), dtype=torch.float32)
         if len(batch.rows):
             for head, states in zip(heads, (middle, hidden)):
                 scores = head(states[batch.rows, batch.marks]).float().squeeze(-1)

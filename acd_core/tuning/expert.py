@@ -215,8 +215,9 @@ class _Training:
         assert size is not None
         inputs, outputs = size
         device = module.weight.device
-        down = (2.0 * torch.rand(self.settings.rank, inputs, generator=self.generator) - 1.0) / math.sqrt(inputs)
-        up = torch.zeros(outputs, self.settings.rank)
+        drawn = torch.rand(self.settings.rank, inputs, generator=self.generator, dtype=torch.float32)
+        down = (2.0 * drawn - 1.0) / math.sqrt(inputs)
+        up = torch.zeros(outputs, self.settings.rank, dtype=torch.float32)
         return down.to(device).requires_grad_(True), up.to(device).requires_grad_(True)
 
     def run(self, progress: bool) -> Expert:
@@ -273,7 +274,7 @@ class _Training:
         def change(name: str, x: Tensor, output: Tensor) -> Tensor:
             down, up = self.weights[name]
             if dropout:
-                kept = torch.rand(x.shape, generator=self.generator) >= dropout
+                kept = torch.rand(x.shape, generator=self.generator, dtype=torch.float32) >= dropout
                 x = x * (kept.to(x.device) / (1.0 - dropout)).to(x.dtype)
             return output + lora(x.to(down.device), down.to(x.dtype), up.to(x.dtype), scale).to(output)
 

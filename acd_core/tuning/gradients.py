@@ -158,7 +158,7 @@ def _part(
             }
             logits = {name: cut.get(name) for name in _STREAMS}
             scores = RowScores(targets[at], mask[at], **logits, signal=signal, offsets=offsets)
-            total = torch.zeros((), device=backbone.device)
+            total = torch.zeros((), dtype=torch.float32, device=backbone.device)
             for term in objective.terms:
                 if term.data == data:
                     value = term_rows(term, scores, objective.alpha).sum() * rows[some[0]].share

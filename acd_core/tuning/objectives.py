@@ -102,9 +102,11 @@ def refusal_signal(refused: Sequence[int], other: Sequence[int], vocabulary: int
     refused, other: first tokens of the anchor replies that refuse, and of those that do not. Each kind counts as much
     as the other, whatever their numbers; a token never seen first in a refusal has 0.
     """
-    counts = torch.zeros(2, vocabulary)
+    counts = torch.zeros(2, vocabulary, dtype=torch.float32)
     for row, tokens in enumerate((refused, other)):
-        counts[row].index_add_(0, torch.tensor(list(tokens), dtype=torch.long), torch.ones(len(tokens)))
+        counts[row].index_add_(
+            0, torch.tensor(list(tokens), dtype=torch.long), torch.ones(len(tokens), dtype=torch.float32)
+        )
     shares = counts / counts.sum(-1, keepdim=True).clamp_min(1.0)
     return shares[0] / shares.sum(0).clamp_min(1e-12)
 

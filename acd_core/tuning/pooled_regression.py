@@ -37,7 +37,7 @@ def fit_pooled(rows: Sequence[Tensor], labels: Tensor, ridge: float) -> tuple[Te
         parts.append((*padded, labels[some], shares[some]))
     ends = torch.stack([(row[-1].float() - mean) / deviation for row in rows])
     start = 0.01 * (ends[labels > 0].mean(0) - ends[labels == 0].mean(0))
-    weight, bias = start.clone().requires_grad_(True), torch.zeros((), requires_grad=True)
+    weight, bias = start.clone().requires_grad_(True), torch.zeros((), dtype=torch.float32, requires_grad=True)
     steps = torch.optim.LBFGS([weight, bias], max_iter=60, history_size=10, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
@@ -60,7 +60,8 @@ def fit_pooled(rows: Sequence[Tensor], labels: Tensor, ridge: float) -> tuple[Te
 
 def _spread(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor, int]:
     """Mean and standard deviation [width] over all tokens of `rows`, and how many numbers there are."""
-    tokens, total, squares = 0, torch.zeros(()).double(), torch.zeros(()).double()
+    total = squares = torch.zeros((), dtype=torch.float64)
+    tokens = 0
     for row in rows:
         states = row.double()
         tokens, total, squares = tokens + len(row), total + states.sum(0), squares + states.square().sum(0)

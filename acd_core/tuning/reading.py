@@ -290,7 +290,9 @@ def _fitted(
 ) -> Gate:
     """The three readings of some layers, how they are added up, their thresholds, and how well they tell the validation
     requests apart."""
-    learnt, tried, _, tried_replies = (torch.tensor([float(each.harmful) for each in group]) for group in groups)
+    learnt, tried, _, tried_replies = (
+        torch.tensor([float(each.harmful) for each in group], dtype=torch.float32) for group in groups
+    )
 
     def turns(part: int) -> _Turns:
         return _Turns(states[part], groups[part], layers)
@@ -316,7 +318,9 @@ def _fitted(
     prompt = _levels(whole, harmless)
     appended, carried, reply, auc_reply = (token[0] * 0, 0.0), 0.0, None, None
     if groups[2]:
-        appended = fit_pooled(ends(2), torch.tensor([float(each.harmful) for each in groups[2]]), RIDGE["appended"])
+        appended = fit_pooled(
+            ends(2), torch.tensor([float(each.harmful) for each in groups[2]], dtype=torch.float32), RIDGE["appended"]
+        )
         one, other = both(3)
         before = shares[0] * one + bias + shares[1] * other
         again = pool(ends(3), *appended)

@@ -256,7 +256,7 @@ def _joined(logits: Sequence[Tensor], alpha: float, plausibility: float) -> Tens
     kept = logits[0].float()
     if len(logits) == 1:
         return kept
-    strength = torch.full((len(kept), 1), alpha, device=kept.device)
+    strength = torch.full((len(kept), 1), alpha, dtype=torch.float32, device=kept.device)
     scores = rules.contrast(kept, logits[1].float(), strength, torch.ones_like(strength, dtype=torch.bool))
     if plausibility > 0.0:
         scores = scores.masked_fill(~rules.plausible(kept, torch.full_like(strength, plausibility)), -torch.inf)

@@ -12,6 +12,7 @@ from transformers import LogitsProcessorList, UnbatchedClassifierFreeGuidanceLog
 from acd_core import ContrastiveLM, PromptPair
 from acd_core.backbone import REFERENCE_MODEL_DIR, Backbone
 from acd_core.chat import SOFT
+from acd_core.engine import step
 from acd_core.params import Done, TextDelta
 from tests.core.tiny import FAMILIES, family, stock_greedy, two_passes
 
@@ -226,3 +227,22 @@ def test_contrast_tokens_stops_contrasting() -> None:
     assert some.report.contrasted_tokens == 4
     assert none.token_ids == off.token_ids
     assert lm.engine.active_rows == 0
+
+
+@pytest.mark.parametrize("meanwhile", [torch.bfloat16, torch.float64])
+def test_another_default_dtype_changes_nothing(meanwhile: torch.dtype) -> None:
+    """torch's default dtype is the process's: transformers changes it while another thread loads a model."""
+    settings = {"max_tokens": NEW, "alpha": 0.3, "plausibility": 0.037, "logprobs": 3, "temperature": 0.9, "seed": 5}
+    found = []
+    for dtype in (torch.float32, meanwhile):
+        model, tokenizer = family("llama")
+        step._strengths.cache_clear()
+        torch.set_default_dtype(dtype)
+        try:
+            with ContrastiveLM.from_model(model, tokenizer, PromptPair.from_texts(SAFE, OPPOSITE)) as lm:
+                found.append([lm.generate(item, **settings) for item in CONVERSATIONS])
+        finally:
+            torch.set_default_dtype(torch.float32)
+    for before, after in zip(*found):
+        assert (before.token_ids, before.logprobs) == (after.token_ids, after.logprobs)
+        assert before.report == after.report
