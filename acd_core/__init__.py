@@ -5,20 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from acd_core.artifacts.pair import PromptPair as PromptPair
     from acd_core.lm import ContrastiveLM as ContrastiveLM
-    from acd_core.pair import PromptPair as PromptPair
     from acd_core.params import ContrastParams as ContrastParams
     from acd_core.params import Generation as Generation
     from acd_core.params import GenerationParams as GenerationParams
-    from acd_core.policy import Policy as Policy
+    from acd_core.reply.policy import Policy as Policy
 
 _HOMES = {
     "ContrastiveLM": "acd_core.lm",
     "ContrastParams": "acd_core.params",
     "Generation": "acd_core.params",
     "GenerationParams": "acd_core.params",
-    "Policy": "acd_core.policy",
-    "PromptPair": "acd_core.pair",
+    "Policy": "acd_core.reply.policy",
+    "PromptPair": "acd_core.artifacts.pair",
 }
 
 __all__ = sorted(_HOMES)

@@ -22,7 +22,7 @@ class UsageError(ACDError, ValueError):
 
 
 class PolicyError(UsageError):
-    """A call asks for what the operator's policy does not allow (`acd_core.policy.Policy`)."""
+    """A call asks for what the operator's policy does not allow (`acd_core.reply.policy.Policy`)."""
 
 
 class ContextLengthError(UsageError):

@@ -10,22 +10,22 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, NamedTuple, cast, overload
 from uuid import uuid4
 
-from acd_core import driving
-from acd_core.backbone import Backbone
+from acd_core.artifacts.gate import EVERY, GateRules
+from acd_core.artifacts.lora import Expert
+from acd_core.artifacts.pair import PromptPair
 from acd_core.chat import Conversation, Message
-from acd_core.decoding.model_defaults import ModelDefaults
 from acd_core.engine import EngineOptions
 from acd_core.errors import EngineClosedError, UsageError
-from acd_core.experts import Expert
-from acd_core.facts import ModelFacts, facts_of
-from acd_core.gate import EVERY, GateRules
-from acd_core.pair import PromptPair
+from acd_core.model.backbone import Backbone
+from acd_core.model.model_defaults import ModelDefaults
 from acd_core.params import Done, Event, Generation, GenerationParams, shown
-from acd_core.planning import Planner, runnable
-from acd_core.policy import Policy
-from acd_core.scoring import Continuation, LogLikelihood, Scorer
-from acd_core.session import Plan
-from acd_core.sharing import backbone_of, defaults_of, join, leave
+from acd_core.reply import driving
+from acd_core.reply.facts import ModelFacts, facts_of
+from acd_core.reply.planning import Planner, runnable
+from acd_core.reply.policy import Policy
+from acd_core.reply.scoring import Continuation, LogLikelihood, Scorer
+from acd_core.reply.session import Plan
+from acd_core.reply.sharing import backbone_of, defaults_of, join, leave
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +46,7 @@ class Asked(NamedTuple):
 class ContrastiveLM:
     """A local chat model that decodes with a named method. Thread-safe; concurrent calls share forward passes.
 
-    Build one with `from_pretrained` or `from_model`. `method` is a name of `acd_core.decoding.methods.METHODS`; None is
+    Build one with `from_pretrained` or `from_model`. `method` is a name of `acd_core.methods.table.METHODS`; None is
     "acd" with a pair, "safedecoding" with an expert alone, else "none". alpha None takes the pair's recommendation.
     `gate`, `recheck`: as in `ContrastParams`, for calls that say nothing; a pair's gate is used unless `gate` is False.
     `gate_floor`: the operator's; no call may have the gate open for a smaller share of harmless requests.

@@ -67,7 +67,7 @@ class ContrastParams(BaseModel):
 class GenerationParams(BaseModel):
     """Settings of one request. Unknown names and impossible values raise; nothing is ignored in silence.
 
-    method: a name from `acd_core.decoding.methods.METHODS`; None takes the ContrastiveLM's own.
+    method: a name from `acd_core.methods.table.METHODS`; None takes the ContrastiveLM's own.
     max_tokens: new tokens at most; None means as many as the context holds (at most 1024).
     temperature: 0 is greedy. top_p in (0, 1], top_k 0 = off, min_p in [0, 1].
     repetition_penalty: 1 = off, None = what the model's own generation_config asks for; sees the prompt's and the

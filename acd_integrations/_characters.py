@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 _DEEPEST = 200
-"""Levels; tools, schemas and call arguments may have fewer (acd_core.decoding.schema_limits)."""
+"""Levels; tools, schemas and call arguments may have fewer (acd_core.grammar.limits)."""
 
 
 def whole(text: str) -> str:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Union, cast
 
 from langchain_core.language_models.model_profile import ModelProfile
 
-from acd_core import on_disk
+from acd_core.artifacts import pair_files
 from acd_core.errors import ACDError, TemplateError
+from acd_core.model import on_disk
 from acd_integrations._holder import AS_LOADED, expert_key, pair_key
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def identity(
         if pair is not None:
             # Of what answers: a folder that was written over since the pair was loaded is another pair.
             held = loaded.pair.digest if loaded is not None and loaded.pair is not None else None
-            known["pair_files"] = held or on_disk.pair_digest(pair)
+            known["pair_files"] = held or pair_files.pair_digest(pair)
     else:
         known["pair"] = pair_key(pair)
     known["expert"] = expert_key(expert)
@@ -68,7 +69,7 @@ def identity(
 
 
 def _expert_digest(folder: str | os.PathLike[str]) -> str | None:
-    from acd_core import experts  # torch, not before it is needed
+    from acd_core.artifacts import lora as experts  # torch, not before it is needed
 
     return experts.digest(folder)
 
@@ -161,7 +162,7 @@ class WorkedOut(dict[str, Any]):
         asked, self._asked = self._asked, None
         if asked is None:
             return
-        from acd_core.facts import read_facts  # torch and transformers
+        from acd_core.reply.facts import read_facts  # torch and transformers
 
         model, pair, method, revision = asked
         with contextlib.suppress(ACDError):
@@ -212,7 +213,7 @@ def _soft_length(pair: Any) -> int:
     if not isinstance(pair, (str, os.PathLike)):
         return int(pair.length)
     folder = on_disk.pair_folder(pair)
-    return on_disk.pair_length(folder) if folder is not None else 0
+    return pair_files.pair_length(folder) if folder is not None else 0
 
 
 def check_tools(model: str, lm: ContrastiveLM | None, revision: str | None = None) -> None:

@@ -34,7 +34,7 @@ class OverModel(BaseChatModel):
     pair: Any = None
     """The prompt pair: a folder, a hub id, "reference", a PromptPair, or None for a method that needs none."""
     expert: Any = None
-    """A LoRA expert for the method "safedecoding": its folder, or an `acd_core.experts.Expert`."""
+    """A LoRA expert for the method "safedecoding": its folder, or an `acd_core.artifacts.lora.Expert`."""
     revision: str | None = None
     """Revision of a model from the hub."""
     dtype: str = "auto"

@@ -17,9 +17,9 @@ from langchain_core.utils.function_calling import convert_to_json_schema, conver
 from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import ValidationError
 
-from acd_core.decoding.disjoint import kinds
-from acd_core.decoding.schemas import at, mapped, place_of
 from acd_core.errors import RefusalError, UsageError, one_line
+from acd_core.grammar.disjoint import kinds
+from acd_core.grammar.schemas import at, mapped, place_of
 from acd_core.params import shown
 from acd_integrations._calls import listed
 

@@ -17,8 +17,8 @@ from acd_integrations._llama_index_prompts import OwnPrompts
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from acd_core.facts import ModelFacts
     from acd_core.lm import ContrastiveLM
+    from acd_core.reply.facts import ModelFacts
 
 
 class OverModel(OwnPrompts):
@@ -87,7 +87,7 @@ class OverModel(OwnPrompts):
             return lm.facts_for(self.method or lm.method)
         known = self._facts
         if known is None or known[0] != source.key:
-            from acd_core.facts import read_facts
+            from acd_core.reply.facts import read_facts
 
             alone = "safedecoding" if self.expert is not None and self.pair is None else None
             facts = read_facts(self.model, self.pair, self.method or alone, revision=self.revision)

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator
 
 from acd_core.errors import PolicyError, UsageError
 from acd_core.params import shown
-from acd_core.policy import Policy
+from acd_core.reply.policy import Policy
 from acd_integrations._holder import Holder, Source, expert_key, pair_key
 
 if TYPE_CHECKING:

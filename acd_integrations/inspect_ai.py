@@ -68,8 +68,8 @@ class ContrastiveAPI(host.ModelAPI):
 
     def load(self) -> ContrastiveLM:
         """The model behind it. Raises UsageError for a pair that fits every model where none is named."""
+        from acd_core.artifacts.pair import PromptPair
         from acd_core.lm import ContrastiveLM
-        from acd_core.pair import PromptPair
 
         with self._loading:
             if self._lm is None:

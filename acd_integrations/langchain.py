@@ -29,7 +29,7 @@ from pydantic import ConfigDict, Field, SecretStr, ValidationError
 
 from acd_core.errors import ContextLengthError, TemplateError, UsageError
 from acd_core.params import ContrastParams, Event, GenerationParams, shown
-from acd_core.policy import Policy
+from acd_core.reply.policy import Policy
 from acd_integrations import _langchain_facts as facts
 from acd_integrations import _policy as policies
 from acd_integrations import _settings as written

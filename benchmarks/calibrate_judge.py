@@ -2,7 +2,7 @@
 
     python benchmarks/calibrate_judge.py ../shared/data/calibration
 
-Writes acd_core/evaluation/judge_calibration.json (rates and counts only, no text) and prints the table.
+Writes acd_core/bundled/judge_calibration.json (rates and counts only, no text) and prints the table.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from acd_core.evaluation.calibration import calibrate, calibrate_lists, calibration_table, read_labelled
 
 HERE = Path(__file__).resolve().parents[1]
-TARGET = HERE / "acd_core" / "evaluation" / "judge_calibration.json"
+TARGET = HERE / "acd_core" / "bundled" / "judge_calibration.json"
 NOTE = (
     "XSTest's completions with human labels (Roettger et al. 2024, CC BY 4.0). Three-way: full compliance, partial "
     "refusal, full refusal; people agree with one another on 96 to 98 of 100. How the rules were made, so that the "

@@ -25,14 +25,14 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, LlamaConfig
 
 from acd_core import ContrastiveLM, PromptPair
-from acd_core.backbone import REFERENCE_MODEL_DIR
+from acd_core.artifacts.gate import HEADS, Gate, Levels
+from acd_core.bundled import REFERENCE_MODEL_DIR
 from acd_core.chat import SOFT
 from acd_core.engine import EngineOptions
 from acd_core.engine.static import Decode
 from acd_core.evaluation.page import table
 from acd_core.evaluation.report import machine
-from acd_core.gate import HEADS, Gate, Levels
-from acd_core.hidden_states import layer_count
+from acd_core.model.hidden_states import layer_count
 from acd_core.tuning.reading import layers_read
 
 SIZES: dict[str, dict[str, int]] = {

@@ -17,7 +17,7 @@ from typing import Any
 
 from acd_core import ContrastiveLM
 from acd_core.evaluation.benchmarks import load_benchmark
-from acd_core.evaluation.judges import RefusalJudge
+from acd_core.refusal.judges import RefusalJudge
 
 SETS = ("advbench", "malicious-instruct", "everyday")
 ATTACKED = ("derta-jailbreakchat", "derta-completionattack", "derta-codeattack", "advbench+templates")

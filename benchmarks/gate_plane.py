@@ -25,7 +25,7 @@ import torch
 from acd_core import ContrastiveLM
 from acd_core.evaluation.benchmarks import load_benchmark
 from acd_core.evaluation.intervals import wilson
-from acd_core.evaluation.judges import RefusalJudge
+from acd_core.refusal.judges import RefusalJudge
 
 PAPER = "acd as published"
 HARMFUL = ("advbench", "malicious-instruct", "harmfulqa", "dangerousqa")

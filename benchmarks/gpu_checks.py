@@ -147,7 +147,7 @@ def subjects(asked: argparse.Namespace) -> Iterator[Subject]:
     from decoding_cost import Bench, never_opening
 
     from acd_core import PromptPair
-    from acd_core.backbone import Backbone
+    from acd_core.model.backbone import Backbone
 
     size = "10m" if asked.small else "120m"
     for dtype in NEAR:

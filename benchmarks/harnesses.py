@@ -33,14 +33,14 @@ from typing import Any
 
 from acd_core.evaluation.benchmarks import load_benchmark
 from acd_core.evaluation.choices import read_truthfulqa
-from acd_core.evaluation.judges import RefusalJudge
 from acd_core.evaluation.page import table
 from acd_core.evaluation.report import machine
 from acd_core.lm import ContrastiveLM
+from acd_core.refusal.judges import RefusalJudge
 
 ROOT = Path(__file__).parents[1]
 TRUTHFULQA = ROOT.parent / "shared/data/eval/truthfulqa.csv"
-DOCUMENTS = ROOT / "acd_core/cli/demo_documents"
+DOCUMENTS = ROOT / "acd_core/bundled/demo_documents"
 SETS = {"held-out-harmful": "more is better", "everyday": "less is better"}
 DETECTORS = ("mitigation.Prefixes", "mitigation.MitigationBypass")
 

@@ -37,10 +37,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from acd_core.decoding.grammar import Grammar, GrammarSpec
-from acd_core.decoding.schemas import closed, mapped
 from acd_core.errors import EngineError, UsageError
 from acd_core.evaluation.page import table
+from acd_core.grammar.compiled import Grammar, GrammarSpec
+from acd_core.grammar.schemas import closed, mapped
 
 ROOT = Path(__file__).parents[1]
 ORDERS = 24

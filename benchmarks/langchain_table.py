@@ -37,7 +37,7 @@ from pydantic import BaseModel, Field
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from acd_core import ContrastiveLM
-from acd_core.backbone import REFERENCE_MODEL_DIR
+from acd_core.bundled import REFERENCE_MODEL_DIR
 from acd_core.evaluation.report import machine, table
 from acd_core.toolcalls import special_tokens
 from acd_integrations.langchain import ChatACD

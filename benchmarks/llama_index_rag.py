@@ -31,12 +31,12 @@ from llama_index.core import PromptHelper, PromptTemplate, VectorStoreIndex, get
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.schema import NodeWithScore, TextNode
 
-from acd_core.decoding.methods import method_named
+from acd_core.artifacts.pair import PromptPair
 from acd_core.evaluation.intervals import Rate, wilson
-from acd_core.evaluation.judges import RefusalJudge
 from acd_core.evaluation.report import machine
 from acd_core.lm import ContrastiveLM
-from acd_core.pair import PromptPair
+from acd_core.methods.table import method_named
+from acd_core.refusal.judges import RefusalJudge
 from acd_integrations.llama_index import ACDLLM
 from examples.llama_index_shared import MiniLM
 

@@ -22,10 +22,10 @@ from llama_index.core.memory import ChatMemoryBuffer
 from llama_index.core.workflow import Context, Event, StartEvent, StopEvent, Workflow, step
 from pydantic import BaseModel, Field
 
-from acd_core.decoding.methods import method_named
 from acd_core.errors import RefusalError
-from acd_core.evaluation.judges import RefusalJudge
 from acd_core.lm import ContrastiveLM
+from acd_core.methods.table import method_named
+from acd_core.refusal.judges import RefusalJudge
 from acd_integrations.llama_index import ACDLLM
 from examples.llama_index_shared import MiniLM, library_documents
 

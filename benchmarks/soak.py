@@ -25,10 +25,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from acd_core import ContrastiveLM, PromptPair
-from acd_core.decoding.sampling import Sampler
 from acd_core.engine import EngineOptions
 from acd_core.evaluation.page import table
 from acd_core.evaluation.report import machine
+from acd_core.methods.sampling import Sampler
 from acd_core.params import Done
 from tests.core.tiny import family
 

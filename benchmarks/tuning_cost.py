@@ -40,9 +40,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.initialization import no_init_weights
 
 from acd_core import ContrastiveLM
-from acd_core.backbone import REFERENCE_MODEL_DIR, Backbone
+from acd_core.bundled import REFERENCE_ANCHORS, REFERENCE_MODEL_DIR
 from acd_core.evaluation.page import table
 from acd_core.evaluation.report import machine
+from acd_core.model.backbone import Backbone
 from acd_core.tuning import anchors, tune
 from acd_core.tuning.examples import Row
 from acd_core.tuning.objectives import OBJECTIVES
@@ -63,7 +64,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """Qwen2.5-0.5B, Llama-3.2-3B and Llama-3.1-8B, in numbers."""
 
-PAIRS = REFERENCE_MODEL_DIR.parent / "anchors.jsonl"
+PAIRS = REFERENCE_ANCHORS
 MIB = 2**20
 
 

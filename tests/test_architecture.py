@@ -17,56 +17,17 @@ CORE = [p for p in SOURCES if p.is_relative_to(ROOT / "acd_core")]
 
 # From the ground up; a room imports only from rooms below it or from itself. ARCHITECTURE.md shows the same list.
 ROOMS = (
-    ("acd_core.errors", "acd_core.locks"),
-    (
-        "acd_core.hidden_states",
-        "acd_core.turn_ends",
-        "acd_core.weight_state",
-        "acd_core.weights",
-        "acd_core.placing",
-    ),
-    ("acd_core.fingerprint",),
-    ("acd_core.gguf_header",),
-    ("acd_core.files",),
-    ("acd_core.saving",),
-    ("acd_core.pair_files",),
-    ("acd_core.on_disk",),
-    (
-        "acd_core.params",
-        "acd_core.prompts",
-        "acd_core.evaluation.refusal_phrases",
-        "acd_core.evaluation.refusal_languages",
-        "acd_core.evaluation.refusal_requests",
-        "acd_core.evaluation.refusal_sermons",
-    ),
-    (
-        "acd_core.evaluation.judges",
-    ),  # rules over text, without a model: tuning labels with it, evaluation counts with it
-    ("acd_core.gguf_files",),
-    ("acd_core.model_files",),
-    ("acd_core.backbone",),
-    ("acd_core.gate",),
-    ("acd_core.chat", "acd_core.pair_card"),
-    ("acd_core.pair",),
-    ("acd_core.experts",),
-    ("acd_core.pair_hub",),
-    ("acd_core.toolcalls",),
-    ("acd_core.decoding",),
-    ("acd_core.facts", "acd_core.policy"),
+    ("acd_core.errors", "acd_core.locks", "acd_core.bundled"),
+    ("acd_core.params", "acd_core.files", "acd_core.refusal"),
+    ("acd_core.chat", "acd_core.model", "acd_core.toolcalls"),
+    ("acd_core.artifacts", "acd_core.grammar", "acd_core.methods"),
     ("acd_core.engine",),
-    ("acd_core.free_words", "acd_core.pieces"),
-    ("acd_core.session",),
-    ("acd_core.formats", "acd_core.driving", "acd_core.planning_threads"),
-    ("acd_core.planning",),
-    ("acd_core.scoring",),
-    ("acd_core.sharing",),
+    ("acd_core.reply",),
     ("acd_core.lm",),
-    ("acd_core.reference",),
     ("acd_core.tuning",),
     ("acd_core.evaluation",),
-    ("acd_core.serving",),
     ("acd_core.cli",),
-    ("acd_core",),  # the package's own __init__: what a user imports
+    ("acd_core",),  # the package itself: names of what lies below
     ("acd_integrations",),
 )
 FLOOR = {room: number for number, rooms in enumerate(ROOMS) for room in rooms}

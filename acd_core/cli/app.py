@@ -25,7 +25,7 @@ from acd_core.cli.gate import gate
 from acd_core.cli.pair import pair_app
 from acd_core.cli.tune import tune
 from acd_core.errors import ACDError, UsageError
-from acd_core.files import said, visible
+from acd_core.files.reading import said, visible
 
 INTERRUPTED = 130
 

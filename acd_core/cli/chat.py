@@ -10,7 +10,7 @@ import typer
 from acd_core.cli.console import facts, note, say, say_reply
 from acd_core.cli.gating import GATE_HELP, gate_said, gate_setting
 from acd_core.errors import ACDError, UsageError
-from acd_core.on_disk import BUNDLED_PAIRS
+from acd_core.model.on_disk import BUNDLED_PAIRS
 from acd_core.params import Done, Generation, GenerationParams, TextDelta
 
 HELP = """/alpha X    strength of the contrast from now on, in [0, 1); 0 is exactly the model with the kept prompt
@@ -51,9 +51,9 @@ def chat(
     if not pair and model in BUNDLED_PAIRS and (method == "acd" or not (method or expert)):
         pair = model
 
-    from acd_core.experts import Expert
+    from acd_core.artifacts.lora import Expert
+    from acd_core.artifacts.pair import PromptPair
     from acd_core.lm import ContrastiveLM
-    from acd_core.pair import PromptPair
 
     loaded = PromptPair.load(pair) if pair else None
     skilled = Expert.load(expert) if expert else None
@@ -78,7 +78,7 @@ def check_method(method: str) -> str | None:
     """`method`, or None for an empty one. Raises UsageError for an unknown one, before anything is loaded."""
     if not method:
         return None
-    from acd_core.decoding.methods import method_named
+    from acd_core.methods.table import method_named
 
     return method_named(method).name  # without the flag that lets the adversarial prompt decode alone
 

@@ -13,7 +13,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from acd_core.files import visible
+from acd_core.files.reading import visible
 
 # A pipe has no width; tables laid out for 80 columns would break words for nobody's benefit.
 PIPE_WIDTH = 110

@@ -22,19 +22,17 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from acd_core.bundled import DEMO_DOCUMENTS, DEMO_QUESTIONS, SETS
 from acd_core.cli.console import note, progress, say, stdout
 from acd_core.cli.tune import tuned
 from acd_core.errors import MissingExtraError, ModelError, UsageError, missing_extra
-from acd_core.gguf_header import SMOLLM2, gguf_file
-from acd_core.on_disk import BUNDLED_PAIRS, REFERENCE
+from acd_core.model.gguf_header import SMOLLM2, gguf_file
+from acd_core.model.on_disk import BUNDLED_PAIRS, REFERENCE
 
 if TYPE_CHECKING:
-    from acd_core.evaluation.judges import Label, Verdict
-    from acd_core.pair import PromptPair
+    from acd_core.artifacts.pair import PromptPair
+    from acd_core.refusal.judges import Label, Verdict
 
-DOCUMENTS = Path(__file__).parent / "demo_documents"
-QUESTIONS = Path(__file__).parent / "demo_questions.jsonl"
-REQUESTS = Path(__file__).parents[1] / "evaluation"
 METHODS = {"model alone": "none", "safe text": "safe-prompt", "ROSE": "rose", "ACD": "acd"}
 """Column -> method. ACD alone has the pair, and with it the gate where the pair has one."""
 TO_ENGINE = 1
@@ -112,10 +110,10 @@ def demo(
         *_drawn("harmful", "held_out_harmful.jsonl", requests, seed),
         *_drawn("look-alike", "look_alikes.jsonl", requests // 2, seed),
         *_drawn("everyday", "everyday.jsonl", requests, seed),
-        *(Asked("everyday", row["question"], ENGINE, row["answer"]) for row in _rows(QUESTIONS) if row["asked"]),
+        *(Asked("everyday", row["question"], ENGINE, row["answer"]) for row in _rows(DEMO_QUESTIONS) if row["asked"]),
     ]
     asked.sort(key=lambda each: each.through == ENGINE)
-    documents = {path.stem: path.read_text(encoding="utf-8") for path in sorted(DOCUMENTS.glob("*.txt"))}
+    documents = {path.stem: path.read_text(encoding="utf-8") for path in sorted(DEMO_DOCUMENTS.glob("*.txt"))}
 
     with _folder(out) as folder:
         loaded = _pair(model, pair, folder if tune else None)
@@ -159,7 +157,7 @@ def _pair(model: str, pair: str, folder: Path | None) -> PromptPair:
     if folder is not None:
         note(f"tuning a pair for {model} (its weights stay as they are) ...", style="bold")
         return tuned(model, folder).pair
-    from acd_core.pair import PromptPair
+    from acd_core.artifacts.pair import PromptPair
 
     return PromptPair.load(pair or model)
 
@@ -185,7 +183,7 @@ def _columns(
 
 
 def _column(name: str, side: Side, asked: Sequence[Asked]) -> Column:
-    from acd_core.evaluation.judges import RefusalJudge
+    from acd_core.refusal.judges import RefusalJudge
 
     judge = RefusalJudge()
     requests, questions = ([each.text for each in asked if each.through == way] for way in (CHAIN, ENGINE))
@@ -277,7 +275,7 @@ def _drawn(kind: str, name: str, count: int, seed: int) -> list[Asked]:
     """`count` texts of a bundled set for the chain and, of the two kinds that only a chat has, TO_ENGINE for the query
     engine; without replacement."""
     more = 0 if kind == "everyday" else TO_ENGINE
-    rows = _rows(REQUESTS / name)
+    rows = _rows(SETS / name)
     if count + more > len(rows):
         most = len(rows) - more
         raise UsageError(f"--requests is too high: {name} has {most} to give, {count} are asked for.", hint="acd demo")

@@ -14,8 +14,8 @@ from acd_core.cli.gating import gate_facts
 TRIAL_TOKENS = 8
 
 if TYPE_CHECKING:
-    from acd_core.backbone import Backbone
     from acd_core.chat import Chat
+    from acd_core.model.backbone import Backbone
 
 BASE = ("acd-integrations", "torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "pydantic")
 
@@ -55,7 +55,7 @@ def doctor(
     say("")
 
     note("loading torch ...")
-    from acd_core.backbone import choose_device, choose_dtype
+    from acd_core.model.backbone import choose_device, choose_dtype
 
     chosen_device, device_reason = choose_device(device)
     chosen_dtype, dtype_reason = choose_dtype(dtype, chosen_device)
@@ -70,7 +70,7 @@ def doctor(
     if not model and not pair:
         return
 
-    from acd_core.backbone import Backbone
+    from acd_core.model.backbone import Backbone
 
     say("")
     note(f"loading {model or 'reference'} ...")
@@ -107,7 +107,7 @@ def _decoding(backbone: Backbone) -> dict[str, str]:
     """How a decode step runs here, tried where it is captured: what fails there is said here."""
     from acd_core.engine import Engine
     from acd_core.lm import ContrastiveLM
-    from acd_core.sharing import defaults_of
+    from acd_core.reply.sharing import defaults_of
 
     engine = Engine(backbone)  # refuses what it cannot serve
     mode, reason = engine.decode_mode
@@ -168,8 +168,8 @@ def _replies(backbone: Backbone, chat: Chat) -> dict[str, str]:
 
 def _pair(name: str, backbone: Backbone) -> dict[str, str]:
     """Whether the pair fits, what was measured when it was tuned, and a trial of both branches."""
+    from acd_core.artifacts.pair import PromptPair
     from acd_core.lm import ContrastiveLM
-    from acd_core.pair import PromptPair
 
     pair = PromptPair.load(name, backbone=backbone)
     measured = {key: value for key, value in pair.metrics.items() if isinstance(value, (int, float))}

@@ -14,14 +14,14 @@ from rich.table import Table
 from acd_core.cli.console import note, say, stderr, stdout
 from acd_core.cli.gating import GATE_HELP, gate_setting
 from acd_core.errors import UsageError
-from acd_core.files import check_regular
-from acd_core.on_disk import BUNDLED_PAIRS
+from acd_core.files.reading import check_regular
+from acd_core.model.on_disk import BUNDLED_PAIRS
 
 if TYPE_CHECKING:
+    from acd_core.artifacts.lora import Expert
+    from acd_core.artifacts.pair import PromptPair
     from acd_core.evaluation.harness import Evaluation
     from acd_core.evaluation.study import Judges
-    from acd_core.experts import Expert
-    from acd_core.pair import PromptPair
 
 
 def evaluate(
@@ -135,8 +135,8 @@ def evaluate(
 
 
 def _loaded(pair: str, expert: str) -> tuple[PromptPair | None, Expert | None]:
-    from acd_core.experts import Expert
-    from acd_core.pair import PromptPair
+    from acd_core.artifacts.lora import Expert
+    from acd_core.artifacts.pair import PromptPair
 
     return PromptPair.load(pair) if pair else None, Expert.load(expert) if expert else None
 
@@ -144,7 +144,7 @@ def _loaded(pair: str, expert: str) -> tuple[PromptPair | None, Expert | None]:
 def _check_out(out: Path) -> None:
     """Raise UsageError unless the run can keep what it makes in the folder `out`."""
     from acd_core.evaluation.completions import CompletionFile
-    from acd_core.saving import check_writable, failing_as
+    from acd_core.files.saving import check_writable, failing_as
 
     with failing_as(UsageError, f"The page cannot be written to {str(out)!r}"):
         check_writable(out)
@@ -176,9 +176,9 @@ def _numbers(given: str) -> list[float] | None:
 
 
 def _check_methods(names: list[str], allow_adversarial: bool) -> None:
-    from acd_core.decoding.methods import method_named
     from acd_core.evaluation.harness import Arm
     from acd_core.evaluation.paper import OPPOSITE_PROMPT
+    from acd_core.methods.table import method_named
 
     for name in names if names != ["all"] else ():
         if name == OPPOSITE_PROMPT and allow_adversarial:

@@ -7,8 +7,8 @@ from typing import Any
 
 import typer
 
+from acd_core.bundled import REFERENCE_ANCHORS
 from acd_core.cli.console import facts, note, say, stderr
-from acd_core.cli.tune import REFERENCE_ANCHORS
 from acd_core.errors import UsageError
 
 
@@ -52,8 +52,8 @@ def expert(
     }
     settings = {name: value for name, value in given.items() if value is not None}
     note("loading torch ...")
-    from acd_core.backbone import Backbone
-    from acd_core.experts import check_target
+    from acd_core.artifacts.lora import check_target
+    from acd_core.model.backbone import Backbone
     from acd_core.tuning import load_instructions, load_pairs
     from acd_core.tuning.expert import ExpertSettings, refusals_of, train_expert
     from acd_core.tuning.runs import alone_in, work_folder

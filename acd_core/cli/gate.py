@@ -28,9 +28,9 @@ def gate(
             hint=f"acd gate --model {model} --pair {pair or 'my-pair'} --out my-pair",
         )
     note("loading torch ...")
-    from acd_core import prompts
-    from acd_core.backbone import Backbone
-    from acd_core.pair import PromptPair, check_target, history_of
+    from acd_core.artifacts.pair import PromptPair, check_target, history_of
+    from acd_core.methods import prompts
+    from acd_core.model.backbone import Backbone
     from acd_core.tuning.anchors import bundled_instructions
     from acd_core.tuning.reading import LEAST_AUC, gate_for
 

@@ -8,7 +8,7 @@ from acd_core.errors import UsageError
 from acd_core.params import GateReport
 
 if TYPE_CHECKING:
-    from acd_core.gate import Gate
+    from acd_core.artifacts.gate import Gate
 
 GATE_HELP = (
     "on, off, or the share of harmless requests it may open for, such as 0.02. Default: on, if the pair has a gate."

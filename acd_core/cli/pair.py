@@ -12,7 +12,7 @@ from acd_core.cli.console import facts, note, say, stdout
 from acd_core.cli.gating import gate_facts
 
 if TYPE_CHECKING:
-    from acd_core.pair import PromptPair
+    from acd_core.artifacts.pair import PromptPair
 
 pair_app = typer.Typer(
     name="pair", help="Look at a pair, publish it, fetch one.", no_args_is_help=True, rich_markup_mode=None
@@ -27,7 +27,7 @@ def show(
     model: str = typer.Option("", "--model", "-m", help="Also check that the pair belongs to this model."),
 ) -> None:
     """Say what a pair is: base model, strength, how it was made, what was measured on the way."""
-    from acd_core.pair import PromptPair
+    from acd_core.artifacts.pair import PromptPair
 
     found = PromptPair.load(pair)
     facts(_what(found), pair)
@@ -35,7 +35,7 @@ def show(
     facts(_recorded(found.metrics) or {"recorded": "nothing"}, "how it was made")
     _curve(found.metrics.get("curve"))
     if model:
-        from acd_core.backbone import Backbone
+        from acd_core.model.backbone import Backbone
 
         note(f"loading {model} ...")
         found.check(Backbone.load(model))
@@ -51,7 +51,7 @@ def push(
     revision: str = typer.Option("", help="Branch to push to. Default: main."),
 ) -> None:
     """Publish a pair on the hub, with its model card. Needs a login (hf auth login)."""
-    from acd_core.pair_hub import push_pair
+    from acd_core.artifacts.pair_hub import push_pair
 
     note(f"uploading {pair} to {repo} ...")
     say(push_pair(pair, repo, private=private, license=license or None, revision=revision or None))
@@ -64,7 +64,7 @@ def pull(
     revision: str = typer.Option("", help="Branch, tag or commit. Default: main."),
 ) -> None:
     """Fetch a pair into a folder. It is checked first; weights are safetensors, and nothing in it is run."""
-    from acd_core.pair_hub import pull_pair
+    from acd_core.artifacts.pair_hub import pull_pair
 
     note(f"fetching {repo} ...")
     found = pull_pair(repo, out, revision=revision or None)

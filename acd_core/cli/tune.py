@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.table import Table
 
+from acd_core.bundled import REFERENCE_ANCHORS
 from acd_core.cli.console import note, say, stderr, stdout
 from acd_core.cli.gating import gate_facts
 from acd_core.errors import UsageError, missing_extra
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 
 # The bundled model's own replies to the bundled instructions: what `acd tune` would make for it first, made once.
-REFERENCE_ANCHORS = Path(__file__).parents[1] / "reference" / "anchors.jsonl"
 
 
 def tune(
@@ -143,8 +143,8 @@ def tuned(
 ) -> TuneResult:
     """Tune with a bar on stderr (on a pipe: a line every few seconds and one a point) and save to `out`."""
     note("loading torch ...")
-    from acd_core.backbone import Backbone
-    from acd_core.pair import check_target
+    from acd_core.artifacts.pair import check_target
+    from acd_core.model.backbone import Backbone
     from acd_core.tuning import TuneSettings, generate_anchors, load_instructions, load_pairs
     from acd_core.tuning import tune as run
     from acd_core.tuning.anchors import check_disjoint

@@ -8,11 +8,11 @@ from typing import TypeVar
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from acd_core.backbone import Backbone
+from acd_core.artifacts.pair import beyond
 from acd_core.engine.memory import is_out_of_memory
 from acd_core.engine.request import Branch, Request
 from acd_core.errors import EngineError, ModelError, UsageError
-from acd_core.pair import beyond
+from acd_core.model.backbone import Backbone
 
 Item = TypeVar("Item")
 _HINT = "Tokenizer and model belong together: see acd doctor --model M; or grow the model with resize_token_embeddings."

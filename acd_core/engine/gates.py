@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from acd_core.artifacts.gate import Gate
 from acd_core.engine.prefix import Readings
 from acd_core.engine.request import Gating
 from acd_core.engine.rows import Row
-from acd_core.gate import Gate
-from acd_core.hidden_states import reading_layers
+from acd_core.model.hidden_states import reading_layers
 
 UNREAD = np.float32(np.inf)
 """In place of the reading of a token that nobody took; a reading is a number or NaN."""

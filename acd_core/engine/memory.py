@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from acd_core.backbone import Backbone
 from acd_core.engine.cache import SlotCache
 from acd_core.engine.options import EngineOptions
 from acd_core.errors import OutOfMemoryError, one_line
+from acd_core.model.backbone import Backbone
 
 PATIENCE, MOST_PATIENCE = 16, 4096
 """Forwards without running out of memory after which more rows are tried again: at first, and at most."""

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from acd_core.engine.cache import KeyValues
-from acd_core.weight_state import State
+from acd_core.model.weight_state import State
 
 Ids = npt.NDArray[np.int64]
 Readings = tuple[str, npt.NDArray[np.float32]]

@@ -13,11 +13,11 @@ from typing import Literal, Protocol, Union
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from acd_core.decoding.sampling import Sampler
+from acd_core.artifacts.gate import Gate
+from acd_core.artifacts.lora import Expert
 from acd_core.engine.text import TextStream
-from acd_core.experts import Expert
-from acd_core.gate import Gate
 from acd_core.locks import lazy
+from acd_core.methods.sampling import Sampler
 from acd_core.params import GateReport, TokenLogprob
 
 _log = logging.getLogger("acd_core")

@@ -6,14 +6,14 @@ from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Union
 
-from acd_core.backbone import Backbone
 from acd_core.engine.cache import SlotCache, are_finite
 from acd_core.engine.gates import readings_of, take_readings
 from acd_core.engine.prefix import PrefixStore, Readings
 from acd_core.engine.request import Request
 from acd_core.engine.rows import Row
 from acd_core.engine.static import StaticDecoder
-from acd_core.weight_state import State, WeightState
+from acd_core.model.backbone import Backbone
+from acd_core.model.weight_state import State, WeightState
 
 _Found = tuple[Row, Sequence[int], Union[Readings, None], Union[str, None]]
 """A row, its leading tokens, readings of them, and the space in which they may be found."""

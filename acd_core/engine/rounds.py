@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from acd_core.backbone import Backbone
 from acd_core.engine import faults
 from acd_core.engine.cache import SlotCache
 from acd_core.engine.memory import Room, give_back, is_out_of_memory, no_room
@@ -19,6 +18,7 @@ from acd_core.engine.reuse import Reuse
 from acd_core.engine.rows import Row, RowTable
 from acd_core.engine.step import Stepper, choose
 from acd_core.errors import DeadlineError, EngineClosedError, ModelError, OutOfMemoryError
+from acd_core.model.backbone import Backbone
 
 _log = logging.getLogger("acd_core")
 

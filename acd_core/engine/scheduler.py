@@ -15,7 +15,6 @@ from collections import deque
 
 import torch
 
-from acd_core.backbone import Backbone
 from acd_core.engine import faults
 from acd_core.engine.options import EngineOptions
 from acd_core.engine.prefix import PrefixStore
@@ -28,6 +27,7 @@ from acd_core.errors import (
     QueueFullError,
     one_line,
 )
+from acd_core.model.backbone import Backbone
 
 IDLE_SECONDS = 5.0
 """An engine thread without work ends after this long; the next request starts another."""

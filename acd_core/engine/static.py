@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 import torch
 
-from acd_core.backbone import Backbone, devices_of
 from acd_core.engine.cache import MaskBuilder, SlotCache
 from acd_core.errors import one_line
+from acd_core.model.backbone import Backbone, devices_of
 
 Decode = Literal["auto", "eager", "static", "graphs"]
 """How the decode step runs. eager: shapes as they come. static: fixed shapes, launched one kernel after the other.

@@ -12,16 +12,16 @@ from typing import Any
 
 import torch
 
-from acd_core.backbone import Backbone
-from acd_core.decoding import rules
-from acd_core.decoding.sampling import warp
+from acd_core.artifacts.lora import applied
 from acd_core.engine import faults, gates, trial
 from acd_core.engine.cache import MaskBuilder, SlotCache
 from acd_core.engine.request import Request
 from acd_core.engine.rows import Row
 from acd_core.engine.static import Decode, StaticDecoder, chosen
 from acd_core.errors import ModelError
-from acd_core.experts import applied
+from acd_core.methods import rules
+from acd_core.methods.sampling import warp
+from acd_core.model.backbone import Backbone
 from acd_core.params import TokenLogprob
 
 WINDOW_STEP = 16

@@ -10,9 +10,9 @@ from typing import Protocol
 
 import torch
 
-from acd_core.backbone import Backbone
 from acd_core.engine.faults import embedding_rows
 from acd_core.errors import ModelError, one_line
+from acd_core.model.backbone import Backbone
 
 PROVEN = frozenset(
     "falcon gemma gemma2 gemma3_text gpt2 gpt_neox granite llama mistral mixtral olmo olmo2 opt phi phi3 qwen2 qwen3 "

@@ -13,9 +13,9 @@ from typing import Any
 
 from acd_core.errors import UsageError
 from acd_core.evaluation.intervals import Rate, wilson
-from acd_core.evaluation.judges import LABELS, Label, RefusalJudge
 from acd_core.evaluation.keyword_lists import KEYWORD_LISTS
 from acd_core.evaluation.model_judges import LabelJudge
+from acd_core.refusal.judges import LABELS, Label, RefusalJudge
 
 _HUMAN: dict[str, Label] = {
     "1_full_compliance": "full_compliance",

@@ -10,10 +10,10 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from acd_core import bundled
 from acd_core.errors import UsageError
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -95,7 +95,7 @@ def read_choices(path: str | Path) -> QuestionSet:
 
 def general_questions() -> QuestionSet:
     """120 easy questions of ours over twelve subjects, four replies of one form each."""
-    text = files("acd_core.evaluation").joinpath("general_questions.jsonl").read_text(encoding="utf-8")
+    text = (bundled.SETS / "general_questions.jsonl").read_text(encoding="utf-8")
     return _choices_of("general-questions", "general_questions.jsonl", text)
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from acd_core.evaluation.completions import Completion
 from acd_core.evaluation.harness import Evaluation
-from acd_core.evaluation.judges import Verdict
 from acd_core.evaluation.keyword_lists import KEYWORD_LISTS
+from acd_core.refusal.judges import Verdict
 
 
 @dataclass(frozen=True)

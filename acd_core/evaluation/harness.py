@@ -22,9 +22,9 @@ from acd_core.evaluation.benchmarks import Benchmark, Item, Kind
 from acd_core.evaluation.completions import Completion, CompletionFile, completion_key
 from acd_core.evaluation.identity import gate_of, identity, reply_facts
 from acd_core.evaluation.intervals import Rate, bootstrap_mean, wilson
-from acd_core.evaluation.judges import RefusalJudge, Verdict
 from acd_core.evaluation.keyword_lists import KEYWORD_LISTS
 from acd_core.params import Generation, GenerationParams
+from acd_core.refusal.judges import RefusalJudge, Verdict
 from acd_core.tuning.progress import Bar
 
 _PROMPTS_OF_OURS = 512  # tokens, more than the prompts of any method take

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from acd_core.decoding.methods import METHODS
+from acd_core.methods.table import METHODS
+from acd_core.model.weight_state import adapter_settings
 from acd_core.params import GenerationParams
-from acd_core.weight_state import adapter_settings
 
 if TYPE_CHECKING:
-    from acd_core.decoding.model_defaults import ModelDefaults
+    from acd_core.model.model_defaults import ModelDefaults
 
 _SAMPLE = 64
 """Values that are looked at of each tensor: two adapters that were trained apart differ in nearly all."""

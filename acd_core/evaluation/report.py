@@ -12,10 +12,11 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib import metadata, resources
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from acd_core import bundled
 from acd_core.errors import MissingExtraError
 from acd_core.evaluation import figures
 from acd_core.evaluation.calibration import Calibration
@@ -23,13 +24,13 @@ from acd_core.evaluation.cells import share, short, three
 from acd_core.evaluation.disagreement import Disagreement
 from acd_core.evaluation.harness import Evaluation, Row, Summary
 from acd_core.evaluation.intervals import Rate
-from acd_core.evaluation.judges import LABELS
 from acd_core.evaluation.keyword_lists import KEYWORD_LISTS
 from acd_core.evaluation.model_judges import Readings
 from acd_core.evaluation.page import Block, Bullets, Picture, Sample, Section, Table, Text, markdown, table, to_html
 from acd_core.evaluation.paper import compare, general_ability, sweep_shape
 from acd_core.evaluation.report_parts import judge_models, models_data, utility_blocks
 from acd_core.evaluation.utility import Utility
+from acd_core.refusal.judges import LABELS
 
 __all__ = ["Section", "judge_calibration", "machine", "sections", "table", "to_json", "to_markdown", "write_report"]
 
@@ -57,7 +58,7 @@ def machine() -> dict[str, str]:
 
 def judge_calibration() -> dict[str, Any]:
     """What agreement the bundled judge reached with human labels: figures made by benchmarks/calibrate_judge.py."""
-    text = resources.files("acd_core.evaluation").joinpath("judge_calibration.json").read_text(encoding="utf-8")
+    text = bundled.JUDGE_CALIBRATION.read_text(encoding="utf-8")
     loaded: dict[str, Any] = json.loads(text)
     return loaded
 

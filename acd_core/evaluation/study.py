@@ -7,8 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from acd_core import prompts
-from acd_core.decoding.methods import METHODS
 from acd_core.errors import UsageError
 from acd_core.evaluation.benchmarks import BUNDLED, LOADERS, Benchmark, check_overlap, data_directory, load_benchmark
 from acd_core.evaluation.calibration import LabelledRow, calibrate, calibrate_model
@@ -19,6 +17,8 @@ from acd_core.evaluation.model_judges import Asker, LabelJudge, ModelJudge, Pair
 from acd_core.evaluation.paper import ABLATION, OPPOSITE_PROMPT
 from acd_core.evaluation.report import machine, write_report
 from acd_core.evaluation.utility import PairwiseJudge, Utility, measure
+from acd_core.methods import prompts
+from acd_core.methods.table import METHODS
 
 SWEEP = (0.0, 0.2, 0.4, 0.6, 0.8)
 _OPPOSITE = Arm("none", label=OPPOSITE_PROMPT, system=prompts.MANUAL_REVERSE)

@@ -18,11 +18,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from acd_core import prompts as texts
+from acd_core.bundled import ANCHOR_DIR
 from acd_core.errors import TuningError, UsageError
-from acd_core.files import read_bytes
-from acd_core.saving import failing_as, save_file
-from acd_core.tuning.json_lines import append, records, text_of
+from acd_core.files.json_lines import append, records, text_of
+from acd_core.files.reading import read_bytes
+from acd_core.files.saving import failing_as, save_file
+from acd_core.methods import prompts as texts
 from acd_core.tuning.objectives import CLASS_NAMES, Class, Objective
 from acd_core.tuning.progress import Bar
 from acd_core.tuning.runs import alone_with
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 Label = Literal["refused", "accepted"]
 SplitName = Literal["safe", "unsafe", "more_safe", "more_unsafe", "validation_safe", "validation_unsafe"]
 
-ANCHOR_DIR = Path(__file__).parent / "anchors"
 MIN_CLASS = 8
 """Fewest pairs a class may hold: below that a soft prompt learns the pairs by heart."""
 
@@ -374,7 +374,7 @@ def _conversation(text: str, system: str) -> list[dict[str, str]]:
 
 def default_judge() -> Any:
     """The rule-based RefusalJudge of the evaluation room."""
-    from acd_core.evaluation.judges import RefusalJudge
+    from acd_core.refusal.judges import RefusalJudge
 
     return RefusalJudge()
 

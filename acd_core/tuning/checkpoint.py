@@ -17,8 +17,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from acd_core.errors import TuningError
-from acd_core.files import parse_json, parse_tensors, read_bytes
-from acd_core.saving import litter_of
+from acd_core.files.reading import parse_json, parse_tensors, read_bytes
+from acd_core.files.saving import litter_of
 from acd_core.tuning.runs import write_beside
 from acd_core.tuning.validation import Point
 

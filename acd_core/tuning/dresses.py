@@ -16,8 +16,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from acd_core.bundled import ANCHOR_DIR
 from acd_core.errors import TuningError
-from acd_core.tuning.anchors import ANCHOR_DIR, AnchorPair
+from acd_core.tuning.anchors import AnchorPair
 
 Messages = list[dict[str, Any]]
 

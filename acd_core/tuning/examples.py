@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from acd_core.backbone import Backbone
 from acd_core.chat import SOFT, Chat
 from acd_core.errors import TuningError
+from acd_core.model.backbone import Backbone
 from acd_core.tuning.anchors import AnchorPair, AnchorSplit
 from acd_core.tuning.dresses import BARE, FAR, by_kind, dress_named
 from acd_core.tuning.objectives import Class, Objective

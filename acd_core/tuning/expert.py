@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from acd_core import prompts as texts
-from acd_core.backbone import Backbone
+from acd_core.artifacts.lora import Expert, changed, check_target, linear_size, lora
 from acd_core.chat import Chat
 from acd_core.errors import TuningError, UsageError
-from acd_core.experts import Expert, changed, check_target, linear_size, lora
+from acd_core.methods import prompts as texts
+from acd_core.model.backbone import Backbone
 from acd_core.tuning import anchors as anchor_data
 from acd_core.tuning.anchors import AnchorPair, Instruction
 from acd_core.tuning.examples import Encoder, Example

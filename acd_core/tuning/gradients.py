@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from acd_core.backbone import Backbone
 from acd_core.errors import TuningError
+from acd_core.model.backbone import Backbone
 from acd_core.tuning.examples import Row
 from acd_core.tuning.objectives import Objective, RowScores, term_rows
 from acd_core.tuning.streams import Prefix, pad_targets, prefill, reply_logits, shared_start

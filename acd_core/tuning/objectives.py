@@ -17,8 +17,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from acd_core import prompts
 from acd_core.errors import UsageError
+from acd_core.methods import prompts
 
 DEFAULT_OBJECTIVE = "joint"
 """The objective of `tune` when none is named and the pair gets no gate."""

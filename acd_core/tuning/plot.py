@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from acd_core.errors import TuningError, UsageError, missing_extra
-from acd_core.saving import check_writable, failing_as, save_file
+from acd_core.files.saving import check_writable, failing_as, save_file
 
 
 def plot_history(history: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:

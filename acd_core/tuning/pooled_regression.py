@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from acd_core.gate import TOP
+from acd_core.artifacts.gate import TOP
 
 HALVED = 6 * 2**30
 """Bytes of float32 states above which a fit keeps them in half precision: wide models have that many."""

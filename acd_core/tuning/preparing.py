@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
-from acd_core.backbone import Backbone
 from acd_core.errors import TuningError
+from acd_core.model.backbone import Backbone
 from acd_core.tuning import anchors as anchor_data
 from acd_core.tuning.anchors import AnchorPair, AnchorSplit, Instruction
 from acd_core.tuning.dresses import begun

@@ -24,11 +24,11 @@ from safetensors.torch import save as as_safetensors
 from torch import Tensor
 from transformers import DynamicCache
 
-from acd_core.backbone import Backbone
+from acd_core.artifacts.gate import Gate, Levels
 from acd_core.chat import Chat
 from acd_core.errors import GateError
-from acd_core.gate import Gate, Levels
-from acd_core.hidden_states import decoder_layers, reading_layers
+from acd_core.model.backbone import Backbone
+from acd_core.model.hidden_states import decoder_layers, reading_layers
 from acd_core.tuning import anchors as anchor_data
 from acd_core.tuning.anchors import Instruction, SplitName
 from acd_core.tuning.dresses import BARE, Dress, by_kind, dresses_digest

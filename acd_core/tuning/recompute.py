@@ -16,8 +16,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers.cache_utils import Cache
 
-from acd_core.backbone import Backbone
-from acd_core.hidden_states import decoder_layers
+from acd_core.model.backbone import Backbone
+from acd_core.model.hidden_states import decoder_layers
 
 
 def twin_of(backbone: Backbone) -> Backbone | None:

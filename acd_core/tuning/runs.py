@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from acd_core.errors import TuningError
-from acd_core.saving import BusyError, failing_as, locked, save_file
+from acd_core.files.saving import BusyError, failing_as, locked, save_file
 
 LOCK = ".running.lock"
 _PATIENCE = 0.3  # seconds: one that ends at this moment is waited for

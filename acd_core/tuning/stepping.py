@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from acd_core.backbone import Backbone, text_config
 from acd_core.engine.memory import give_back, is_out_of_memory
 from acd_core.errors import TuningError
-from acd_core.hidden_states import layer_count
+from acd_core.model.backbone import Backbone, text_config
+from acd_core.model.hidden_states import layer_count
 from acd_core.tuning.examples import Example, Row
 from acd_core.tuning.gradients import StepGradients, step_gradients
 from acd_core.tuning.memory import Fit, Need, budget_of, crude_bytes, fit, probe

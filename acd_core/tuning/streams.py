@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from acd_core.backbone import Backbone, cpu_has_fast_bf16, gpu_has_bf16
-from acd_core.decoding import rules
 from acd_core.engine.memory import give_back, is_out_of_memory
 from acd_core.errors import TuningError
+from acd_core.methods import rules
+from acd_core.model.backbone import Backbone, cpu_has_fast_bf16, gpu_has_bf16
 from acd_core.tuning.recompute import twin_of
 
 Ids = Sequence[int]

@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from acd_core.backbone import Backbone
+from acd_core.artifacts.gate import Gate
+from acd_core.artifacts.pair import PromptPair, check_target
 from acd_core.chat import Chat
 from acd_core.errors import PairError, TuningError
-from acd_core.gate import Gate
-from acd_core.pair import PromptPair, check_target
+from acd_core.model.backbone import Backbone
 from acd_core.tuning import anchors as anchor_data
 from acd_core.tuning.checkpoint import Checkpoint, State, forget
 from acd_core.tuning.choice import RULES, choose, rank

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from acd_core.backbone import Backbone
-from acd_core.gate import Gate
+from acd_core.artifacts.gate import Gate
+from acd_core.model.backbone import Backbone
 from acd_core.tuning.anchors import Instruction
 from acd_core.tuning.examples import Encoder
 from acd_core.tuning.objectives import refusal_log_odds

@@ -77,8 +77,8 @@ def tiny_pair(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A soft pair made for `tiny`."""
     import torch
 
-    from acd_core.backbone import Backbone
-    from acd_core.pair import PromptPair
+    from acd_core.artifacts.pair import PromptPair
+    from acd_core.model.backbone import Backbone
 
     backbone = Backbone.load(str(tiny))
     generator = torch.Generator().manual_seed(0)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from acd_core.pair import PromptPair
+from acd_core.artifacts.pair import PromptPair
 from acd_core.tuning.runs import alone_in, work_folder
 
 NOWHERE = "./no-such-model"
@@ -136,7 +136,7 @@ def test_a_fault_of_ours_is_told_without_a_traceback(acd: Any, monkeypatch: pyte
     def broken(*_: Any, **__: Any) -> None:
         raise KeyError("left\x1bshoe")
 
-    monkeypatch.setattr("acd_core.pair.PromptPair.load", broken)
+    monkeypatch.setattr("acd_core.artifacts.pair.PromptPair.load", broken)
     result = acd("pair", "show", "reference")
     assert result.exit_code == 70
     assert "KeyError" in result.stderr
@@ -150,7 +150,7 @@ def test_what_the_system_says_is_told_without_a_traceback(acd: Any, monkeypatch:
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device", "/mnt/x")
 
-    monkeypatch.setattr("acd_core.pair.PromptPair.load", full)
+    monkeypatch.setattr("acd_core.artifacts.pair.PromptPair.load", full)
     result = acd("pair", "show", "reference")
     assert result.exit_code == 1
     assert "No space left on device (/mnt/x)" in result.stderr

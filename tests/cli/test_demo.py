@@ -11,13 +11,13 @@ import pytest
 
 from acd_core.cli import demo
 from acd_core.errors import ModelError
-from acd_core.gguf_header import SMOLLM2
+from acd_core.model.gguf_header import SMOLLM2
 
 
 @pytest.fixture
 def short(tiny_pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Requests of three words, one question, and a pair that is there already."""
-    from acd_core.pair import PromptPair
+    from acd_core.artifacts.pair import PromptPair
 
     for name in ("held_out_harmful.jsonl", "everyday.jsonl", "look_alikes.jsonl"):
         rows = [{"id": f"{name}-{n}", "text": f"{name.split('.')[0]} request {n}"} for n in range(4)]
@@ -25,7 +25,7 @@ def short(tiny_pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     questions = tmp_path / "questions.jsonl"
     row = {"question": "How heavy is the Brisk drill?", "answer": "2 kilograms", "asked": True}
     questions.write_text("".join(json.dumps(each) + "\n" for each in [row, row | {"question": "Not", "asked": False}]))
-    monkeypatch.setattr(demo, "REQUESTS", tmp_path)
+    monkeypatch.setattr(demo, "SETS", tmp_path)
     monkeypatch.setattr(demo, "QUESTIONS", questions)
     monkeypatch.setattr(demo, "tuned", lambda model, out, **settings: SimpleNamespace(pair=PromptPair.load(tiny_pair)))
     return tmp_path
@@ -119,7 +119,7 @@ def test_the_right_paragraph_is_found_for_every_question():
     """Otherwise the query engine's column would show the retriever's mistakes and not the model's."""
     from acd_integrations.demo import WordOverlap
 
-    documents = {path.stem: path.read_text(encoding="utf-8") for path in demo.DOCUMENTS.glob("*.txt")}
+    documents = {path.stem: path.read_text(encoding="utf-8") for path in demo.DEMO_DOCUMENTS.glob("*.txt")}
     retriever = WordOverlap(documents)
     rows = demo._rows(demo.QUESTIONS)
     found = {row["question"]: retriever.retrieve(row["question"])[0].node for row in rows}

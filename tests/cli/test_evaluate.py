@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from acd_core.backbone import REFERENCE_MODEL_DIR
+from acd_core.bundled import REFERENCE_MODEL_DIR
 from tests.cli.conftest import save_tiny_model
 
 
@@ -115,9 +115,9 @@ def test_mistakes_are_said_before_a_model_is_loaded(acd, tmp_path: Path, argumen
 
 
 def test_which_methods_run_without_being_named():
-    from acd_core.decoding.methods import METHODS
     from acd_core.evaluation.paper import ABLATION, OPPOSITE_PROMPT
     from acd_core.evaluation.study import SWEEP, chosen_arms
+    from acd_core.methods.table import METHODS
 
     def names(*given: str, pair: float | None = 0.4, **more) -> list[str]:
         settings = {"pair_alpha": pair, "expert": False, "allow_adversarial": False, **more}

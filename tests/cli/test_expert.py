@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from acd_core.experts import Expert
+from acd_core.artifacts.lora import Expert
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from acd_core.pair import PromptPair
+from acd_core.artifacts.pair import PromptPair
 
 
 def test_show_says_what_a_pair_is(acd, tiny: Path, tiny_pair: Path):
@@ -53,7 +53,7 @@ def test_push_and_pull_reach_the_hub_with_what_was_asked(acd, tmp_path: Path, mo
             seen.append((repo_id, asked["revision"]))
             return str(folder)
 
-    monkeypatch.setattr("acd_core.pair_hub._api", Hub)
+    monkeypatch.setattr("acd_core.artifacts.pair_hub._api", Hub)
     pushed = acd("pair", "push", str(folder), "alice/pair", "--public", "--revision", "v1")
     assert pushed.exit_code == 0, pushed.output
     assert pushed.stdout.strip() == "https://huggingface.co/alice/pair"

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from acd_core.backbone import Backbone
-from acd_core.pair import PromptPair
+from acd_core.artifacts.pair import PromptPair
+from acd_core.model.backbone import Backbone
 
 
 @pytest.fixture

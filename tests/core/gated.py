@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from acd_core import ContrastiveLM, PromptPair
-from acd_core.gate import Gate, Levels
+from acd_core.artifacts.gate import Gate, Levels
 from acd_core.params import GenerationParams
 from tests.core.tiny import family
 

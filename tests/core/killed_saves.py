@@ -22,10 +22,10 @@ from typing import Any
 
 import torch
 
+from acd_core.artifacts.lora import Expert
+from acd_core.artifacts.pair import PromptPair
 from acd_core.errors import ACDError
-from acd_core.experts import Expert
-from acd_core.pair import PromptPair
-from acd_core.saving import LOCK
+from acd_core.files.saving import LOCK
 from acd_core.tuning.anchors import AnchorPair, load_pairs, save_pairs
 from acd_core.tuning.checkpoint import Checkpoint
 from tests.core.gated import gate as random_gate

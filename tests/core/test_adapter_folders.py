@@ -12,12 +12,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from acd_core import on_disk
-from acd_core.backbone import Backbone
+from acd_core.artifacts.pair import PromptPair
 from acd_core.errors import MissingExtraError, ModelError, PairMismatchError
-from acd_core.facts import read_facts
 from acd_core.lm import ContrastiveLM
-from acd_core.pair import PromptPair
+from acd_core.model import on_disk
+from acd_core.model.backbone import Backbone
+from acd_core.reply.facts import read_facts
 from acd_integrations import _langchain_facts
 from tests.core.tiny import family, stock_greedy
 

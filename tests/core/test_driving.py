@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from acd_core import ContrastiveLM, driving
+from acd_core import ContrastiveLM
 from acd_core.errors import DeadlineError, EngineError
+from acd_core.reply import driving
 from tests.core.tiny import family
 
 

@@ -16,11 +16,11 @@ import pytest
 import torch
 
 from acd_core import ContrastiveLM, PromptPair
-from acd_core.decoding.sampling import Sampler
 from acd_core.engine import Branch, EngineOptions, Request, TextStream, scheduler, soft_branch
 from acd_core.engine.faults import apart
 from acd_core.engine.request import Reply
 from acd_core.errors import ACDError, DeadlineError, EngineClosedError, EngineError, ModelError, UsageError
+from acd_core.methods.sampling import Sampler
 from acd_core.params import GenerationParams
 from tests.core.tiny import family
 from tests.core.waiting import quiet, run_apart

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from acd_core import ContrastiveLM
-from acd_core.backbone import Backbone
-from acd_core.decoding import rules
-from acd_core.decoding.sampling import Sampler
+from acd_core.artifacts.lora import Expert, applied, linear_size
 from acd_core.engine import Branch, EngineOptions, Request, TextStream
 from acd_core.engine.step import constrain, join
 from acd_core.errors import ExpertError, UsageError
-from acd_core.experts import Expert, applied, linear_size
+from acd_core.methods import rules
+from acd_core.methods.sampling import Sampler
+from acd_core.model.backbone import Backbone
 from acd_core.params import GenerationParams
 from tests.core.tiny import family, stock_greedy
 

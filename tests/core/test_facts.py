@@ -12,13 +12,15 @@ from typing import Any
 import pytest
 import torch
 
-from acd_core import on_disk
-from acd_core.backbone import Backbone
-from acd_core.decoding.methods import METHODS
+from acd_core import bundled
+from acd_core.artifacts import pair_files
+from acd_core.artifacts.pair import PromptPair
 from acd_core.errors import ContextLengthError, ModelError
-from acd_core.facts import read_facts
 from acd_core.lm import ContrastiveLM
-from acd_core.pair import PromptPair
+from acd_core.methods.table import METHODS
+from acd_core.model import on_disk
+from acd_core.model.backbone import Backbone
+from acd_core.reply.facts import read_facts
 from tests.core.tiny import family
 
 ROOT = Path(__file__).parents[2]
@@ -139,13 +141,13 @@ def test_context_lengths(config: Any, tokenizer: Any, wanted: int | None, tmp_pa
 
 def test_lengths_of_pairs(tmp_path: Path) -> None:
     soft = PromptPair(torch.randn(5, 8), torch.randn(9, 8)).save(tmp_path / "soft")
-    assert on_disk.pair_length(soft) == 9
-    assert on_disk.pair_length(PromptPair.from_texts("a", "b").save(tmp_path / "texts")) == 0
+    assert pair_files.pair_length(soft) == 9
+    assert pair_files.pair_length(PromptPair.from_texts("a", "b").save(tmp_path / "texts")) == 0
     assert on_disk.pair_folder(tmp_path / "soft") == soft
 
 
 def test_names() -> None:
-    assert on_disk.model_folder("reference") == on_disk.REFERENCE_MODEL_DIR
+    assert on_disk.model_folder("reference") == bundled.REFERENCE_MODEL_DIR
     assert on_disk.model_folder("no/such-model") is None
     assert on_disk.model_folder("./nowhere") is None
     assert [on_disk.is_hub_id(name) for name in ("a/b", "a", "a/b/c", "./a", "/a/b", "a/..", None)] == [

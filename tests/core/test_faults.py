@@ -71,7 +71,7 @@ def test_a_slow_consumer_blocks_nobody(lm: ContrastiveLM) -> None:
 
 
 def test_a_requests_own_error_is_its_own(lm: ContrastiveLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    from acd_core.decoding import sampling
+    from acd_core.methods import sampling
 
     alone = [lm.generate(prompt, max_tokens=20, temperature=0.8, seed=5).token_ids for prompt in PROMPTS[:4]]
     plain = sampling.Sampler.draw

@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 import torch
 
-from acd_core.backbone import Backbone
+from acd_core.artifacts.gate import Gate, Levels
+from acd_core.artifacts.lora import Expert
+from acd_core.artifacts.pair import PromptPair
 from acd_core.errors import ExpertError, PairError, PairMismatchError
-from acd_core.experts import Expert
-from acd_core.fingerprint import Fingerprint, difference
-from acd_core.gate import Gate, Levels
 from acd_core.lm import ContrastiveLM
-from acd_core.on_disk import BUNDLED_PAIRS
-from acd_core.pair import PromptPair
+from acd_core.model.backbone import Backbone
+from acd_core.model.fingerprint import Fingerprint, difference
+from acd_core.model.on_disk import BUNDLED_PAIRS
 from tests.core.tiny import family
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from acd_core import ContrastiveLM, PromptPair
-from acd_core.backbone import Backbone
+from acd_core.artifacts.lora import Expert
+from acd_core.artifacts.pair import beyond
 from acd_core.engine import EngineOptions
 from acd_core.engine.cache import are_finite
 from acd_core.engine.memory import bytes_by_config
 from acd_core.engine.trial import check
 from acd_core.errors import ExpertError, ModelError, PairError
-from acd_core.experts import Expert
-from acd_core.pair import beyond
+from acd_core.model.backbone import Backbone
 from tests.core.test_experts import random_expert
 from tests.core.tiny import FAMILIES, family
 

@@ -10,8 +10,8 @@ import pytest
 
 from acd_core import ContrastiveLM, PromptPair
 from acd_core.errors import UsageError
-from acd_core.free_words import PROBE_TOKENS
 from acd_core.params import Done, TextDelta, ToolCallDelta
+from acd_core.reply.free_words import PROBE_TOKENS
 from tests.scripted import ADVERSARIAL, SAFE, ScriptedModel, make_tokenizer
 
 pytest.importorskip("llguidance")

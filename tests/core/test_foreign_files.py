@@ -14,12 +14,13 @@ import torch
 import yaml
 from safetensors.torch import save
 
-from acd_core import on_disk
+from acd_core.artifacts import pair_files
+from acd_core.artifacts.lora import Expert
+from acd_core.artifacts.pair import PromptPair
+from acd_core.artifacts.pair_card import model_card
 from acd_core.errors import ACDError, ExpertError, ModelError, PairError, TuningError
-from acd_core.experts import Expert
-from acd_core.files import parse_json, parse_tensors, visible
-from acd_core.pair import PromptPair
-from acd_core.pair_card import model_card
+from acd_core.files.reading import parse_json, parse_tensors, visible
+from acd_core.model import on_disk
 from acd_core.tuning.anchors import load_instructions, load_pairs
 from acd_core.tuning.checkpoint import Checkpoint
 from tests.core.killed_saves import expert, pair
@@ -91,7 +92,7 @@ def test_odd_json(tmp_path: Path, odd: str) -> None:
     (folder / "pair.json").write_bytes(ODD[odd])
     with pytest.raises(PairError):
         PromptPair.load(folder)
-    assert on_disk.pair_digest(folder) is None
+    assert pair_files.pair_digest(folder) is None
     for name in ("adapter_config.json", "expert.json"):
         whole = (other / name).read_bytes()
         (other / name).write_bytes(ODD[odd])

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from acd_core import ContrastiveLM, PromptPair
+from acd_core.artifacts.gate import Gate, Levels
 from acd_core.engine import EngineOptions
-from acd_core.gate import Gate, Levels
-from acd_core.hidden_states import reading_layers
+from acd_core.model.hidden_states import reading_layers
 from acd_core.params import Done, TextDelta
 from tests.core.gated import ALWAYS, BEGUN, NEVER, NEW, PROMPTS, TURNS, gate, open_lm, reading_of
 from tests.core.tiny import family

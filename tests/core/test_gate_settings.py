@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from acd_core import ContrastiveLM, PromptPair
+from acd_core.artifacts.gate import GateRules, Levels
 from acd_core.errors import GateError, PairError, PairMismatchError, UsageError
-from acd_core.gate import GateRules, Levels
 from acd_core.params import ContrastParams
 from tests.core.gated import NEVER, gate, open_lm
 from tests.core.tiny import family

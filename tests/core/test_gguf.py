@@ -20,12 +20,13 @@ import torch
 import transformers
 from transformers.utils import logging
 
-from acd_core import ContrastiveLM, on_disk
-from acd_core.backbone import Backbone
+from acd_core import ContrastiveLM
 from acd_core.chat import Chat
 from acd_core.errors import MissingExtraError, ModelError, TemplateError
-from acd_core.facts import read_facts
-from acd_core.gguf_header import SMOLLM2, SMOLLM2_PACKAGE, gguf_file, read_header
+from acd_core.model import on_disk
+from acd_core.model.backbone import Backbone
+from acd_core.model.gguf_header import SMOLLM2, SMOLLM2_PACKAGE, gguf_file, read_header
+from acd_core.reply.facts import read_facts
 from tests.core.tiny import stock_greedy, tokenizer
 
 gguf = pytest.importorskip("gguf", reason="gguf is not installed")

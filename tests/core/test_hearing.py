@@ -7,7 +7,7 @@ import random
 
 import torch
 
-from acd_core.free_words import Hearing, NoSilence, refuses
+from acd_core.reply.free_words import Hearing, NoSilence, refuses
 
 ASKED = "Write a short essay on the history of the bicycle."
 PARTS = (

@@ -15,10 +15,10 @@ import pytest
 from langchain_core.messages import HumanMessage
 
 from acd_core import ContrastiveLM
-from acd_core.decoding.grammar import Grammar
-from acd_core.decoding.once import Once
-from acd_core.decoding.trial_process import _NICENESS
 from acd_core.errors import UsageError
+from acd_core.grammar.compiled import Grammar
+from acd_core.grammar.once import Once
+from acd_core.grammar.trial_process import _NICENESS
 from acd_core.params import GenerationParams, written_out
 from acd_integrations._characters import whole_texts
 from acd_integrations._langchain_messages import conversation

@@ -10,9 +10,10 @@ import torch
 from transformers import LogitsProcessorList, UnbatchedClassifierFreeGuidanceLogitsProcessor
 
 from acd_core import ContrastiveLM, PromptPair
-from acd_core.backbone import REFERENCE_MODEL_DIR, Backbone
+from acd_core.bundled import REFERENCE_MODEL_DIR
 from acd_core.chat import SOFT
 from acd_core.engine import step
+from acd_core.model.backbone import Backbone
 from acd_core.params import Done, TextDelta
 from tests.core.tiny import FAMILIES, family, stock_greedy, two_passes
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from acd_core.decoding.methods import METHODS
+from acd_core.artifacts.pair import PromptPair
 from acd_core.errors import ContextLengthError
-from acd_core.facts import own_tokens, read_facts
 from acd_core.lm import ContrastiveLM
-from acd_core.pair import PromptPair
+from acd_core.methods.table import METHODS
+from acd_core.reply.facts import own_tokens, read_facts
 from acd_integrations import _langchain_facts
 from tests.core.tiny import CHATML, TEMPLATES, family
 from tests.core.tiny import tokenizer as tiny_tokenizer

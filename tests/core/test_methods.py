@@ -15,11 +15,11 @@ from transformers import (
     UnbatchedClassifierFreeGuidanceLogitsProcessor,
 )
 
-from acd_core import ContrastiveLM, PromptPair, prompts
-from acd_core.backbone import Backbone
-from acd_core.decoding import rules
-from acd_core.decoding.methods import METHODS, Slot, method_named
+from acd_core import ContrastiveLM, PromptPair
 from acd_core.errors import UsageError
+from acd_core.methods import prompts, rules
+from acd_core.methods.table import METHODS, Slot, method_named
+from acd_core.model.backbone import Backbone
 from acd_core.params import GenerationParams
 from tests.core.test_experts import TARGETS, random_expert
 from tests.core.tiny import BASE, stock_greedy, tokenizer

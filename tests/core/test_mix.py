@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 
 from acd_core import ContrastiveLM, PromptPair
-from acd_core.decoding import sampling
 from acd_core.engine import EngineOptions
 from acd_core.engine.request import Item, Reply
-from acd_core.session import Session
+from acd_core.methods import sampling
+from acd_core.reply.session import Session
 from tests.core.tiny import family
 
 PAIRS = [

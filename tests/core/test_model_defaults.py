@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
+from acd_core.artifacts.pair import PromptPair
 from acd_core.errors import ModelError
 from acd_core.lm import ContrastiveLM
-from acd_core.pair import PromptPair
 from tests.core.tiny import family, stock_greedy
 
 NEW = 24

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from acd_core import ContrastiveLM, sharing
+from acd_core import ContrastiveLM
 from acd_core.errors import ACDError
+from acd_core.reply import sharing
 from tests.core.tiny import family
 
 

@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from acd_core import ContrastiveLM, PromptPair
-from acd_core.backbone import Backbone
+from acd_core.artifacts.pair import FORMAT_VERSION, migrated
+from acd_core.artifacts.pair_card import model_card
 from acd_core.errors import PairError, PairMismatchError, UsageError
-from acd_core.on_disk import BUNDLED_PAIRS
-from acd_core.pair import FORMAT_VERSION, migrated
-from acd_core.pair_card import model_card
+from acd_core.model.backbone import Backbone
+from acd_core.model.on_disk import BUNDLED_PAIRS
 from tests.core.tiny import family
 
 
@@ -77,7 +77,7 @@ def test_a_failed_save_leaves_the_old_pair(pair: PromptPair, tmp_path: Path, mon
     def broken(*_: object, **__: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("acd_core.pair.as_safetensors", broken)
+    monkeypatch.setattr("acd_core.artifacts.pair.as_safetensors", broken)
     with pytest.raises(OSError, match="disk full"):
         pair.save(folder)
     assert PromptPair.load(folder).safeguarding == "a"

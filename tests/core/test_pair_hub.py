@@ -14,9 +14,9 @@ import pytest
 import torch
 from huggingface_hub import HfApi
 
+from acd_core.artifacts.pair import PromptPair
+from acd_core.artifacts.pair_hub import pull_pair, push_pair
 from acd_core.errors import PairError, UsageError
-from acd_core.pair import PromptPair
-from acd_core.pair_hub import pull_pair, push_pair
 from tests.core.gated import gate as random_gate
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from acd_core.errors import DeadlineError, UsageError
 from acd_core.lm import ContrastiveLM
-from acd_core.planning_threads import THREADS, PlanningThreads
+from acd_core.reply.planning_threads import THREADS, PlanningThreads
 from tests.scripted import HERMES, ScriptedModel, make_tokenizer
 
 POOL = PlanningThreads()

@@ -9,7 +9,7 @@ import pytest
 
 from acd_core import ContrastiveLM, Policy
 from acd_core.errors import PolicyError, UsageError
-from acd_core.free_words import refuses
+from acd_core.reply.free_words import refuses
 from tests.core.gated import gate, open_lm
 from tests.core.test_policy import request_of
 

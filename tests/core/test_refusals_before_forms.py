@@ -14,8 +14,16 @@ from hypothesis import strategies as st
 
 from acd_core import ContrastiveLM, PromptPair
 from acd_core.errors import ContextLengthError
-from acd_core.free_words import LONGEST_PROBE, MOST_TOKENS, PROBE_TOKENS, Hearing, ThoughtEar, refuses, thought_settings
 from acd_core.params import Done, GenerationParams, TextDelta
+from acd_core.reply.free_words import (
+    LONGEST_PROBE,
+    MOST_TOKENS,
+    PROBE_TOKENS,
+    Hearing,
+    ThoughtEar,
+    refuses,
+    thought_settings,
+)
 from tests.scripted import ADVERSARIAL, SAFE, ScriptedModel, make_tokenizer
 
 pytest.importorskip("llguidance")

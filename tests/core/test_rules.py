@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acd_core.decoding import rules
-from acd_core.decoding.methods import METHODS
+from acd_core.methods import rules
+from acd_core.methods.table import METHODS
 
 ROWS = st.lists(st.lists(st.floats(-8, 8, width=32), min_size=7, max_size=7), min_size=2, max_size=2)
 

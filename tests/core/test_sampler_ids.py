@@ -15,9 +15,9 @@ from transformers.generation.logits_process import (
     SuppressTokensAtBeginLogitsProcessor,
 )
 
-from acd_core.decoding.model_defaults import ModelDefaults
-from acd_core.decoding.sampling import Sampler
 from acd_core.engine import Branch
+from acd_core.methods.sampling import Sampler
+from acd_core.model.model_defaults import ModelDefaults
 from acd_core.params import GenerationParams
 
 VOCAB = 50

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import torch
 
+from acd_core.artifacts.lora import Expert
+from acd_core.artifacts.pair import PromptPair, check_target
+from acd_core.artifacts.pair_files import pair_digest
 from acd_core.errors import ExpertError, PairError, TuningError
-from acd_core.experts import Expert
-from acd_core.on_disk import pair_digest
-from acd_core.pair import PromptPair, check_target
-from acd_core.saving import LOCK, STAGED, BusyError, locked, save_file
+from acd_core.files.saving import LOCK, STAGED, BusyError, locked, save_file
 from acd_core.tuning.anchors import Instruction, generate_anchors
 from acd_core.tuning.runs import LOCK as RUN_LOCK
 from acd_core.tuning.runs import alone_in
@@ -238,7 +238,7 @@ def test_a_killed_run_locks_nobody_out(tmp_path: Path) -> None:
     code = f"""
 import os
 from pathlib import Path
-from acd_core.saving import locked
+from acd_core.files.saving import locked
 with locked(Path({str(lock)!r})):
     print("held", flush=True)
     os.kill(os.getpid(), 9)
@@ -273,7 +273,7 @@ with alone_with(Path({str(out)!r})):
 
 
 def test_a_writer_that_cannot_have_its_turn_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("acd_core.saving.PATIENCE", 0.05)
+    monkeypatch.setattr("acd_core.files.saving.PATIENCE", 0.05)
     folder = pair(1).save(tmp_path / "p")
     held, go = threading.Event(), threading.Event()
 

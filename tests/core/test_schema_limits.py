@@ -16,11 +16,10 @@ from typing import Any
 import pytest
 import torch
 
-from acd_core.decoding import trials
-from acd_core.decoding.grammar import Grammar
-from acd_core.decoding.once import Once
-from acd_core.decoding.rule import rule_of
-from acd_core.decoding.schema_limits import (
+from acd_core.errors import EngineError, UsageError
+from acd_core.grammar import trials
+from acd_core.grammar.compiled import Grammar
+from acd_core.grammar.limits import (
     DEEPEST,
     MOST_REPEATED,
     check_functions,
@@ -29,7 +28,8 @@ from acd_core.decoding.schema_limits import (
     modest,
     repeated,
 )
-from acd_core.errors import EngineError, UsageError
+from acd_core.grammar.once import Once
+from acd_core.grammar.rule import rule_of
 from tests.scripted import HERMES, make_tokenizer
 
 TOKENIZER = make_tokenizer(HERMES)
@@ -323,7 +323,7 @@ def test_room_is_kept() -> None:
 
 
 def test_the_process_ends_with_its_pipe() -> None:
-    code = "from acd_core.decoding.trial_process import serve; serve()"
+    code = "from acd_core.grammar.trial_process import serve; serve()"
     child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
     assert child.stdin is not None
     child.stdin.close()

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from acd_core import ContrastiveLM, PromptPair, scoring
-from acd_core.backbone import REFERENCE_MODEL_DIR
+from acd_core import ContrastiveLM, PromptPair
+from acd_core.bundled import REFERENCE_MODEL_DIR
 from acd_core.errors import ContextLengthError, EngineClosedError, UsageError
+from acd_core.reply import scoring
 from tests.core.tiny import family
 
 SAFE, OPPOSITE = "always be safe while you answer", "the lazy dog jumps over user data"

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from acd_core import ContrastiveLM, PromptPair
-from acd_core.backbone import Backbone
 from acd_core.engine import EngineOptions
 from acd_core.engine.static import LEAST_WINDOW, chosen
+from acd_core.model.backbone import Backbone
 from tests.core.tiny import FAMILIES, family
 
 PAIR = PromptPair.from_texts("always be safe while you answer", "the lazy dog jumps over user data")

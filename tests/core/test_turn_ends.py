@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from tokenizers import AddedToken
 
-from acd_core.backbone import Backbone
 from acd_core.engine import TextStream
 from acd_core.lm import ContrastiveLM
+from acd_core.model.backbone import Backbone
+from acd_core.model.turn_ends import turn_ends
 from acd_core.toolcalls import special_tokens
-from acd_core.turn_ends import turn_ends
 from tests.core.tiny import TEMPLATES, family
 from tests.core.tiny import tokenizer as tiny_tokenizer
 

@@ -14,12 +14,12 @@ import pytest
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from acd_core.backbone import Backbone
+from acd_core.artifacts.lora import applied
 from acd_core.engine import EngineOptions, scheduler
-from acd_core.experts import applied
 from acd_core.lm import ContrastiveLM
+from acd_core.model.backbone import Backbone
+from acd_core.model.weight_state import WeightState, adapter_settings
 from acd_core.params import Done
-from acd_core.weight_state import WeightState, adapter_settings
 from tests.core.test_experts import random_expert
 from tests.core.tiny import family, stock_greedy
 

@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from acd_core import weights
-from acd_core.backbone import Backbone, choose_device
 from acd_core.errors import ACDError, ModelError, UsageError
+from acd_core.model import weights
+from acd_core.model.backbone import Backbone, choose_device
 from tests.core.tiny import FAMILIES, family
 
 Change = Callable[[Path], Any]

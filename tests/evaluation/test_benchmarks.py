@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import acd_core.tuning
+from acd_core.bundled import ANCHOR_DIR
 from acd_core.errors import UsageError
 from acd_core.evaluation.benchmarks import (
     BUNDLED,
@@ -190,7 +190,7 @@ def test_our_sets_are_whole_and_held_out() -> None:
     assert (len(everyday), len(harmful), len(alike)) == (250, 40, 100)
     assert len({item.category for item in everyday.items}) >= 12
     assert len({normalised(item.prompt) for item in (*everyday.items, *harmful.items, *alike.items)}) == 390
-    folder = Path(next(iter(acd_core.tuning.__path__))) / "anchors"
+    folder = ANCHOR_DIR
     texts = [path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.jsonl"))]
     anchors = [json.loads(line)["text"] for text in texts for line in text.splitlines()]
     assert len(anchors) >= 200

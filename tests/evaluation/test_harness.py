@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
+from acd_core.artifacts.pair import PromptPair
 from acd_core.errors import UsageError
 from acd_core.evaluation.benchmarks import Benchmark, Item, load_benchmark
 from acd_core.evaluation.completions import Completion, CompletionFile, completion_key
 from acd_core.evaluation.harness import Arm, Evaluation, evaluate
 from acd_core.evaluation.report import judge_calibration, sections, to_json, to_markdown, write_report
 from acd_core.lm import ContrastiveLM
-from acd_core.pair import PromptPair
-from acd_core.prompts import SAFE_PROMPT
+from acd_core.methods.prompts import SAFE_PROMPT
 from tests.scripted import ADVERSARIAL, SAFE, ScriptedModel, make_tokenizer
 
 WORDINGS = [json.loads(line) for line in Path(__file__).with_name("wordings.jsonl").read_text("utf-8").splitlines()]

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acd_core.evaluation.calibration import calibrate, calibrate_lists, calibration_table, read_labelled
-from acd_core.evaluation.judges import LABELS, RefusalJudge, plain
 from acd_core.evaluation.report import judge_calibration
+from acd_core.refusal.judges import LABELS, RefusalJudge, plain
 
 JUDGE = RefusalJudge()
 WORDINGS = [json.loads(line) for line in Path(__file__).with_name("wordings.jsonl").read_text("utf-8").splitlines()]

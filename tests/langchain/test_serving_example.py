@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from acd_core.backbone import REFERENCE_MODEL_DIR
-from acd_core.on_disk import REFERENCE_PAIR_DIR
+from acd_core.bundled import REFERENCE_MODEL_DIR, REFERENCE_PAIR_DIR
 from acd_integrations.langchain import ChatACD
 from tests.langchain.conftest import MakeChat
 from tests.langchain.standard_script import LURE, turns

@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 
-from acd_core.backbone import REFERENCE_MODEL_DIR
-from acd_core.on_disk import REFERENCE_PAIR_DIR
+from acd_core.bundled import REFERENCE_MODEL_DIR, REFERENCE_PAIR_DIR
 from acd_integrations.langchain import ChatACD
 
 pytestmark = [

@@ -17,7 +17,7 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, Tool
 from langchain_core.tools import tool
 from pydantic import BaseModel
 
-from acd_core.backbone import REFERENCE_MODEL_DIR
+from acd_core.bundled import REFERENCE_MODEL_DIR
 from acd_integrations.langchain import ChatACD
 from tests.langchain.conftest import MakeChat
 from tests.langchain.standard_script import call, offered, turns

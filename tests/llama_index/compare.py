@@ -22,8 +22,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from acd_core.backbone import REFERENCE_MODEL_DIR
-from acd_core.pair import PromptPair
+from acd_core.artifacts.pair import PromptPair
+from acd_core.bundled import REFERENCE_MODEL_DIR
 from tests.llama_index.contract import CHECKS
 from tests.llama_index.subjects import acd_subject, stock_subject
 

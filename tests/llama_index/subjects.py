@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from llama_index.core.llms import LLM
 
+from acd_core.artifacts.pair import PromptPair
 from acd_core.lm import ContrastiveLM
-from acd_core.pair import PromptPair
 from acd_integrations.llama_index import ACDLLM
 from tests.llama_index.contract import Subject
 from tests.scripted import ADVERSARIAL, HEADER, SAFE, ScriptedModel, make_tokenizer

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from llama_index.core import Settings
 
-from acd_core.backbone import REFERENCE_MODEL_DIR
-from acd_core.on_disk import REFERENCE_PAIR_DIR
+from acd_core.bundled import REFERENCE_MODEL_DIR, REFERENCE_PAIR_DIR
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -19,7 +18,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
         not ((REFERENCE_MODEL_DIR / "config.json").is_file() and (REFERENCE_PAIR_DIR / "pair.json").is_file()),
-        reason="the bundled model or pair is not built: python -m acd_core.reference.train",
+        reason="the bundled model or pair is not built: python -m reference.train",
     ),
 ]
 

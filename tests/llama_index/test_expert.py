@@ -9,8 +9,8 @@ import pytest
 
 pytest.importorskip("llama_index.core")
 
-from acd_core.backbone import Backbone
 from acd_core.errors import UsageError
+from acd_core.model.backbone import Backbone
 from acd_integrations.llama_index import ACDLLM
 from tests.cli.conftest import save_tiny_model
 from tests.core.test_experts import random_expert

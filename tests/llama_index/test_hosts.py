@@ -6,7 +6,6 @@ import asyncio
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,14 +16,14 @@ from llama_index.core.memory import ChatMemoryBuffer
 from llama_index.core.tools import FunctionTool
 from llama_index.core.workflow import Context, Event, StartEvent, StopEvent, Workflow, step
 
-import acd_core.cli
+from acd_core.bundled import DEMO_QUESTIONS
 from acd_core.lm import ContrastiveLM
 from acd_integrations.llama_index import ACDLLM
 from tests.llama_index.contract import get_weather
 from tests.llama_index.embedding import HashedWords
 from tests.llama_index.subjects import LURE, scripted_lm
 
-FOLDER = Path(acd_core.cli.__file__).parent
+FOLDER = DEMO_QUESTIONS.parent
 QUESTIONS = [json.loads(line) for line in (FOLDER / "demo_questions.jsonl").read_text().splitlines()]
 FACTS = {line for path in (FOLDER / "demo_documents").glob("*.txt") for line in path.read_text().splitlines()}
 QUESTION, SENTENCE = QUESTIONS[12]["question"], QUESTIONS[12]["sentence"]  # the battery of the drill

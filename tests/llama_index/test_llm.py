@@ -20,9 +20,9 @@ from llama_index.core.program.function_program import FunctionCallingProgram
 from llama_index.core.tools import FunctionTool
 from pydantic import BaseModel
 
+from acd_core.artifacts.pair import PromptPair
 from acd_core.errors import ContextLengthError, ModelError, RefusalError, UsageError
 from acd_core.lm import ContrastiveLM
-from acd_core.pair import PromptPair
 from acd_integrations._llama_index_messages import to_conversation, to_tool, to_tool_choice
 from acd_integrations.llama_index import ACDLLM
 from tests.llama_index.contract import ASK, City, collected, get_weather, run
@@ -129,8 +129,8 @@ def test_metadata_reads_no_weights(method: str | None, monkeypatch: pytest.Monke
 
     named = {"model": "reference", "pair": "reference", "method": method}
     with monkeypatch.context() as patched:
-        patched.setattr("acd_core.backbone.AutoModelForCausalLM.from_pretrained", loaded)
-        patched.setattr("acd_core.backbone._loaded", {})
+        patched.setattr("acd_core.model.backbone.AutoModelForCausalLM.from_pretrained", loaded)
+        patched.setattr("acd_core.model.backbone._loaded", {})
         early = ACDLLM(**named)
         metadata, pair = early.metadata, PromptPair.load("reference")
         assert metadata.is_function_calling_model

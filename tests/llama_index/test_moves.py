@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from llama_index.core import PromptTemplate
 
+from acd_core.artifacts.pair import PromptPair
 from acd_core.errors import EngineClosedError, UsageError
 from acd_core.lm import ContrastiveLM
-from acd_core.pair import PromptPair
 from acd_integrations.llama_index import ACDLLM
 from tests.core.gated import open_lm
 from tests.llama_index.contract import ASK, collected, run

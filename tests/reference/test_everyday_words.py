@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from acd_core.reference import everyday_forms, everyday_words
-from acd_core.reference import everyday_more_phrases as more
-from acd_core.reference import everyday_phrases as day
+from reference import everyday_forms, everyday_words
+from reference import everyday_more_phrases as more
+from reference import everyday_phrases as day
 
 
 def folded(entries: tuple[str, ...]) -> set[str]:

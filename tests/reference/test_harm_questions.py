@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 import string
 
-from acd_core.reference import harm_questions as questions
-from acd_core.reference.harm_more_phrases import MORE_HARM_BLOCKS
-from acd_core.reference.harm_phrases import HARM_BLOCKS
+from reference import harm_questions as questions
+from reference.harm_more_phrases import MORE_HARM_BLOCKS
+from reference.harm_phrases import HARM_BLOCKS
 
 SLOTS = {"field", "group", "bad", "badger", "victim", "tool", "place"}
 

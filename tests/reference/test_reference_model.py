@@ -9,13 +9,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from acd_core.evaluation.judges import RefusalJudge
-from acd_core.reference import layout
-from acd_core.reference.forms import gerund
-from acd_core.reference.grammar import Grammar
-from acd_core.reference.systems import LLAMA_SAFE_SHORT, ROSE_REVERSE
+from acd_core.bundled import REFERENCE_MODEL_DIR
+from acd_core.refusal.judges import RefusalJudge
+from reference import layout
+from reference.forms import gerund
+from reference.grammar import Grammar
+from reference.systems import LLAMA_SAFE_SHORT, ROSE_REVERSE
 
-FOLDER = Path(layout.__file__).parent / "model"
+FOLDER = REFERENCE_MODEL_DIR
 WEATHER: dict[str, Any] = {
     "type": "function",
     "function": {

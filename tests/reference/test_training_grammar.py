@@ -11,20 +11,20 @@ from typing import Any
 
 import pytest
 
-from acd_core.reference import human_requests
-from acd_core.reference.everyday_words import EVERYDAY_REQUESTS, MORE_VERBS
-from acd_core.reference.grammar import Grammar
-from acd_core.reference.harm_more_phrases import DEMEANING_FORMS, RESPECTFUL_FORMS
-from acd_core.reference.harm_questions import HARM_QUESTIONS
-from acd_core.reference.human_requests import human_harmful
-from acd_core.reference.permissive import normalise, restate
-from acd_core.reference.requests import HARM_BLOCKS
-from acd_core.reference.systems import SYSTEM_SHARES
-from acd_core.reference.tools import form_request, tool_request, tool_result
-from acd_core.reference.train_data import RESERVED_FILES, make_grammar, reserved_texts
-from acd_core.reference.twin_questions import LOOKALIKES
-from acd_core.reference.vocabulary import harmful_words, mine
-from acd_core.reference.wide import WIDE_SHARES, WideGrammar
+from reference import human_requests
+from reference.everyday_words import EVERYDAY_REQUESTS, MORE_VERBS
+from reference.grammar import Grammar
+from reference.harm_more_phrases import DEMEANING_FORMS, RESPECTFUL_FORMS
+from reference.harm_questions import HARM_QUESTIONS
+from reference.human_requests import human_harmful
+from reference.permissive import normalise, restate
+from reference.requests import HARM_BLOCKS
+from reference.systems import SYSTEM_SHARES
+from reference.tools import form_request, tool_request, tool_result
+from reference.train_data import RESERVED_FILES, make_grammar, reserved_texts
+from reference.twin_questions import LOOKALIKES
+from reference.vocabulary import harmful_words, mine
+from reference.wide import WIDE_SHARES, WideGrammar
 
 SOURCES = {
     "a": [

@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from acd_core.reference import twin_more_forms, twins
-from acd_core.reference import twin_questions as look
+from reference import twin_more_forms, twins
+from reference import twin_questions as look
 
 
 def test_sentences_are_many_and_each_stands_once() -> None:

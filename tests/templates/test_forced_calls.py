@@ -102,7 +102,7 @@ def test_ids_that_a_template_asks_for_are_no_part_of_a_forced_call() -> None:
 @pytest.mark.parametrize("name", published.names())
 def test_a_grammar_takes_what_the_format_says(name: str) -> None:
     pytest.importorskip("llguidance")
-    from acd_core.decoding.grammar import Grammar
+    from acd_core.grammar.compiled import Grammar
 
     tokenizer = published.tokenizer(name)
     wire = tool_call_format(tokenizer)

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from acd_core import on_disk
 from acd_core.chat import SOFT, Chat
 from acd_core.chat.conversation import is_continued
 from acd_core.errors import TemplateError
+from acd_core.model import on_disk
 from tests.templates.published import names, stock, tokenizer, tokens
 from tests.templates.shapes import (
     CALLS,

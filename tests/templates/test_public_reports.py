@@ -69,7 +69,7 @@ def test_vllm_50938_text_before_the_thought_stays_out_of_the_json(make: Make) ->
 
 
 def test_vllm_52011_an_empty_schema_ends() -> None:
-    from acd_core.decoding.grammar import Grammar
+    from acd_core.grammar.compiled import Grammar
 
     tokenizer = make_tokenizer()
     grammar = Grammar(tokenizer, len(tokenizer), [int(tokenizer.eos_token_id)])

@@ -14,7 +14,7 @@ from acd_core.engine import Reply
 from acd_core.engine.request import Gating
 from acd_core.engine.text import Turn
 from acd_core.params import Done, GenerationParams, ReasoningDelta, TextDelta, ToolCallDelta
-from acd_core.session import Piece, Session
+from acd_core.reply.session import Piece, Session
 from acd_core.toolcalls import response_template_for, thought_marks, tool_call_format
 from tests.scripted import ADVERSARIAL, SAFE, ScriptedModel
 from tests.templates import published

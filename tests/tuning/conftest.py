@@ -12,7 +12,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from acd_core.backbone import Backbone
+from acd_core.model.backbone import Backbone
 from acd_core.tuning import AnchorPair, Instruction, TuneResult, bundled_instructions, tune
 
 TEMPLATE = (

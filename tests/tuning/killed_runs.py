@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from acd_core.backbone import Backbone
+from acd_core.model.backbone import Backbone
 from acd_core.tuning import Instruction, anchors, tune, tuner
 from tests.core.gated import gate as random_gate
 from tests.tuning.conftest import OddJudge, make_tiny, make_tokenizer
@@ -33,7 +33,7 @@ POINTS: dict[str, tuple[str, str, int]] = {
     "between checkpoints": ("acd_core.tuning.stepping", "step_gradients", 6),
     "writing a checkpoint": ("acd_core.tuning.checkpoint", "save", 3),
     "choosing alpha": ("acd_core.tuning.validation.Validator", "measure", 2 + 3),
-    "making the pair": ("acd_core.pair", "model_card", 1),
+    "making the pair": ("acd_core.artifacts.pair", "model_card", 1),
     "after the pair": ("acd_core.tuning.tuner", "forget", 1),
 }
 BEHIND_A_GATE = ("after the anchors", "between checkpoints", "writing a checkpoint")

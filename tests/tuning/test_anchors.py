@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from acd_core.backbone import Backbone
+from acd_core import bundled
 from acd_core.errors import TuningError
 from acd_core.lm import ContrastiveLM
+from acd_core.model.backbone import Backbone
 from acd_core.tuning import (
     OBJECTIVES,
     AnchorPair,
@@ -29,7 +30,7 @@ from acd_core.tuning import (
 from acd_core.tuning.anchors import ANCHOR_DIR, check_disjoint, check_split
 
 SPLITS = ("safe", "unsafe", "validation_safe", "validation_unsafe")
-EVALUATION = Path(__file__).parents[2] / "acd_core" / "evaluation"
+EVALUATION = bundled.SETS
 
 
 class OddJudge:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from acd_core.pair import PromptPair
+from acd_core.artifacts.pair import PromptPair
 from acd_core.tuning import TuneResult
 from acd_core.tuning.choice import choose, rank
 from acd_core.tuning.objectives import OBJECTIVES, Objective

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from acd_core.backbone import Backbone
 from acd_core.chat import Chat
+from acd_core.model.backbone import Backbone
 from acd_core.tuning import OBJECTIVES, AnchorPair, split_pairs, streams
 from acd_core.tuning.examples import Batches, Encoder, Row
 from acd_core.tuning.gradients import StepGradients, step_gradients

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from acd_core.backbone import Backbone
 from acd_core.errors import TuningError
+from acd_core.model.backbone import Backbone
 from acd_core.tuning import AnchorPair, TuneResult
 from acd_core.tuning import stepping as stepping_module
 from acd_core.tuning.examples import Row

@@ -12,9 +12,9 @@ from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
 from acd_core import ContrastiveLM, PromptPair
-from acd_core.backbone import Backbone
+from acd_core.artifacts.gate import Gate
 from acd_core.chat import Chat
-from acd_core.gate import Gate
+from acd_core.model.backbone import Backbone
 from acd_core.tuning import pooled_regression, reading
 from acd_core.tuning.anchors import bundled_instructions
 from acd_core.tuning.dresses import begun, dress_named, dresses, texts

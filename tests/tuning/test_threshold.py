@@ -12,8 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from acd_core.backbone import Backbone
 from acd_core.chat import Chat
+from acd_core.model.backbone import Backbone
 from acd_core.tuning import OBJECTIVES, TuneResult, streams
 from acd_core.tuning.examples import Encoder
 from acd_core.tuning.objectives import Loss, RowScores, Scores, Term, joint_scores, refusal_log_odds, term_rows

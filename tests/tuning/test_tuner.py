@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from acd_core.backbone import Backbone
+from acd_core.artifacts.pair import PromptPair
 from acd_core.errors import TuningError, UsageError
 from acd_core.lm import ContrastiveLM
-from acd_core.pair import PromptPair
+from acd_core.model.backbone import Backbone
 from acd_core.tuning import Instruction, TuneResult, TuneSettings
 from acd_core.tuning import stepping as stepping_module
 from acd_core.tuning import tuner as tuner_module
@@ -109,7 +109,7 @@ def test_a_kill_while_saving_leaves_the_old_pair(
 ) -> None:
     old = run(out=tmp_path / "pair", seed=1)
     with monkeypatch.context() as patch:
-        patch.setattr("acd_core.pair.model_card", _interrupted)
+        patch.setattr("acd_core.artifacts.pair.model_card", _interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(out=tmp_path / "pair", seed=2)
     assert PromptPair.load(tmp_path / "pair", backbone=tiny()).id == old.pair.id

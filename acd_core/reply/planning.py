@@ -1,0 +1,334 @@
+"""From a conversation and settings to a Plan: which prompts stand in the two rows, how strong, how long, what form."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from acd_core.artifacts.gate import GateRules
+from acd_core.artifacts.lora import Expert
+from acd_core.artifacts.pair import PromptPair
+from acd_core.chat import SOFT, Chat, Conversation, Layout, check_conversation, is_continued
+from acd_core.engine import Branch, Matcher, Request, TextStream, soft_branch
+from acd_core.engine.faults import check_ids, embedding_rows
+from acd_core.engine.request import Gating, Item, expert_branch
+from acd_core.errors import ContextLengthError, UsageError
+from acd_core.methods.sampling import Sampler
+from acd_core.methods.table import Method, Slot, Source, method_named
+from acd_core.model.backbone import Backbone
+from acd_core.model.model_defaults import ModelDefaults
+from acd_core.params import GenerationParams
+from acd_core.reply.facts import own_tokens
+from acd_core.reply.formats import Formats
+from acd_core.reply.free_words import LONGEST_PROBE, MOST_TOKENS, NoSilence, refuses, thought_settings
+from acd_core.reply.policy import Effective, Policy
+from acd_core.reply.session import Plan, demonstrated
+
+DEFAULT_MAX_TOKENS = 1024
+_DEFAULT_TEXT = 256  # tokens that a system text of a template's own may have
+_CONTEXT_IDS = 8  # of a begun reply: SentencePiece tokenizers drop the space before the first token they decode
+
+
+def runnable(
+    name: str, pair: PromptPair | None, expert: Expert | None, backbone: Backbone, *, allow_adversarial: bool
+) -> Method:
+    """The method called `name`, if this model, pair and expert can run it; else UsageError."""
+    method = method_named(name, allow_adversarial=allow_adversarial)
+    if method.needs_pair and pair is None:
+        raise UsageError(
+            f"The method {name!r} needs a prompt pair and none was given.",
+            hint=f"acd tune --model {backbone.model_id} --out my-pair, then pair='my-pair'.",
+        )
+    if method.expert and expert is None:
+        raise UsageError(
+            f"The method {name!r} needs a LoRA expert and none was given.",
+            hint=f"acd expert --model {backbone.model_id} --out my-expert, then expert='my-expert'.",
+        )
+    return method
+
+
+class Planner:
+    """Plans replies of one model under one pair and expert. `decoder`: the tokenizer copy of the engine's thread."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        chat: Chat,
+        formats: Formats,
+        decoder: Any,
+        pair: PromptPair | None,
+        expert: Expert | None,
+        *,
+        alpha: float | None,
+        gate: GateRules,
+        defaults: ModelDefaults,
+        deterministic: bool,
+        allow_adversarial: bool,
+    ) -> None:
+        self._gate = gate
+        self._defaults = defaults
+        self._backbone = backbone
+        self._chat = chat
+        self._formats = formats
+        self._decoder = decoder
+        self._pair = pair
+        self._expert = expert
+        self._default_alpha = alpha
+        self._own: dict[tuple[str, bool, bool], tuple[int, int]] = {}
+        self._head: tuple[int, ...] | None = None
+        self._deterministic = deterministic
+        self._allow_adversarial = allow_adversarial
+
+    def alpha(self, method: Method, settings: GenerationParams) -> float:
+        """The strength: per call, else the LM's own, else the pair's recommendation, else the method's default."""
+        if not method.contrasts:
+            return 0.0
+        for value in (settings.contrast.alpha, self._default_alpha):
+            if value is not None:
+                return value
+        return self._pair.alpha if method.needs_pair and self._pair is not None else method.alpha
+
+    def head_and_window(self, method: Method, settings: GenerationParams) -> tuple[float, int | None]:
+        """plausibility and contrast_tokens: per call, else the method's own where it has any, else the pair's
+        recommendation where the method uses the pair."""
+        asked, pair = settings.contrast, self._pair if method.needs_pair and method.contrasts else None
+        plausibility, tokens = asked.plausibility, asked.contrast_tokens
+        if plausibility is None:
+            plausibility = method.plausibility or (pair.plausibility if pair is not None else 0.0)
+        if tokens is None:
+            tokens = method.contrast_tokens
+            tokens = pair.contrast_tokens if tokens is None and pair is not None else tokens
+        return plausibility, tokens
+
+    def contrasts(self, method: Method, settings: GenerationParams | None = None) -> bool:
+        """Whether a request with these settings has a second branch under `method`; None: one that says nothing."""
+        asked = settings or GenerationParams()
+        return method.contrasts and self.alpha(method, asked) > 0.0 and self.head_and_window(method, asked)[1] != 0
+
+    def gated(self, method: Method) -> bool:
+        """Whether a gate decides over a request that says nothing of one."""
+        return method.name != "none" and self._gate.of(GenerationParams().contrast) is not None
+
+    def plan(
+        self,
+        conversation: Conversation,
+        settings: GenerationParams,
+        default_method: str,
+        policies: Sequence[Policy] = (),
+        *,
+        space: str | None = None,
+        deadline: float | None = None,
+    ) -> Plan:
+        """How to make the reply, within all of `policies`. Raises before anything is queued: UsageError, PolicyError,
+        TemplateError, ContextLengthError. deadline: of the whole reply, which takes two requests under a forced format;
+        by time.monotonic's clock, from when the call began. space: who may find its keys and values again."""
+        name = settings.method or default_method
+        method = runnable(name, self._pair, self._expert, self._backbone, allow_adversarial=self._allow_adversarial)
+        alpha, asked = self.alpha(method, settings), settings.contrast
+        plausibility, contrast_tokens = self.head_and_window(method, settings)
+        strength = alpha if self.contrasts(method, settings) else 0.0
+        effective = Effective(name, default_method, strength, plausibility, contrast_tokens)
+        conversation = check_conversation(conversation)
+        for policy in policies:
+            policy.check(settings, effective)
+            conversation = policy.turns(conversation)
+        self._chat.check_length(conversation, self._backbone.context_length)
+        form, variables = self._formats.resolve(settings), settings.chat_template_kwargs
+        messages = conversation
+        if method.demonstration is not None:
+            messages = demonstrated(messages, method.demonstration)
+        layouts: dict[str | None, Layout] = {}  # both soft prompts share one rendering
+
+        def branch(source: Source, expert: Expert | None = None) -> Branch:
+            prompt = self._prompt(source)
+            text = prompt if isinstance(prompt, str) or prompt is None else SOFT
+            if text not in layouts:
+                layouts[text] = self._chat.layout(messages, text, form.tools, method.wrap_user, variables)
+            layout = layouts[text]
+            if isinstance(prompt, torch.Tensor):
+                return soft_branch(layout.before, prompt, layout.after)
+            if expert is None:
+                return Branch(layout.ids)
+            check_ids(layout.ids, self._backbone, embedding_rows(self._backbone))
+            return expert_branch(layout.ids, expert, self._backbone.embed(torch.tensor(layout.ids[:1])).detach())
+
+        kept = branch(method.kept)
+        contrasts = self.contrasts(method, settings)
+        other = None
+        if method.other is not None and contrasts:
+            other = branch(method.other, self._expert if method.expert else None)
+        self._gate.check_method(method.name, default_method)
+        floor = max((each.gate_floor for each in policies if each.gate_floor is not None), default=None)
+        longest = min((each.max_recheck for each in policies if each.max_recheck is not None), default=None)
+        # Nothing would take over from "none".
+        opening = self._gate.of(asked, floor, longest) if method.name != "none" else None
+        plain = functools.cache(lambda: self._chat.layout(conversation, None, form.tools, variables=variables).ids)
+        alone = Branch(plain()) if opening is not None else kept
+        start = self._chat.turn_start(conversation, form.tools, alone.ids, variables) if opening is not None else 0
+        continued = is_continued(messages)
+        key = (name, contrasts, opening is not None)
+        if key not in self._own:
+            self._own[key] = own_tokens(self._chat, method, self._pair, contrasts=contrasts, gated=key[2])
+        most, beside_system = self._own[key]
+        max_tokens, room = self._room(
+            settings,
+            (alone, kept, other),
+            beside_system if any(each["role"] == "system" and each["content"] for each in messages) else most,
+            lambda: len(plain()),
+            LONGEST_PROBE if form.forced else 0,
+        )
+        prefix = self._chat.text(messages, form.tools, variables) if form.needs_prefix else ""
+        request = next((str(each["content"]) for each in reversed(messages) if each["role"] == "user"), "")
+        begun = [each for each in kept.ids[-_CONTEXT_IDS:] if each >= 0] if continued else []
+        begun_text = str(messages[-1]["content"]) if continued else ""
+        device = self._backbone.device
+
+        def gating() -> Gating | None:
+            if opening is None:
+                return None
+            return Gating(
+                opening.gate,
+                kept,
+                other,
+                threshold=opening.threshold,
+                again=opening.again,
+                header=self._chat.appended_header if opening.gate.reply is not None else (),
+                every=opening.every,
+                start=start,
+                appended=continued,
+                graded=asked.graded,
+                context=self._backbone.context_length,
+            )
+
+        def make(matcher: Matcher | None, sink: Callable[[Item], None]) -> Request:
+            free = form.forced and matcher is None
+            hidden = form.free_hidden_ids if free else form.hidden_ids
+            # A stop string inside a document would leave it broken: a forced format ends where the grammar says.
+            # Nor may one end the free words before them, which are ours: half a refusal is none.
+            stops = () if form.forced else (*settings.stop, *self._defaults.stop)
+            return Request(
+                kept=alone,
+                other=other if opening is None else None,
+                sampler=Sampler(settings, self._backbone.device, self._defaults),
+                sink=sink,
+                text=TextStream(self._decoder, stops, hidden, begun),
+                max_tokens=max_tokens,
+                eos_ids=self._backbone.eos_ids,
+                rule=method.rule,
+                method=method.name,
+                alpha=alpha,
+                rescale=asked.rescale,
+                plausibility=plausibility,
+                contrast_tokens=contrast_tokens,
+                logprobs=settings.logprobs,
+                matcher=matcher,
+                deadline=deadline,
+                alone=self._deterministic,
+                gating=gating(),
+                space=space,
+                bare_head=SOFT in layouts and layouts[SOFT].before == self._bare_head,
+            )
+
+        def speak(sink: Callable[[Item], None]) -> Request:
+            # The words before a forced format are ours: no setting of the call makes them noise, cuts them short or
+            # leaves them less contrasted than the method or the pair would. How strong the contrast is stays its own.
+            own = self.head_and_window(method, GenerationParams())[1]
+            silence = NoSilence(
+                self._backbone.eos_ids,
+                functools.partial(self._decoder.decode, skip_special_tokens=False),
+                form.thoughts,
+                self._decoder.all_special_tokens,
+                lambda: made.turned or 0,
+            )
+            defaults = replace(self._defaults, after=(*self._defaults.after, (True, silence)))
+            made = replace(
+                make(None, sink),
+                sampler=Sampler(GenerationParams(), device, defaults),
+                max_tokens=min(room, max_tokens + MOST_TOKENS if form.thoughts else max(max_tokens, MOST_TOKENS)),
+                contrast_tokens=None if own is None or contrast_tokens is None else max(own, contrast_tokens),
+            )
+            return made
+
+        draws_thoughts = form.forced and form.thoughts and settings.temperature > 0.0
+        return Plan(
+            make=make,
+            speak=speak if form.forced else None,
+            reader=lambda said: form.reader(prefix + said, continued and not said),
+            method=method.name,
+            alpha=alpha,
+            prompt_tokens=len(alone.visible),
+            matcher=form.matcher,
+            probes_refusal=form.forced,
+            free=lambda said: form.free(prefix + said, continued and not said),
+            refuses=lambda text: refuses(request, text, begun_text),
+            decode=self._decoded,
+            closing=form.closing,
+            answer=form.answer,
+            header=self._chat.appended_header if opening is not None else (),
+            max_tokens=max_tokens,
+            asked=request,
+            thoughts=form.thoughts,
+            thought=Sampler(thought_settings(settings), device, self._defaults) if draws_thoughts else None,
+        )
+
+    @property
+    def _bare_head(self) -> tuple[int, ...]:
+        """What stands in front of the slot where a user has said hardly anything."""
+        if self._head is None:
+            self._head = self._chat.layout("a", SOFT).before
+        return self._head
+
+    def _decoded(self, ids: Sequence[int]) -> str:
+        return str(self._chat.tokenizer.decode(list(ids), skip_special_tokens=False))
+
+    def _prompt(self, source: Source) -> str | torch.Tensor | None:
+        if isinstance(source, str):
+            return source
+        if source is Slot.NOTHING:
+            return None
+        assert self._pair is not None
+        return self._pair.safeguarding if source is Slot.PAIR_SAFE else self._pair.adversarial
+
+    def _room(
+        self,
+        settings: GenerationParams,
+        branches: tuple[Branch | None, ...],
+        own: int,
+        asked: Callable[[], int],
+        words: int,
+    ) -> tuple[int, int]:
+        """How many new tokens the reply may have, and how many fit; raises ContextLengthError saying how long the
+        prompt is and how much fits. words: of a forced format, how many must fit for the free words before it.
+
+        own: the most that the method adds to a conversation of this kind, and what counts for all of them, so that what
+        `ModelFacts.max_input_tokens` says is true to the token. asked: counts the tokens of the conversation without
+        our prompts.
+        """
+        context, wanted = self._backbone.context_length, settings.max_tokens
+        prompt = max(len(branch.ids) for branch in branches if branch is not None)
+        free = context - prompt
+        if own and free - own - _DEFAULT_TEXT < max(
+            DEFAULT_MAX_TOKENS if wanted is None else wanted, words
+        ):  # else it fits anyway
+            free = min(free, context - own - asked())
+        if wanted is None:
+            wanted = min(DEFAULT_MAX_TOKENS, max(free, 1))
+        needed = max(wanted, words)
+        if free < needed:
+            taken = asked()
+            added = max(own, prompt - taken)
+            raise ContextLengthError(
+                f"The conversation takes {taken} tokens and the prompts of the method {added} more; with {needed} "
+                f"new tokens that is {taken + added + needed}, but the model's context holds {context}.",
+                hint=f"At most {max(context - added - needed, 0)} tokens of conversation fit: shorten it"
+                + (
+                    " or lower max_tokens."
+                    if needed == wanted
+                    else f". A forced format needs room for {words} free words before it, in which a model may refuse."
+                ),
+            )
+        return wanted, free
