@@ -1,7 +1,7 @@
-"""A LoRA expert of a model: SafeDecoding's second stream, on disk in PEFT's layout, applied to some rows of a forward.
+"""A LoRA adapter of a model, as SafeDecoding's expert is: on disk in PEFT's layout; an intervention on rows.
 
-The user's model is never changed. While a forward runs whose rows ask for an expert, hooks on its target modules add
-(x A^T) B^T * scale to the output of those rows; they act on the thread that asked only, and are gone afterwards.
+The user's model is never changed: (x A^T) B^T * scale is added to the output of its target modules, for the rows that
+ask for it only (`model/interventions.py`).
 
 On disk: `adapter_config.json` and `adapter_model.safetensors`, as `peft.PeftModel.from_pretrained` reads them, and
 `expert.json` (format and library version, base model with fingerprint, training figures, digests of the two), which an
@@ -14,9 +14,7 @@ import hashlib
 import json
 import math
 import os
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +38,7 @@ from acd_core.files.saving import (
 from acd_core.locks import lazy
 from acd_core.model.backbone import Backbone
 from acd_core.model.fingerprint import difference, fields, read_fields
+from acd_core.model.interventions import Change
 from acd_core.model.on_disk import not_here
 
 FORMAT_VERSION = 1
@@ -156,6 +155,14 @@ class Expert:
             down, up = self.weights[name]
             placed = self._placed[key] = (down.to(x.device, x.dtype), up.to(x.device, x.dtype))
         return lora(x, *placed, self.scale)
+
+    def changes(self, model: Any) -> Mapping[str, Change]:
+        """What becomes of its modules' output: x W^T + (x A^T) B^T * scale."""
+
+        def adding(name: str) -> Change:
+            return lambda x, output: output + self.delta(name, x).to(output.device, output.dtype)
+
+        return {name: adding(name) for name in self.weights}
 
     # -- files ------------------------------------------------------------------------------------------------------
 
@@ -274,57 +281,6 @@ def linear_size(module: Any) -> tuple[int, int] | None:
 def lora(x: torch.Tensor, down: torch.Tensor, up: torch.Tensor, scale: float) -> torch.Tensor:
     """(x A^T) B^T * scale (Hu et al. 2021, section 4.1). x [..., inputs], A [rank, inputs], B [outputs, rank]."""
     return torch.nn.functional.linear(torch.nn.functional.linear(x, down), up) * scale
-
-
-@contextmanager
-def applied(model: Any, experts: Sequence[Expert | None]) -> Iterator[bool]:
-    """Within, row i of the first dimension of this thread's forwards of `model` runs under experts[i].
-
-    None is the model alone. Gives whether any row has an expert. Other threads may use the model meanwhile.
-    """
-    rows: dict[int, list[int]] = {}
-    for index, expert in enumerate(experts):
-        if expert is not None:
-            rows.setdefault(id(expert), []).append(index)
-    if not rows:
-        yield False
-        return
-    groups = [(expert, indices) for indices in rows.values() if (expert := experts[indices[0]]) is not None]
-
-    def change(name: str, x: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-        for expert, indices in groups:
-            if name in expert.weights:
-                at = torch.tensor(indices, device=output.device)
-                delta = expert.delta(name, x[at.to(x.device)])
-                output = output.index_add(0, at, delta.to(output.device, output.dtype))
-        return output
-
-    with changed(model, {name for expert, _ in groups for name in expert.weights}, change):
-        yield True
-
-
-@contextmanager
-def changed(
-    model: Any, names: set[str], change: Callable[[str, torch.Tensor, torch.Tensor], torch.Tensor]
-) -> Iterator[None]:
-    """Within, the output of each module of `names` is `change(name, input, output)`, on this thread only."""
-    thread = threading.get_ident()
-
-    def hook_for(name: str) -> Callable[[Any, tuple[torch.Tensor, ...], torch.Tensor], torch.Tensor | None]:
-        def hook(_: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor | None:
-            return change(name, inputs[0], output) if threading.get_ident() == thread else None
-
-        return hook
-
-    handles = []
-    try:
-        for name, module in model.named_modules():
-            if name in names:
-                handles.append(module.register_forward_hook(hook_for(name)))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _json(document: Mapping[str, Any]) -> bytes:

@@ -66,7 +66,7 @@ def check_branch(branch: Branch, backbone: Backbone, rows: int) -> None:
             f"at {branch.soft_at}.",
             hint="Make the branch with acd_core.engine.soft_branch.",
         )
-    if soft is not None and branch.expert is None:  # an expert's is a token of the model's own
+    if soft is not None:
         check_vectors(soft, backbone)
 
 

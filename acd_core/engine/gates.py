@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,18 +11,14 @@ from acd_core.artifacts.gate import Gate
 from acd_core.engine.prefix import Readings
 from acd_core.engine.request import Gating
 from acd_core.engine.rows import Row
-from acd_core.model.hidden_states import reading_layers
 
 UNREAD = np.float32(np.inf)
 """In place of the reading of a token that nobody took; a reading is a number or NaN."""
 
 
-def watching(
-    model: Any, rows: Sequence[Row], states: dict[int, torch.Tensor], *, stop: bool = False
-) -> AbstractContextManager[None]:
-    """Within, a forward's output of every layer that a gate of `rows` reads is kept in `states`."""
-    layers = sorted({layer for row in rows for layer in gating_of(row).gate.layers})
-    return reading_layers(model, layers, states.__setitem__, stop=stop) if layers else nullcontext()
+def layers_read(rows: Sequence[Row]) -> list[int]:
+    """The layers that gates of `rows` read."""
+    return sorted({layer for row in rows for layer in gating_of(row).gate.layers})
 
 
 def take_readings(row: Row, known: int, readings: Readings | None) -> int:

@@ -3,7 +3,7 @@
 A soft vector stands in a row's ids as a negative number that is unique to the vector, so soft prompts, system texts,
 documents and earlier turns are all found the same way: by the longest common prefix. Rows of another state of the
 weights (another adapter, say) are never found, nor are those of another namespace: how many tokens of a prompt were
-known would tell one tenant what another one asked.
+known would tell one tenant what another one asked. Nor are rows that were computed under other interventions.
 """
 
 from __future__ import annotations
@@ -25,14 +25,16 @@ Readings = tuple[str, npt.NDArray[np.float32]]
 
 @dataclass
 class Entry:
-    """One saved row. state: that of the weights it was computed with. space: who may find it, None for everybody."""
+    """One saved row. state: that of the weights it was computed with. space: who may find it, None for everybody.
+    under: the interventions it was computed under (`Branch.under`)."""
 
     ids: Ids
     saved: KeyValues
     size: int
     readings: Readings | None
     state: State | None
-    space: str | None = None
+    space: str | None
+    under: str
 
 
 class PrefixStore:
@@ -59,11 +61,13 @@ class PrefixStore:
         ]:
             self._remove(key)
 
-    def longest(self, ids: Sequence[int], space: str | None) -> tuple[int, KeyValues | None, Readings | None]:
+    def longest(
+        self, ids: Sequence[int], space: str | None, under: str = ""
+    ) -> tuple[int, KeyValues | None, Readings | None]:
         """How many leading ids are known in `space`, and the saved row that holds them, with its readings."""
         wanted = np.asarray(ids, dtype=np.int64)
         best, best_key = 0, -1
-        for key, entry in self._here(space):
+        for key, entry in self._here(space, under):
             length = common_prefix(wanted, entry.ids)
             if length > best:
                 best, best_key = length, key
@@ -74,13 +78,19 @@ class PrefixStore:
         found = self._entries[best_key]
         return best, found.saved, found.readings
 
-    def holding(self, ids: Sequence[int], space: str | None) -> Entry | None:
+    def holding(self, ids: Sequence[int], space: str | None, under: str = "") -> Entry | None:
         """The saved row that starts with all of `ids` and can be found in `space`."""
         wanted = np.asarray(ids, dtype=np.int64)
-        return next((entry for _, entry in self._here(space) if common_prefix(wanted, entry.ids) == len(wanted)), None)
+        here = self._here(space, under)
+        return next((entry for _, entry in here if common_prefix(wanted, entry.ids) == len(wanted)), None)
 
     def add(
-        self, ids: Sequence[int], saved: KeyValues, readings: Readings | None = None, space: str | None = None
+        self,
+        ids: Sequence[int],
+        saved: KeyValues,
+        readings: Readings | None = None,
+        space: str | None = None,
+        under: str = "",
     ) -> None:
         """Keep a row, with what a gate read of its tokens. Saved rows of its space that are a prefix of it go, then the
         least recently used until the budget holds."""
@@ -88,22 +98,22 @@ class PrefixStore:
         size = sum(keys.nbytes + values.nbytes for keys, values in saved)
         if size > self.max_bytes:
             return
-        own = [(key, entry) for key, entry in self._here(space) if entry.space == space]
+        own = [(key, entry) for key, entry in self._here(space, under) if entry.space == space]
         for key in [key for key, entry in own if common_prefix(known, entry.ids) == len(entry.ids)]:
             readings = readings or self._entries[key].readings
             self._remove(key)
-        self._entries[self._next] = Entry(known, saved, size, readings, self._state, space)
+        self._entries[self._next] = Entry(known, saved, size, readings, self._state, space, under)
         self._next += 1
         self.used_bytes += size
         while self.used_bytes > self.max_bytes:
             self._remove(next(iter(self._entries)))
 
-    def _here(self, space: str | None) -> Iterator[tuple[int, Entry]]:
-        """The rows of the present state that can be found in `space`."""
+    def _here(self, space: str | None, under: str) -> Iterator[tuple[int, Entry]]:
+        """The rows of the present state and these interventions that can be found in `space`."""
         return (
             (key, entry)
             for key, entry in self._entries.items()
-            if entry.state == self._state and entry.space in (None, space)
+            if entry.state == self._state and entry.under == under and entry.space in (None, space)
         )
 
     def clear(self) -> None:

@@ -14,10 +14,10 @@ import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from acd_core.artifacts.gate import Gate
-from acd_core.artifacts.lora import Expert
 from acd_core.engine.text import TextStream
 from acd_core.locks import lazy
 from acd_core.methods.sampling import Sampler
+from acd_core.model.interventions import Intervention
 from acd_core.params import GateReport, TokenLogprob
 
 _log = logging.getLogger("acd_core")
@@ -36,13 +36,18 @@ class Matcher(Protocol):
 class Branch:
     """The ids one row starts from. Where soft vectors stand, `ids` holds negative numbers unique to each vector.
 
-    expert: the LoRA expert the row runs under, None for the model alone.
+    interventions: what acts on the row in every forward, in order; none for the model alone.
     """
 
     ids: tuple[int, ...]
     soft: torch.Tensor | None = None
     soft_at: int = 0
-    expert: Expert | None = None
+    interventions: tuple[Intervention, ...] = ()
+
+    @lazy
+    def under(self) -> str:
+        """What its keys and values depend on beside the ids; equal for rows under the same interventions."""
+        return "/".join(each.id for each in self.interventions if each.id)
 
     @lazy
     def visible(self) -> tuple[int, ...]:
@@ -53,17 +58,6 @@ class Branch:
 def soft_branch(before: Sequence[int], vectors: torch.Tensor, after: Sequence[int]) -> Branch:
     """A branch with soft vectors [n, width] between `before` and `after`."""
     return Branch((*before, *_marks(vectors), *after), vectors, len(before))
-
-
-def expert_branch(ids: Sequence[int], expert: Expert, first: torch.Tensor) -> Branch:
-    """A branch of real token ids under `expert`; first: the embedding [1, width] of its first token.
-
-    Keys and values depend on the expert, so no id of the model's own rows may match: the first token stands as its own
-    vector, under a mark of the expert's, and prefixes are shared within one expert only.
-    """
-    digest = hashlib.sha256(f"{expert.id}/{ids[0]}".encode()).digest()
-    mark = -1 - (int.from_bytes(digest[:6], "big") << 12)
-    return Branch((mark, *ids[1:]), first, 0, expert)
 
 
 # By identity: `==` on tensors compares elements.

@@ -101,30 +101,30 @@ class Reuse:
         if not room:
             return
         each = self._cache.bytes_per_slot
-        new = [item for item in found if len(item[1]) * each <= room and not self._kept(*item[1:])]
+        new = [item for item in found if len(item[1]) * each <= room and not self._kept(*item)]
         if not new:
             return
         switches = self._look()
         for row, ids, readings, space in new:
             if row.weights != switches:
                 continue
-            entry = self.prefixes.holding(ids, space)
+            entry = self.prefixes.holding(ids, space, row.branch.under)
             if entry is None:
                 saved = self._cache.save(row.slot, len(ids))
                 if are_finite(saved):  # else it would spoil every request that starts with it
-                    self.prefixes.add(ids, saved, readings, space)
+                    self.prefixes.add(ids, saved, readings, space, row.branch.under)
             elif entry.readings is None:
                 entry.readings = readings
 
-    def _kept(self, ids: Sequence[int], readings: Readings | None, space: str | None) -> bool:
-        entry = self.prefixes.holding(ids, space)
+    def _kept(self, row: Row, ids: Sequence[int], readings: Readings | None, space: str | None) -> bool:
+        entry = self.prefixes.holding(ids, space, row.branch.under)
         return entry is not None and (readings is None or entry.readings is not None)
 
     def _take(self, row: Row) -> None:
         """Copy the longest known prefix into `row`, leaving at least one token to compute."""
         if not self.prefixes.max_bytes or not self._cache.slots:
             return
-        known, saved, readings = self.prefixes.longest(ids := row.ids, row.request.space)
+        known, saved, readings = self.prefixes.longest(ids := row.ids, row.request.space, row.branch.under)
         known = take_readings(row, min(known, len(ids) - 1), readings)
         if saved is None or known <= 0:
             return

@@ -7,7 +7,7 @@ power of two (rows that nobody owns write to the trash slot and are cut off), th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -65,15 +65,11 @@ class StaticDecoder:
         backbone: Backbone,
         cache: SlotCache,
         masks: MaskBuilder,
-        options: Mapping[str, Any],
-        takes_positions: bool,
         mode: Decode,
     ) -> None:
         self.backbone = backbone
         self.cache = cache
         self.masks = masks
-        self.options = options
-        self.takes_positions = takes_positions
         self.mode = mode
         self.steps = 0
         self.failure: str | None = None
@@ -121,15 +117,10 @@ class StaticDecoder:
         slots = torch.arange(rows, device=device)[:, None]
 
         def forward() -> torch.Tensor:
-            more = {"position_ids": positions} if self.takes_positions else {}
-            output = self.backbone.model(
-                inputs_embeds=self.backbone.embed(tokens).to(self.backbone.dtype),
-                attention_mask=self.masks.build(positions, window, self.backbone.dtype),
-                past_key_values=self.cache,
-                **self.options,
-                **more,
-            )
-            logits: torch.Tensor = output.logits[:, -1]
+            embeds = self.backbone.embed(tokens).to(self.backbone.dtype)
+            mask = self.masks.build(positions, window, self.backbone.dtype)
+            found = self.backbone.forward(embeds, positions=positions, mask=mask, cache=self.cache, last=1)
+            logits: torch.Tensor = found.logits[:, -1]
             return logits
 
         shape = _Shape(slots, tokens, positions, write, forward)

@@ -6,13 +6,11 @@ Knows rows and tensors; knows nothing of threads, queues or admission (that is s
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from acd_core.artifacts.lora import applied
 from acd_core.engine import faults, gates, trial
 from acd_core.engine.cache import MaskBuilder, SlotCache
 from acd_core.engine.request import Request
@@ -21,7 +19,8 @@ from acd_core.engine.static import Decode, StaticDecoder, chosen
 from acd_core.errors import ModelError
 from acd_core.methods import rules
 from acd_core.methods.sampling import warp
-from acd_core.model.backbone import Backbone
+from acd_core.model.backbone import Backbone, Output
+from acd_core.model.interventions import by_rows
 from acd_core.params import TokenLogprob
 
 WINDOW_STEP = 16
@@ -41,20 +40,13 @@ class Stepper:
                 f"The model {backbone.model_id!r} cannot be served: it has {reason}.",
                 hint="Supported: decoder-only models with full or sliding-window attention.",
             )
-        signature = inspect.signature(backbone.model.forward)
-        names = set(signature.parameters)
-        free = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
-        self._options: dict[str, Any] = {"use_cache": True}
-        if "logits_to_keep" in names or free:
-            self._options["logits_to_keep"] = 1
-        self._positions = "position_ids" in names or free
         self.forwards = 0
         self.embeddable, self.logit_width = faults.embedding_rows(backbone), faults.logit_width(backbone)
         self.careful = False  # while a guilty row is looked for: each forward by itself, at its own shape
         mode, self.decode_reason = chosen(decode, backbone)
         self.static: StaticDecoder | None = None
         if mode != "eager":
-            self.static = StaticDecoder(backbone, cache, self.masks, self._options, self._positions, mode)
+            self.static = StaticDecoder(backbone, cache, self.masks, mode)
         if trial.needs_trial(backbone):
             trial.check(backbone, self)
 
@@ -65,7 +57,7 @@ class Stepper:
         """
         device = self.backbone.device
         lengths = [row.length for row in rows]
-        plain = all(row.branch.expert is None for row in rows)  # hooks are no part of a captured graph
+        plain = not any(row.branch.interventions for row in rows)  # hooks are no part of a captured graph
         if self.static is not None and rows[0].slot == 0 and plain and not self.careful:
             logits = self.static.decode(lengths, tokens)
             self.forwards += 1
@@ -75,7 +67,8 @@ class Stepper:
         positions = torch.tensor(lengths, device=device)[:, None]
         same = lengths[0] if min(lengths) == max(lengths) else None
         ids = torch.tensor(list(tokens), device=device)[:, None]
-        logits = self._forward(rows, self.backbone.embed(ids), positions, positions, max(lengths) + 1, same)
+        found = self._forward(rows, self.backbone.embed(ids), positions, positions, max(lengths) + 1, same)
+        logits = torch.as_tensor(found.logits)[:, -1]
         for row in rows:
             row.length += 1
         return logits
@@ -107,11 +100,11 @@ class Stepper:
                 write[index, width - count :] = span
         window = max(row.length + count for row, count in zip(rows, taken))
         read = [index for index, (row, count) in enumerate(zip(rows, taken)) if count and gates.reads_prompt(row)]
-        states: dict[int, torch.Tensor] = {}
-        with gates.watching(self.backbone.model, [rows[index] for index in read], states):
-            logits = self._forward(rows, embeds, query.to(device), write.to(device), window, None)
+        layers = gates.layers_read([rows[index] for index in read])
+        found = self._forward(rows, embeds, query.to(device), write.to(device), window, None, layers)
+        logits = found.logits[:, -1]
         for gate, members in gates.by_gate(rows, read).items():
-            gates.note_tokens(gate, [(rows[index], index, taken[index]) for index in members], states)
+            gates.note_tokens(gate, [(rows[index], index, taken[index]) for index in members], found.states)
         for index, (row, count) in enumerate(zip(rows, taken)):
             row.length += count
             if count and count == pending[index]:
@@ -144,12 +137,13 @@ class Stepper:
             window = max(row.length for row in run) + ids.shape[1]
             for row in run:
                 row.reach = max(row.reach, row.length + ids.shape[1])
-            states: dict[int, torch.Tensor] = {}
-            with gates.watching(self.backbone.model, run, states, stop=True):
-                self._run(self.cache, run[0].slot, self.backbone.embed(ids), places, places, window, None)
+            embeds, layers = self.backbone.embed(ids), gates.layers_read(run)
+            found = self._run(
+                self.cache, run[0].slot, embeds, places, places, window, None, layers=layers, only_layers=True
+            )
             self.forwards += 1
             for gate, members in gates.by_gate(run, range(len(run))).items():
-                values = gate.logits("appended", {layer: states[layer][members, -1] for layer in gate.layers})
+                values = gate.logits("appended", {layer: found.states[layer][members, -1] for layer in gate.layers})
                 for index, value in zip(members, values.tolist()):
                     run[index].reading = value
 
@@ -173,11 +167,15 @@ class Stepper:
         write: torch.Tensor,
         needed: int,
         column: int | None,
-    ) -> torch.Tensor:
-        with applied(self.backbone.model, [row.branch.expert for row in rows]):
-            logits = self._run(self.cache, rows[0].slot, embeds, query, write, needed, column)
+        layers: Sequence[int] = (),
+    ) -> Output:
+        """`_run` over rows of the engine's cache, each under its interventions."""
+        under = by_rows([row.branch.interventions for row in rows])
+        found = self._run(
+            self.cache, rows[0].slot, embeds, query, write, needed, column, interventions=under, layers=layers
+        )
         self.forwards += 1
-        return logits
+        return found
 
     def _run(
         self,
@@ -188,23 +186,16 @@ class Stepper:
         write: torch.Tensor,
         needed: int,
         column: int | None,
-    ) -> torch.Tensor:
+        **more: Any,
+    ) -> Output:
+        """One forward over the rows of `cache` from `low` on. query, write: positions [rows, tokens] and slots."""
         window = min(cache.capacity, -(-needed // WINDOW_STEP) * WINDOW_STEP)
         cache.begin(low, low + embeds.shape[0], write, window, column if embeds.shape[1] == 1 else None)
-        options = dict(self._options)
-        if "logits_to_keep" in options and embeds.shape[1] > 1:
-            options["logits_to_keep"] = self.backbone.last_positions(embeds.shape[1], 1)
-        if self._positions:
-            options["position_ids"] = query
-        output = self.backbone.model(
-            inputs_embeds=embeds.to(self.backbone.dtype),
-            attention_mask=self.masks.build(query, window, self.backbone.dtype),
-            past_key_values=cache,
-            **options,
-        )
+        mask = self.masks.build(query, window, self.backbone.dtype)
+        embeds = embeds.to(self.backbone.dtype)
+        found = self.backbone.forward(embeds, positions=query, mask=mask, cache=cache, last=1, **more)
         cache.complete = True
-        logits: torch.Tensor = output.logits[:, -1]
-        return logits
+        return found
 
     def ragged(self, prompts: list[torch.Tensor], replies: list[torch.Tensor]) -> torch.Tensor:
         """Logits [rows, vocab] after prompts [tokens, width] of different lengths and replies [n, width] of one length,
@@ -216,14 +207,14 @@ class Stepper:
         embeds = torch.stack([torch.cat([x.new_zeros(width - len(x), x.shape[1]), x]) for x in prompts])
         places = torch.stack([torch.arange(width) - (width - length) for length in lengths]).to(embeds.device)
         query, write = places.clamp_min(0), places.where(places >= 0, cache.capacity)
-        logits = self._run(cache, 0, embeds, query, write, width, None)
+        logits = self._run(cache, 0, embeds, query, write, width, None).logits
         for step in range(count):
             at = torch.tensor(lengths, device=embeds.device)[:, None] + step
-            logits = self._run(
-                cache, 0, torch.stack([x[step] for x in replies])[:, None], at, at, width + step + 1, None
-            )
+            said = torch.stack([x[step] for x in replies])[:, None]
+            logits = self._run(cache, 0, said, at, at, width + step + 1, None).logits
         self.cache.expected_bytes = cache.bytes_per_slot
-        return logits
+        last: torch.Tensor = logits[:, -1]
+        return last
 
 
 def _unsupported(backbone: Backbone) -> str | None:

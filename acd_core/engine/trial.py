@@ -49,12 +49,8 @@ def check(backbone: Backbone, trial: Trial) -> None:
     try:
         found = trial.ragged(prompts, replies).float()
         whole = [torch.cat([prompt, reply])[None] for prompt, reply in zip(prompts, replies)]
-        expected = torch.stack(
-            [backbone.model(inputs_embeds=row, use_cache=False).logits[0, -1].float() for row in whole]
-        )
-        by_ids = torch.stack(
-            [backbone.model(row[None].to(backbone.device), use_cache=False).logits[0, -1].float() for row in ids]
-        )
+        expected = torch.stack([backbone.forward(row).logits[0, -1].float() for row in whole])
+        by_ids = torch.stack([backbone.forward(row[None]).logits[0, -1].float() for row in ids])
     except Exception as error:
         raise _refused(backbone, f"its forward raised {one_line(error, 160)!r}") from error
     for logits, kind in ((expected, "its plain forward"), (found, "the engine's cached forward")):

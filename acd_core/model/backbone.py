@@ -7,22 +7,26 @@ base; `"reference"` names the bundled model.
 
 from __future__ import annotations
 
+import inspect
 import json
 import operator
 import weakref
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import AutoModelForCausalLM
 
 from acd_core.bundled import REFERENCE_MODEL_DIR
 from acd_core.errors import ModelError
-from acd_core.locks import Locks
+from acd_core.locks import Locks, lazy
 from acd_core.model import gguf_files, weights
 from acd_core.model.fingerprint import Fingerprint, fingerprint_of, sampled_rows
 from acd_core.model.gguf_header import gguf_file
+from acd_core.model.hidden_states import reading_layers
+from acd_core.model.interventions import Acting, acting
 from acd_core.model.model_files import (
     ADAPTER_WEIGHTS,
     check_adapter,
@@ -40,6 +44,21 @@ __all__ = [
     "REFERENCE_MODEL_DIR", "Backbone", "choose_device", "choose_dtype", "context_length_of", "cpu_has_fast_bf16",
     "devices_of", "gpu_has_bf16", "read_config_and_tokenizer", "text_config",
 ]  # fmt: skip
+
+
+class Takes(NamedTuple):
+    """What a model's forward can be given beside its inputs."""
+
+    positions: bool
+    last_logits: bool
+
+
+class Output(NamedTuple):
+    """What a forward gave: logits [rows, tokens asked for, vocab], None where it ended at a layer; layer -> its output
+    [rows, tokens, width]."""
+
+    logits: Any
+    states: dict[int, torch.Tensor]
 
 
 class Backbone:
@@ -222,7 +241,51 @@ class Backbone:
         """ids [...] int64 -> [..., embedding_width], the space soft vectors live in (scaling included, as in Gemma)."""
         return self.model.get_input_embeddings()(ids.to(self.device))  # type: ignore[no-any-return]
 
-    def last_positions(self, length: int, count: int) -> torch.Tensor | int:
+    def forward(
+        self,
+        inputs: torch.Tensor,
+        *,
+        positions: torch.Tensor | None = None,
+        mask: torch.Tensor | Mapping[str, torch.Tensor] | None = None,
+        cache: Any = None,
+        last: int | None = None,
+        interventions: Sequence[Acting] = (),
+        layers: Sequence[int] = (),
+        only_layers: bool = False,
+    ) -> Output:
+        """Run the model: the only place that does.
+
+        inputs: token ids [rows, tokens] int64, or embeddings [rows, tokens, width]. positions: [rows, tokens] int64,
+        kept back from models that take none. mask: [rows, keys] of 0 and 1; or additive [rows, 1, tokens, keys], one
+        for all layers or one a kind of layer. cache: filled in place; None: nothing is kept. last: how many positions at
+        the end logits are wanted of; None: all. interventions: what acts on which rows. layers: numbers from 1 of
+        decoder layers whose output is wanted as well. only_layers: end behind the last of those, without logits.
+        Gradients flow where torch's mode has them.
+        """
+        tokens = int(inputs.shape[1])
+        options: dict[str, Any] = {"use_cache": cache is not None}
+        if cache is not None:
+            options["past_key_values"] = cache
+        if mask is not None:
+            options["attention_mask"] = mask
+        if positions is not None and self.takes.positions:
+            options["position_ids"] = positions
+        if last is not None and self.takes.last_logits:
+            options["logits_to_keep"] = last if tokens == 1 else self._last_positions(tokens, last)
+        if inputs.is_floating_point():
+            options["inputs_embeds"] = inputs
+        else:
+            options["input_ids"] = inputs.to(self.device)
+        states: dict[int, torch.Tensor] = {}
+        logits: torch.Tensor | None = None
+        wanted = reading_layers(self.model, layers, states.__setitem__, stop=only_layers) if layers else nullcontext()
+        with acting(self.model, interventions), wanted:
+            logits = self.model(**options).logits
+        if logits is not None and last is not None:
+            logits = logits[:, -last:]
+        return Output(logits, states)
+
+    def _last_positions(self, length: int, count: int) -> torch.Tensor | int:
         """`logits_to_keep` for the last `count` of `length` positions.
 
         By index: a slice of the hidden states is not contiguous, and the output layer then takes a batched path that
@@ -232,6 +295,13 @@ class Backbone:
         if self._spread:
             return count
         return torch.arange(length - count, length, device=self.device)
+
+    @lazy
+    def takes(self) -> Takes:
+        """What the model's forward can be given, looked at once."""
+        parameters = inspect.signature(self.model.forward).parameters
+        free = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+        return Takes(free or "position_ids" in parameters, free or "logits_to_keep" in parameters)
 
     @property
     def fingerprint(self) -> Fingerprint:

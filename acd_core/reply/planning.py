@@ -14,8 +14,7 @@ from acd_core.artifacts.lora import Expert
 from acd_core.artifacts.pair import PromptPair
 from acd_core.chat import SOFT, Chat, Conversation, Layout, check_conversation, is_continued
 from acd_core.engine import Branch, Matcher, Request, TextStream, soft_branch
-from acd_core.engine.faults import check_ids, embedding_rows
-from acd_core.engine.request import Gating, Item, expert_branch
+from acd_core.engine.request import Gating, Item
 from acd_core.errors import ContextLengthError, UsageError
 from acd_core.methods.sampling import Sampler
 from acd_core.methods.table import Method, Slot, Source, method_named
@@ -151,10 +150,7 @@ class Planner:
             layout = layouts[text]
             if isinstance(prompt, torch.Tensor):
                 return soft_branch(layout.before, prompt, layout.after)
-            if expert is None:
-                return Branch(layout.ids)
-            check_ids(layout.ids, self._backbone, embedding_rows(self._backbone))
-            return expert_branch(layout.ids, expert, self._backbone.embed(torch.tensor(layout.ids[:1])).detach())
+            return Branch(layout.ids, interventions=() if expert is None else (expert,))
 
         kept = branch(method.kept)
         contrasts = self.contrasts(method, settings)

@@ -6,15 +6,14 @@ planner makes for a reply, and the engine's own rules join them, so every method
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any, NamedTuple, TypeVar, Union
+from typing import NamedTuple, TypeVar, Union
 
 import torch
+from transformers import DynamicCache
 
-from acd_core.artifacts.lora import applied
 from acd_core.chat import Chat, Conversation
 from acd_core.engine import Branch, Request
 from acd_core.engine.faults import check_request, embedding_rows, unsound
@@ -23,7 +22,7 @@ from acd_core.engine.step import constrain, join
 from acd_core.errors import PolicyError, UsageError
 from acd_core.methods.sampling import Sampler
 from acd_core.model.backbone import Backbone
-from acd_core.model.hidden_states import reading_layers
+from acd_core.model.interventions import by_rows
 from acd_core.params import GenerationParams
 from acd_core.reply.planning import Planner
 from acd_core.reply.policy import Policy
@@ -95,10 +94,6 @@ class Scorer:
         self._backbone = backbone
         self._chat = chat
         self._planner = planner
-        names = inspect.signature(backbone.model.forward).parameters
-        free = any(each.kind is each.VAR_KEYWORD for each in names.values())
-        self._trims = "logits_to_keep" in names or free
-        self._positions = "position_ids" in names or free
 
     def score(
         self,
@@ -237,15 +232,9 @@ class Scorer:
 
     def _states(self, gating: Gating, ids: Sequence[int]) -> dict[int, torch.Tensor]:
         """layer -> [tokens, width] of a row of real tokens, for the layers that the gate reads."""
-        found: dict[int, torch.Tensor] = {}
         embeds = self._backbone.embed(torch.tensor([list(ids)], device=self._backbone.device))
-
-        def take(layer: int, states: torch.Tensor) -> None:
-            found[layer] = states[0]
-
-        with reading_layers(self._backbone.model, gating.gate.layers, take, stop=True):
-            self._backbone.model(inputs_embeds=embeds.to(self._backbone.dtype), use_cache=False)
-        return found
+        found = self._backbone.forward(embeds.to(self._backbone.dtype), layers=gating.gate.layers, only_layers=True)
+        return {layer: states[0] for layer, states in found.states.items()}
 
     def _fits(self, cases: Sequence[_Case], *, shared: bool = False) -> bool:
         rows = sum(len(case.branches) for case in cases)
@@ -266,13 +255,9 @@ class Scorer:
         for row, (case, branch) in enumerate(rows):
             found = self._embed(branch, case.ids[:-1])
             embeds[row, : found.shape[0]] = found
-        options: dict[str, Any] = {"use_cache": False}
-        if self._trims:
-            options["logits_to_keep"] = self._backbone.last_positions(width, width - start)
-        if self._positions:
-            options["position_ids"] = self._places(0, width, len(rows))
-        with applied(self._backbone.model, [branch.expert for _, branch in rows]):
-            logits = self._backbone.model(inputs_embeds=embeds, **options).logits[:, start - width :]
+        under = by_rows([branch.interventions for _, branch in rows])
+        places = self._places(0, width, len(rows))
+        logits = self._backbone.forward(embeds, positions=places, last=width - start, interventions=under).logits
         results, row = [], 0
         for case in cases:
             spans = []
@@ -292,13 +277,14 @@ class Scorer:
         for branch in cases[0].branches:
             prompt = self._embed(branch, ())[None]
             before = prompt.shape[1] - 1
-            options: dict[str, Any] = {"use_cache": True}
-            if self._trims:
-                options["logits_to_keep"] = self._backbone.last_positions(before, 1)
-            if self._positions:
-                options["position_ids"] = self._places(0, before, 1)
-            with applied(self._backbone.model, [branch.expert]):
-                cache = self._backbone.model(inputs_embeds=prompt[:, :before], **options).past_key_values
+            cache = DynamicCache(config=self._backbone.model.config)
+            self._backbone.forward(
+                prompt[:, :before],
+                positions=self._places(0, before, 1),
+                cache=cache,
+                last=1,
+                interventions=by_rows([branch.interventions]),
+            )
             cache.batch_repeat_interleave(count)
             rows = torch.zeros((count, width, self._backbone.embedding_width), dtype=dtype, device=device)
             rows[:, 0] = prompt[0, before]
@@ -306,11 +292,12 @@ class Scorer:
                 if len(case.ids) > 1:
                     said = torch.tensor(case.ids[:-1], device=device)
                     rows[row, 1 : len(case.ids)] = self._backbone.embed(said).to(dtype)
-            options = {"use_cache": True, "past_key_values": cache}
-            if self._positions:
-                options["position_ids"] = self._places(before, width, count)
-            with applied(self._backbone.model, [branch.expert] * count):
-                logits = self._backbone.model(inputs_embeds=rows, **options).logits
+            logits = self._backbone.forward(
+                rows,
+                positions=self._places(before, width, count),
+                cache=cache,
+                interventions=by_rows([branch.interventions] * count),
+            ).logits
             for row, case in enumerate(cases):
                 spans[row].append(logits[row, : len(case.ids)])
         return [read(case, _decided(case, *_two(span))) for case, span in zip(cases, spans)]

@@ -7,11 +7,12 @@ system text. A killed run leaves the old expert or none; the replies made so far
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,11 +21,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from acd_core.artifacts.lora import Expert, changed, check_target, linear_size, lora
+from acd_core.artifacts.lora import Expert, check_target, linear_size, lora
 from acd_core.chat import Chat
 from acd_core.errors import TuningError, UsageError
 from acd_core.methods import prompts as texts
 from acd_core.model.backbone import Backbone
+from acd_core.model.interventions import Change, acting
 from acd_core.tuning import anchors as anchor_data
 from acd_core.tuning.anchors import AnchorPair, Instruction
 from acd_core.tuning.examples import Encoder, Example
@@ -281,7 +283,7 @@ class _Training:
         replies = [row.reply for row in rows]
         width = max(len(reply) for reply in replies)
         after, fast = [row.request.plain for row in rows], torch.is_grad_enabled()
-        with changed(self.view.model, set(self.weights), change):
+        with acting(self.view.model, [(_Learning(self.weights, change), None)]):
             logits = reply_logits(self.view, _NO_PREFIX, after, replies, width=width, fast=fast)
         targets, mask = pad_targets(replies, logits.device)
         losses = torch.nn.functional.cross_entropy(logits.float().transpose(1, 2), targets, reduction="none")
@@ -291,3 +293,18 @@ class _Training:
     def _mean_loss(self) -> float:
         """The loss over all rows, without dropout, in the model's own precision."""
         return sum(float(self._loss([row], 0.0)) for row in self.examples) / len(self.examples)
+
+
+@dataclass(frozen=True)
+class _Learning:
+    """The intervention that is being trained: `change(name, input, output)` at each of its modules."""
+
+    weights: Mapping[str, Any]
+    change: Callable[[str, Tensor, Tensor], Tensor]
+    id: str = "in training"  # no cache outlives a forward here
+
+    def check(self, backbone: Backbone) -> None:
+        """Its modules are the model's own: they were chosen from them."""
+
+    def changes(self, model: Any) -> Mapping[str, Change]:
+        return {name: functools.partial(self.change, name) for name in self.weights}

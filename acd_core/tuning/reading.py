@@ -28,7 +28,7 @@ from acd_core.artifacts.gate import Gate, Levels
 from acd_core.chat import Chat
 from acd_core.errors import GateError
 from acd_core.model.backbone import Backbone
-from acd_core.model.hidden_states import decoder_layers, reading_layers
+from acd_core.model.hidden_states import decoder_layers
 from acd_core.tuning import anchors as anchor_data
 from acd_core.tuning.anchors import Instruction, SplitName
 from acd_core.tuning.dresses import BARE, Dress, by_kind, dresses_digest
@@ -220,15 +220,14 @@ def hidden_states(
             width = max(map(len, rows))
             ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=backbone.device)
             cache = prefix.cache(backbone, len(rows)) if prefix else DynamicCache(config=backbone.model.config)
-            seen: dict[int, Tensor] = {}
-            with reading_layers(backbone.model, layers, seen.__setitem__, stop=True):
-                backbone.model(
-                    inputs_embeds=backbone.embed(ids),
-                    position_ids=(shared + torch.arange(width, device=ids.device)).expand(len(rows), -1),
-                    attention_mask=torch.ones(len(rows), shared + width, dtype=torch.long, device=ids.device),
-                    past_key_values=cache,
-                    use_cache=True,
-                )
+            seen = backbone.forward(
+                backbone.embed(ids),
+                positions=(shared + torch.arange(width, device=ids.device)).expand(len(rows), -1),
+                mask=torch.ones(len(rows), shared + width, dtype=torch.long, device=ids.device),
+                cache=cache,
+                layers=layers,
+                only_layers=True,
+            ).states
             for place, at in enumerate(part):
                 start = requests[at].start
                 for layer in layers:
@@ -243,9 +242,8 @@ def _prefix(backbone: Backbone, ids: Ids, layers: Sequence[int], states: dict[in
     """Keys and values of `ids` as far as `layers` need them; the layers' outputs come into `states`. None where the
     model does not keep those of every token."""
     cache = DynamicCache(config=backbone.model.config)
-    with reading_layers(backbone.model, layers, states.__setitem__, stop=True):
-        embeds = backbone.embed(torch.tensor([ids], device=backbone.device))
-        backbone.model(inputs_embeds=embeds, past_key_values=cache, use_cache=True)
+    embeds = backbone.embed(torch.tensor([ids], device=backbone.device))
+    states.update(backbone.forward(embeds, cache=cache, layers=layers, only_layers=True).states)
     kept = keys_and_values(cache, len(ids), max(layers))
     return None if kept is None else Prefix(len(ids), (), kept)
 

@@ -91,13 +91,12 @@ def prefill(
     length = int(embeds.shape[1])
     cache = DynamicCache(config=backbone.model.config)
     with autocast(backbone, fast):
-        backbone.model(
-            inputs_embeds=embeds,
-            position_ids=torch.arange(length, device=device).unsqueeze(0),
-            attention_mask=torch.ones(1, length, dtype=torch.long, device=device),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=backbone.last_positions(length, 1),
+        backbone.forward(
+            embeds,
+            positions=torch.arange(length, device=device).unsqueeze(0),
+            mask=torch.ones(1, length, dtype=torch.long, device=device),
+            cache=cache,
+            last=1,
         )
     roots = keys_and_values(cache, length)
     if roots is None:
@@ -286,15 +285,10 @@ class _Stream:
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._mask), 1)], 1)
         positions = (self._prefix.length + self._lengths).unsqueeze(1)
         self._lengths = self._lengths + 1
-        logits: Tensor = self._backbone.model(
-            inputs_embeds=self._backbone.embed(tokens.unsqueeze(1)),
-            position_ids=positions,
-            attention_mask=self._mask,
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits
-        return logits[:, -1]
+        embeds = self._backbone.embed(tokens.unsqueeze(1))
+        found = self._backbone.forward(embeds, positions=positions, mask=self._mask, cache=self._cache, last=1)
+        logits: Tensor = found.logits[:, -1]
+        return logits
 
 
 def _forward(
@@ -304,15 +298,14 @@ def _forward(
     rows, length = ids.shape
     positions = prefix.length + torch.arange(length, device=ids.device)
     with autocast(backbone, fast):
-        logits: Tensor = backbone.model(
-            inputs_embeds=backbone.embed(ids),
-            position_ids=positions.unsqueeze(0).expand(rows, -1),
-            attention_mask=torch.ones(rows, prefix.length + length, dtype=torch.long, device=ids.device),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=backbone.last_positions(length, keep),
+        logits: Tensor = backbone.forward(
+            backbone.embed(ids),
+            positions=positions.unsqueeze(0).expand(rows, -1),
+            mask=torch.ones(rows, prefix.length + length, dtype=torch.long, device=ids.device),
+            cache=cache,
+            last=keep,
         ).logits
-    return logits[:, -keep:]
+    return logits
 
 
 def computes_faster(backbone: Backbone) -> bool:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from acd_core import ContrastiveLM
-from acd_core.artifacts.lora import Expert, applied, linear_size
+from acd_core.artifacts.lora import Expert, linear_size
 from acd_core.engine import Branch, EngineOptions, Request, TextStream
 from acd_core.engine.step import constrain, join
 from acd_core.errors import ExpertError, UsageError
@@ -19,7 +19,7 @@ from acd_core.methods import rules
 from acd_core.methods.sampling import Sampler
 from acd_core.model.backbone import Backbone
 from acd_core.params import GenerationParams
-from tests.core.tiny import family, stock_greedy
+from tests.core.tiny import applied, family, stock_greedy
 
 ASKED = [
     "hello world",

@@ -14,14 +14,13 @@ import pytest
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from acd_core.artifacts.lora import applied
 from acd_core.engine import EngineOptions, scheduler
 from acd_core.lm import ContrastiveLM
 from acd_core.model.backbone import Backbone
 from acd_core.model.weight_state import WeightState, adapter_settings
 from acd_core.params import Done
 from tests.core.test_experts import random_expert
-from tests.core.tiny import family, stock_greedy
+from tests.core.tiny import applied, family, stock_greedy
 
 NEW = 8
 ASKED = [{"role": "user", "content": "answer questions about the lazy dog while the quick brown fox jumps over it"}]

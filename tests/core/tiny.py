@@ -7,13 +7,16 @@ trivially. Tests assert that several distinct tokens appear.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
+
+from acd_core.model.interventions import acting, by_rows
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -209,3 +212,10 @@ def two_passes(
                 break
             reply.append(token)
     return reply
+
+
+@contextmanager
+def applied(model: Any, experts: Sequence[Any]) -> Iterator[bool]:
+    """Within, row i of a forward of `model` runs under experts[i], None is the model alone. Gives whether any does."""
+    with acting(model, by_rows([[each] if each is not None else [] for each in experts])):
+        yield any(each is not None for each in experts)

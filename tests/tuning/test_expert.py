@@ -11,13 +11,14 @@ import pytest
 import torch
 
 from acd_core import ContrastiveLM
-from acd_core.artifacts.lora import Expert, applied
+from acd_core.artifacts.lora import Expert
 from acd_core.chat import Chat
 from acd_core.errors import TuningError, UsageError
 from acd_core.model.backbone import Backbone
 from acd_core.tuning import AnchorPair, ExpertSettings, Instruction, train_expert
 from acd_core.tuning import expert as recipe
 from acd_core.tuning.examples import Encoder
+from tests.core.tiny import applied
 
 QUICK: dict[str, Any] = {"rank": 4, "epochs": 2, "batch": 3, "reply_tokens": 6, "lr": 2e-2, "progress": False}
 
