@@ -11,12 +11,14 @@ if TYPE_CHECKING:
     from acd_core.params import Generation as Generation
     from acd_core.params import GenerationParams as GenerationParams
     from acd_core.reply.policy import Policy as Policy
+    from acd_core.spec import LMSpec as LMSpec
 
 _HOMES = {
     "ContrastiveLM": "acd_core.lm",
     "ContrastParams": "acd_core.params",
     "Generation": "acd_core.params",
     "GenerationParams": "acd_core.params",
+    "LMSpec": "acd_core.spec",
     "Policy": "acd_core.reply.policy",
     "PromptPair": "acd_core.artifacts.pair",
 }

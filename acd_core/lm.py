@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, NamedTuple, cast, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 from uuid import uuid4
 
 from acd_core.artifacts.gate import EVERY, GateRules
@@ -18,13 +17,13 @@ from acd_core.engine import EngineOptions
 from acd_core.errors import EngineClosedError, UsageError
 from acd_core.model.backbone import Backbone
 from acd_core.model.model_defaults import ModelDefaults
-from acd_core.params import Done, Event, Generation, GenerationParams, shown
+from acd_core.params import Event, Generation, GenerationParams, default_method, shown
 from acd_core.reply import driving
 from acd_core.reply.facts import ModelFacts, facts_of
+from acd_core.reply.plan import Plan
 from acd_core.reply.planning import Planner, runnable
 from acd_core.reply.policy import Policy
 from acd_core.reply.scoring import Continuation, LogLikelihood, Scorer
-from acd_core.reply.session import Plan
 from acd_core.reply.sharing import backbone_of, defaults_of, join, leave
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 _NO_END = 1e9  # seconds, some thirty years: more than clocks and locks can be asked to wait for
 
 
-class Asked(NamedTuple):
+class CallSettings(NamedTuple):
     """One call: its settings, the method where they name none, the policies that hold, and its namespace."""
 
     settings: GenerationParams
@@ -55,7 +54,7 @@ class ContrastiveLM:
     tokens what others asked; None: this object's own. A call's `namespace=` takes its place (a tenant's, say).
     `expert` is a LoRA expert or its folder. `deterministic=True` serves each request alone, so that low-precision
     rounding cannot depend on neighbours. `generation_defaults=False` leaves the model's own generation_config out of
-    account (repetition penalty, suppressed tokens, ...: see decoding/model_defaults.py; `acd doctor` shows it).
+    account (repetition penalty, suppressed tokens, ...: see model/model_defaults.py; `acd doctor` shows it).
     `allow_adversarial=True` unlocks decoding under the adversarial prompt alone, for the ablation only.
     """
 
@@ -81,8 +80,7 @@ class ContrastiveLM:
         self.pair = pair
         self.expert = Expert.of(expert, backbone)
         self.allow_adversarial = allow_adversarial
-        alone = "safedecoding" if expert is not None else "none"
-        self.method = method if method is not None else ("acd" if pair is not None else alone)
+        self.method = method if method is not None else default_method(pair, expert)
         self.alpha = GenerationParams.of(alpha=alpha).contrast.alpha
         self.policy = Policy.of(policy)
         self.namespace = namespace or uuid4().hex
@@ -238,9 +236,12 @@ class ContrastiveLM:
     async def agenerate(self, messages: Any, params: GenerationParams | None = None, **overrides: Any) -> Any:
         """`generate` without blocking the event loop."""
         asked = self._asked(params, overrides)
-        if is_batch(messages):
-            return list(await asyncio.gather(*(self._areply(item, asked) for item in messages)))
-        return await self._areply(messages, asked)
+        many = is_batch(messages)
+        conversations = list(messages) if many else [messages]
+        replies = driving.arace(self.engine, lambda each: self._aplan(each, asked), conversations)
+        async with aclosing(replies):
+            found = {index: reply async for index, reply in replies}
+        return [found[index] for index in range(len(found))] if many else found[0]
 
     async def astream(
         self, messages: str | Sequence[Message], params: GenerationParams | None = None, **overrides: Any
@@ -368,34 +369,28 @@ class ContrastiveLM:
 
     # -- driving sessions -------------------------------------------------------------------------------------------
 
-    def _asked(self, params: GenerationParams | None, overrides: dict[str, Any]) -> Asked:
+    def _asked(self, params: GenerationParams | None, overrides: dict[str, Any]) -> CallSettings:
         further, space = overrides.pop("policy", None), overrides.pop("namespace", None)
         policies = (self.policy,) if further is None else (self.policy, Policy.of(further))
         if space is not None and not isinstance(space, str):
             raise UsageError(f"namespace is {shown(space)}.", hint="Give a text, a tenant's id say.")
-        return Asked(GenerationParams.of(params, **overrides), self.method, policies, space or self.namespace)
+        return CallSettings(GenerationParams.of(params, **overrides), self.method, policies, space or self.namespace)
 
-    def _plan(self, conversation: Conversation, asked: Asked) -> Plan:
+    def _plan(self, conversation: Conversation, asked: CallSettings) -> Plan:
         deadline = deadline_of(asked.settings)
         return self._shared.planning.within(lambda: self._plan_now(conversation, asked, deadline), deadline)
 
-    async def _aplan(self, conversation: Conversation, asked: Asked) -> Plan:
+    async def _aplan(self, conversation: Conversation, asked: CallSettings) -> Plan:
         deadline = deadline_of(asked.settings)
         return await self._shared.planning.awithin(lambda: self._plan_now(conversation, asked, deadline), deadline)
 
-    def _plan_now(self, conversation: Conversation, asked: Asked, deadline: float | None) -> Plan:
+    def _plan_now(self, conversation: Conversation, asked: CallSettings, deadline: float | None) -> Plan:
         if self._closed:
             raise EngineClosedError("This ContrastiveLM is closed.", hint="Make a new one.")
         return self._planner.plan(conversation, *asked[:3], space=asked.space, deadline=deadline)
 
-    def _race(self, conversations: list[Conversation], asked: Asked) -> Iterator[tuple[int, Generation]]:
+    def _race(self, conversations: list[Conversation], asked: CallSettings) -> Iterator[tuple[int, Generation]]:
         return driving.race(self.engine, lambda each: self._plan(each, asked), conversations)
-
-    async def _areply(self, conversation: Conversation, asked: Asked) -> Generation:
-        last: Event | None = None
-        async for event in driving.astream(self.engine, await self._aplan(conversation, asked)):
-            last = event
-        return cast(Done, last).generation
 
 
 def deadline_of(settings: GenerationParams) -> float | None:

@@ -1,5 +1,4 @@
-"""Locks that a fork does not leave held by a thread the child has not got, one lock for each thing there is, and a
-property that needs none."""
+"""Locks that are free in a forked child, what else is to begin anew there, and a property that needs no lock."""
 
 from __future__ import annotations
 
@@ -11,7 +10,8 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar, overload
 
 T = TypeVar("T")
-_all: weakref.WeakSet[ForkSafeLock] = weakref.WeakSet()
+_every_lock: weakref.WeakSet[ForkSafeLock] = weakref.WeakSet()
+_restarts: list[weakref.WeakMethod[Callable[[], None]]] = []
 
 
 class ForkSafeLock:
@@ -19,7 +19,7 @@ class ForkSafeLock:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        _all.add(self)
+        _every_lock.add(self)
 
     def __enter__(self) -> ForkSafeLock:
         self._lock.acquire()
@@ -71,10 +71,22 @@ class lazy(Generic[T]):  # a decorator, as property is
         return found
 
 
-def _after_fork() -> None:
-    for lock in list(_all):
+def after_fork(restart: Callable[[], None]) -> None:
+    """Call `restart`, a method, in every forked child while its object lives. Every ForkSafeLock is free by then.
+
+    A child has one thread: what the parent's other threads were doing is never finished in it.
+    """
+    _restarts.append(weakref.WeakMethod(restart, _restarts.remove))
+
+
+def _begin_anew() -> None:
+    for lock in list(_every_lock):
         lock._lock = threading.RLock()
+    for each in list(_restarts):
+        restart = each()
+        if restart is not None:
+            restart()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(after_in_child=_begin_anew)

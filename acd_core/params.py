@@ -25,6 +25,13 @@ _LONGEST_SHOWN = 40  # letters of a value in an error
 FinishReason = Literal["stop", "length", "tool_calls", "refusal"]
 
 
+def default_method(pair: object | None, expert: object | None) -> str:
+    """The method of a model with this pair and this expert where none is named."""
+    if pair is not None:
+        return "acd"
+    return "none" if expert is None else "safedecoding"
+
+
 class ContrastParams(BaseModel):
     """How strongly, and for how long, the second branch is subtracted.
 

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from acd_core.cli.demo import Reply
+from acd_core.cli.demo import DemoReply
 from acd_core.errors import missing_extra
 
 try:
@@ -54,25 +54,25 @@ class _Frameworks:
             response_synthesizer=get_response_synthesizer(llm=llm, prompt_helper=helper),
         )
 
-    def answer(self, requests: Sequence[str], questions: Sequence[str], done: Callable[[int], None]) -> list[Reply]:
+    def answer(self, requests: Sequence[str], questions: Sequence[str], done: Callable[[int], None]) -> list[DemoReply]:
         return [*self._chat(requests, done), *self._query(questions)]
 
-    def _chat(self, requests: Sequence[str], done: Callable[[int], None]) -> list[Reply]:
+    def _chat(self, requests: Sequence[str], done: Callable[[int], None]) -> list[DemoReply]:
         counters = [_Tokens() for _ in requests]
         configs: Any = [{"callbacks": [counter], "max_concurrency": CONCURRENCY} for counter in counters]
         texts: dict[int, str] = {}
         for index, text in self._chain.batch_as_completed([{"request": text} for text in requests], configs):
             texts[index] = str(text)
             done(len(texts))
-        return [Reply(texts[index], counter.tokens) for index, counter in enumerate(counters)]
+        return [DemoReply(texts[index], counter.tokens) for index, counter in enumerate(counters)]
 
-    def _query(self, questions: Sequence[str]) -> list[Reply]:
+    def _query(self, questions: Sequence[str]) -> list[DemoReply]:
         async def all_of_them() -> list[Any]:
             return await asyncio.gather(*(self._engine.aquery(question) for question in questions))
 
         answers = asyncio.run(all_of_them())
         return [
-            Reply(str(answer), len(self._count(str(answer))), answer.source_nodes[0].node.metadata["name"])
+            DemoReply(str(answer), len(self._count(str(answer))), answer.source_nodes[0].node.metadata["name"])
             for answer in answers
         ]
 

@@ -12,10 +12,12 @@ from __future__ import annotations
 import functools
 import logging
 import sys
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from acd_core.errors import ContextLengthError, missing_extra
 from acd_core.params import GenerationParams
+from acd_core.spec import CALL_SETTINGS, LMSpec
 
 try:
     from garak import _config
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 _PLUGIN = "garak.generators.acd"
 _SAMPLING = ("max_tokens", "temperature", "top_k", "top_p", "seed", "stop")
+_OF_SPEC = tuple(sorted({field.name for field in fields(LMSpec)} - CALL_SETTINGS - {"model", "pair"}))
 _CONTRAST = ("alpha", "plausibility", "contrast_tokens", "rescale", "gate", "recheck", "graded")
 
 
@@ -36,7 +39,7 @@ class ContrastiveGenerator(Generator):
     """A local chat model under a contrastive decoding method.
 
     `--target_name` is the model: a folder, a hub id or "reference". The options below have the meaning they have in
-    ContrastiveLM.from_pretrained and GenerationParams. A prompt that does not fit the model's context gets no reply
+    `acd_core.spec.LMSpec` and GenerationParams. A prompt that does not fit the model's context gets no reply
     (None), as garak has it. Attempts are not spread over processes: the model is in this one.
     """
 
@@ -56,6 +59,15 @@ class ContrastiveGenerator(Generator):
         "stop": [],
         "dtype": "auto",
         "device": "auto",
+        "revision": None,
+        "expert": None,
+        "gate_floor": None,
+        "policy": None,
+        "namespace": None,
+        "options": None,
+        "deterministic": False,
+        "generation_defaults": True,
+        "allow_adversarial": False,
     }
     generator_family_name = "acd"
     supports_multiple_generations = True
@@ -67,7 +79,8 @@ class ContrastiveGenerator(Generator):
         self.name = name
         self._load_config(config_root)
         super().__init__(self.name, config_root=config_root)
-        self._lm = _loaded(self.name, self.pair, self.method, self.dtype, self.device)
+        own, _ = LMSpec.split({key: getattr(self, key) for key in (*_OF_SPEC, "recheck")})
+        self._lm = _loaded(LMSpec(self.name, self.pair, self.method, **own))
         given = {key: getattr(self, key) for key in (*_SAMPLING, *_CONTRAST)}
         self._params = GenerationParams.of(None, **{key: value for key, value in given.items() if value is not None})
 
@@ -90,10 +103,12 @@ def reply(
 ) -> list[str | None]:
     """One reply to one message, for garak's function target; its `kwargs` option holds the other arguments.
 
-    `settings` are fields of GenerationParams and ContrastParams. None where the prompt does not fit the context.
+    `settings` are fields of LMSpec, GenerationParams and ContrastParams. None where the prompt does not fit the
+    context.
     """
-    lm = _loaded(model, pair, method, dtype, device)
-    return _replies(lm, [{"role": "user", "content": prompt or ""}], GenerationParams.of(None, **settings), 1)
+    own, for_calls = LMSpec.split(settings)
+    lm = _loaded(LMSpec(model, pair, method, **{"dtype": dtype, "device": device, **own}))
+    return _replies(lm, [{"role": "user", "content": prompt or ""}], GenerationParams.of(None, **for_calls), 1)
 
 
 def _replies(lm: ContrastiveLM, turns: list[dict[str, Any]], params: GenerationParams, count: int) -> list[str | None]:
@@ -114,10 +129,8 @@ def _replies(lm: ContrastiveLM, turns: list[dict[str, Any]], params: GenerationP
 
 
 @functools.cache
-def _loaded(model: str, pair: str | None, method: str | None, dtype: str, device: str) -> ContrastiveLM:
-    from acd_core.lm import ContrastiveLM
-
-    return ContrastiveLM.from_pretrained(model, pair, method, dtype=dtype, device=device)
+def _loaded(spec: LMSpec) -> ContrastiveLM:
+    return spec.load()
 
 
 DEFAULT_CLASS = "ContrastiveGenerator"

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from acd_core.errors import ContextLengthError, UsageError, missing_extra
 from acd_core.params import Generation, GenerationParams
-from acd_integrations._gate import reported
+from acd_core.spec import LMSpec
+from acd_integrations.shared.report import reported
+from acd_integrations.shared.settings import check_none_beside
 
 try:
     from inspect_ai import model as host
@@ -36,11 +38,12 @@ _UNSET: Any = object()
 class ContrastiveAPI(host.ModelAPI):
     """`acd/<pair>`, or `acd/<model>` with `-M pair=...` (`pair=null`: none). Loads at the first reply.
 
-    Other `-M` settings: model (where the pair's base model lies, if not where the pair says), dtype, device, revision,
-    and every field of GenerationParams (method, ...) and ContrastParams as a default; from Python also lm, for a
-    ContrastiveLM that is there already. Raises UsageError for an unknown setting, and for a GenerateConfig field that
-    would change the replies and does not exist here (logit_bias, ...). `extra_body={"acd": {"alpha": 0.2}}` changes the
-    contrast of one call. What the contrast and the gate did is in the output's metadata, under "acd".
+    Other `-M` settings: model (where the pair's base model lies, if not where the pair says), the others of
+    `acd_core.spec.LMSpec`, and every field of GenerationParams (method, ...) and ContrastParams as a default; from
+    Python also lm, for a ContrastiveLM that is there already. Raises UsageError for an unknown setting, for one of a
+    spec beside lm, and for a GenerateConfig field that would change the replies and does not exist here (logit_bias,
+    ...). `extra_body={"acd": {"alpha": 0.2}}` changes the contrast of one call. What the contrast and the gate did is
+    in the output's metadata, under "acd".
     """
 
     def __init__(
@@ -59,28 +62,33 @@ class ContrastiveAPI(host.ModelAPI):
         **settings: Any,
     ) -> None:
         super().__init__(model_name, base_url, api_key, [], config)
-        self._pair: Any = model_name if pair is _UNSET else pair
+        own, for_calls = LMSpec.split(settings)
+        if lm is not None:
+            check_none_beside(own)
         self._model: str | None = model if pair is _UNSET else model or model_name
-        self._placing: dict[str, Any] = {"dtype": dtype, "device": device, "revision": revision}
-        self._defaults = GenerationParams.of(None, **settings)
+        self._defaults = GenerationParams.of(None, **for_calls)
+        # "" stands for the pair's base model, which is known when the pair is read.
+        self._spec = LMSpec(
+            self._model or "",
+            model_name if pair is _UNSET else pair,
+            self._defaults.method,
+            **{"dtype": dtype, "device": device, "revision": revision, **own},
+        )
         self._lm = lm
         self._loading = threading.Lock()
 
     def load(self) -> ContrastiveLM:
         """The model behind it. Raises UsageError for a pair that fits every model where none is named."""
-        from acd_core.artifacts.pair import PromptPair
-        from acd_core.lm import ContrastiveLM
-
         with self._loading:
             if self._lm is None:
-                pair = PromptPair.load(self._pair) if isinstance(self._pair, str) else self._pair
-                model = self._model or (pair.base_model if pair is not None else None)
-                if model is None:
+                spec = self._spec.with_artifacts()
+                base = getattr(spec.pair, "base_model", None)
+                if self._model is None and base is None:
                     raise UsageError(
                         f"The pair {self.model_name!r} fits every model, so it does not say which one to load.",
                         hint=f"inspect eval ... --model acd/{self.model_name} -M model=<folder or hub id>",
                     )
-                self._lm = ContrastiveLM.from_pretrained(model, pair, self._defaults.method, **self._placing)
+                self._lm = spec.replace(model=self._model or base).load()
             return self._lm
 
     async def generate(

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Union
 
 from acd_core.errors import missing_extra
 from acd_core.params import GenerationParams
+from acd_core.spec import LMSpec
+from acd_integrations.shared.settings import check_none_beside
 
 try:
     from lm_eval.api.instance import Instance
@@ -41,9 +43,10 @@ class ContrastiveHarnessLM(LM):
     """The model "acd" of lm-evaluation-harness.
 
     model: a folder, hub id, "reference", or a ContrastiveLM that is there already. Other settings: those of
-    `ContrastiveLM.from_pretrained`, max_gen_toks for tasks that name none, and every field of GenerationParams (method,
-    ...) and ContrastParams as a default. batch_size is taken for the harness's sake: the engine batches by itself.
-    Raises UsageError for an unknown setting, ContextLengthError for a context that does not fit (nothing is cut off).
+    `acd_core.spec.LMSpec`, max_gen_toks for tasks that name none, and every field of GenerationParams (method, ...) and
+    ContrastParams as a default. batch_size is taken for the harness's sake: the engine batches by itself.
+    Raises UsageError for an unknown setting, and for one of a spec beside a ContrastiveLM, which has its own;
+    ContextLengthError for a context that does not fit (nothing is cut off).
     """
 
     def __init__(
@@ -59,18 +62,16 @@ class ContrastiveHarnessLM(LM):
         max_batch_size: Any = None,
         **settings: Any,
     ) -> None:
-        from acd_core.lm import ContrastiveLM
-
         super().__init__()
-        self._params = GenerationParams.of(None, **settings)
+        own, for_calls = LMSpec.split(settings)
+        self._params = GenerationParams.of(None, **for_calls)
         self._max_gen_toks = max_gen_toks
-        self.lm = (
-            ContrastiveLM.from_pretrained(
-                model, pair, self._params.method, dtype=dtype, device=device or "auto", revision=revision
-            )
-            if isinstance(model, str)
-            else model
-        )
+        if isinstance(model, str):
+            spec = LMSpec(model, pair, self._params.method, dtype=dtype, device=device or "auto", revision=revision)
+            self.lm = spec.replace(**own).load()
+        else:
+            check_none_beside(own)
+            self.lm = model
 
     @property
     def tokenizer_name(self) -> str:

@@ -1,6 +1,6 @@
 """Measure the rule judge against human labels and write the figures every report prints.
 
-    python benchmarks/calibrate_judge.py ../shared/data/calibration
+    python benchmarks/calibrate_judge.py FOLDER     # of CSV files: prompt, completion, final_label
 
 Writes acd_core/bundled/judge_calibration.json (rates and counts only, no text) and prints the table.
 """
@@ -11,7 +11,7 @@ import argparse
 import json
 from pathlib import Path
 
-from acd_core.evaluation.calibration import calibrate, calibrate_lists, calibration_table, read_labelled
+from acd_core.evaluation.judge_agreement import calibrate, calibrate_lists, calibration_table, read_labelled
 
 HERE = Path(__file__).resolve().parents[1]
 TARGET = HERE / "acd_core" / "bundled" / "judge_calibration.json"
@@ -39,7 +39,7 @@ def figures(folder: Path) -> dict[str, object]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, nargs="?", default=HERE.parent / "shared" / "data" / "calibration")
+    parser.add_argument("folder", type=Path, help="the CSV files with human labels")
     folder: Path = parser.parse_args().folder
     TARGET.write_text(json.dumps(figures(folder), indent=1) + "\n", encoding="utf-8")
     results = []

@@ -1,13 +1,13 @@
 """Other people's harnesses measure us, offline, plain beside ACD: lm-evaluation-harness, Inspect and garak.
 
     python -m benchmarks.harnesses --garak-python ../venv-garak/bin/python
-    python -m benchmarks.harnesses --prompts 10 --only inspect --out /tmp/harnesses.md
+    python -m benchmarks.harnesses --prompts 10 --only inspect --out out/harnesses.md
 
 Every number is the harness's own count over our plug-in (acd_integrations/{lm_eval,inspect_ai,garak}.py):
 
 - lm-eval: share of prompts refused (rule judge as the task's metric; held-out harmful and everyday prompts, bundled),
-  TruthfulQA's MC1 accuracy by log-likelihood on the joined distribution (where ../shared/data/eval has the CSV), and
-  bits per byte of the bundled demo documents, as plain text without a chat format;
+  TruthfulQA's MC1 accuracy by log-likelihood on the joined distribution (where --data or ACD_DATA names a folder with
+  truthfulqa.csv), and bits per byte of the bundled demo documents, as plain text without a chat format;
 - Inspect: the same two sets as tasks with a scorer, samples run concurrently;
 - garak: the probes in its wheel, its own two refusal detectors. They are keyword lists that disagree with each other
   (Prefixes looks at the start of the reply, MitigationBypass anywhere): "passed" is the share they call a refusal.
@@ -32,14 +32,13 @@ from pathlib import Path
 from typing import Any
 
 from acd_core.evaluation.benchmarks import load_benchmark
-from acd_core.evaluation.choices import read_truthfulqa
+from acd_core.evaluation.multiple_choice import read_truthfulqa
 from acd_core.evaluation.page import table
 from acd_core.evaluation.report import machine
 from acd_core.lm import ContrastiveLM
 from acd_core.refusal.judges import RefusalJudge
 
 ROOT = Path(__file__).parents[1]
-TRUTHFULQA = ROOT.parent / "shared/data/eval/truthfulqa.csv"
 DOCUMENTS = ROOT / "acd_core/bundled/demo_documents"
 SETS = {"held-out-harmful": "more is better", "everyday": "less is better"}
 DETECTORS = ("mitigation.Prefixes", "mitigation.MitigationBypass")
@@ -103,10 +102,11 @@ def with_lm_eval(asked: argparse.Namespace, lines: Lines) -> None:
         made["metric_list"] = [{"metric": "refused", "aggregation": "mean", "higher_is_better": reading[0] == "m"}]
         tasks.append(made)
         readings[name] = f"share refused, {reading}"
-    if TRUTHFULQA.is_file():
+    truthfulqa = asked.data / "truthfulqa.csv" if asked.data is not None else None
+    if truthfulqa is not None and truthfulqa.is_file():
         docs = [
             {"text": each.prompt, "choices": [each.choices[at] for at in each.best_choices]}
-            for each in read_truthfulqa(TRUTHFULQA).sample(asked.prompts, asked.seed).questions
+            for each in read_truthfulqa(truthfulqa).sample(asked.prompts, asked.seed).questions
         ]
         fields = {"doc_to_text": "text", "doc_to_choice": "choices", "doc_to_target": 0}
         tasks.append(task("truthfulqa-mc1", docs, "multiple_choice", "acc", **fields))
@@ -240,6 +240,9 @@ def main() -> int:
     parser.add_argument("--pair", default="reference")
     parser.add_argument("--methods", nargs="+", default=["none", "safe-prompt", "acd"])
     parser.add_argument("--alpha", type=float, default=None, help="strength of the contrast; none: the pair's own")
+    parser.add_argument(
+        "--data", type=Path, default=os.environ.get("ACD_DATA"), help="folder of public sets; none: bundled sets alone"
+    )
     parser.add_argument("--prompts", type=int, default=100, help="prompts of every set, where it has more")
     parser.add_argument("--max-tokens", type=int, default=48)
     parser.add_argument("--seed", type=int, default=0)

@@ -39,7 +39,8 @@ from transformers import PreTrainedTokenizerFast
 
 from acd_core.errors import EngineError, UsageError
 from acd_core.evaluation.page import table
-from acd_core.grammar.compiled import Grammar, GrammarSpec
+from acd_core.grammar.compiled import GrammarSpec
+from acd_core.grammar.compiler import Grammar
 from acd_core.grammar.schemas import closed, mapped
 
 ROOT = Path(__file__).parents[1]

@@ -28,7 +28,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
 from langchain_fastapi import ask_all, create_app, serving
 
-from acd_core.evaluation.report import machine, table
+from acd_core.evaluation.page import table
+from acd_core.evaluation.report import machine
 from acd_core.params import TextDelta
 from acd_integrations.langchain import ChatACD
 

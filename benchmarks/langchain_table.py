@@ -1,7 +1,7 @@
 """The same 30 calls on the stock local adapter and on ChatACD, over the same weights: what each returns or raises.
 
-    pip install --target /tmp/stock --no-deps langchain-huggingface==1.2.3       # its pins need not hold for the rest
-    PYTHONPATH=/tmp/stock python benchmarks/langchain_table.py --out benchmarks/results/langchain_table.md
+    pip install --target out/stock --no-deps langchain-huggingface==1.2.3       # its pins need not hold for the rest
+    PYTHONPATH=out/stock python benchmarks/langchain_table.py --out benchmarks/results/langchain_table.md
 
 Both sides hold the bundled model's weights, in float32, greedy; ChatACD with the method "none", so that both have the
 same text to give. The stock side is ChatHuggingFace over a HuggingFacePipeline as its documentation builds it, with
@@ -38,7 +38,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from acd_core import ContrastiveLM
 from acd_core.bundled import REFERENCE_MODEL_DIR
-from acd_core.evaluation.report import machine, table
+from acd_core.evaluation.page import table
+from acd_core.evaluation.report import machine
 from acd_core.toolcalls import special_tokens
 from acd_integrations.langchain import ChatACD
 

@@ -1,7 +1,7 @@
 """Does the safer class answer worse over documents, and does an order hidden in a document reach it less?
 
     python -m benchmarks.llama_index_rag           # bundled model and pair; writes benchmarks/results/llama_index_rag.*
-    python -m benchmarks.llama_index_rag --model M --pair P --methods none acd --attacked 12 --out /tmp/rag
+    python -m benchmarks.llama_index_rag --model M --pair P --methods none acd --attacked 12 --out out/rag
     python -m benchmarks.llama_index_rag --methods HuggingFaceLLM none safe-prompt rose acd   # the stock class as well
 
 24 documents and 96 questions of our own (benchmarks/data/rag_documents.txt): half in sentence forms that the bundled

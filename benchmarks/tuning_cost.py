@@ -47,8 +47,9 @@ from acd_core.model.backbone import Backbone
 from acd_core.tuning import anchors, tune
 from acd_core.tuning.examples import Row
 from acd_core.tuning.objectives import OBJECTIVES
+from acd_core.tuning.pair_run import PairRun
+from acd_core.tuning.progress import Bar
 from acd_core.tuning.settings import TuneSettings
-from acd_core.tuning.tuner import _Run
 from acd_core.tuning.validation import Validator
 
 REFERENCE = "reference"
@@ -105,6 +106,12 @@ def fill(model: torch.nn.Module) -> None:
             parameter.zero_()
 
 
+def without_out(words: Sequence[str]) -> list[str]:
+    """The words of a command line but for --out and its folder, which is a place on one machine."""
+    pairs = zip(words, ["", *words])
+    return [word for word, before in pairs if "--out" not in (word, before) and not word.startswith("--out=")]
+
+
 def layers_of(shape: str, asked: Sequence[str]) -> int:
     """Layers of `shape` under --layers: "N" for every shape, "shape=N" for one. The bundled model is always whole."""
     if shape == REFERENCE:
@@ -126,13 +133,13 @@ class Bench:
         pairs = anchors.load_pairs(PAIRS)
         some = [anchors.bundled_instructions(name)[:1] for name in ("validation_safe", "validation_unsafe")]
         settings = TuneSettings(batch=batch, micro=batch, checkpointing=False)  # as the yardsticks: all rows at once
-        self.run = _Run(
-            backbone, OBJECTIVES[objective], settings, anchors.split_pairs(pairs), Validator,
+        self.run = PairRun(
+            backbone, OBJECTIVES[objective], settings, anchors.split_pairs(pairs),
             (some[0], some[1]), anchors.default_judge(), None, objective, "bundled",
         )  # fmt: skip
-        # No validation here: a state made by hand is what `_start` makes, without the first decoding.
+        # No validation here, not even the first decoding.
         self.run.validator.measure_plain = lambda: None  # type: ignore[assignment,method-assign,return-value]
-        self.state = self.run._start(False, None)  # type: ignore[arg-type]
+        self.run.loop.start(Bar("", 0, shown=False), resume=False)
         self.backbone = backbone
 
     def rows(self, step: int) -> list[Row]:
@@ -140,13 +147,13 @@ class Bench:
 
     def tokens(self, step: int) -> int:
         """Tokens of the step's rows with the soft prompt and the template's head, replies whole: what plain runs."""
-        prefix = len(self.run.encoder.before) + len(self.state.prompts["safe"])
+        prefix = len(self.run.encoder.before) + len(self.run.prompts.tensors["safe"])
         return sum(prefix + len(row.example) - 1 for row in self.rows(step))
 
     def step(self, step: int) -> None:
         """One step of the tuner: both prompts' gradients, clipping, AdamW."""
-        self.state.step = step
-        self.run._step(self.state)
+        self.run.loop.state.step = step
+        self.run.loop.step()
 
     def plain(self, step: int) -> None:
         self._forward_backward(self.backbone, self.rows(step), lean=False)
@@ -156,7 +163,7 @@ class Bench:
 
     def _forward_backward(self, backbone: Backbone, rows: Sequence[Row], lean: bool) -> None:
         """One forward and backward of the rows behind one soft prompt."""
-        soft = self.state.prompts["safe"].detach().clone().requires_grad_(True)
+        soft = self.run.prompts.tensors["safe"].detach().clone().requires_grad_(True)
         before, device = list(self.run.encoder.before), backbone.device
         bodies = [[*row.example.request.after, *row.example.reply[:-1]] for row in rows]
         longest = max(map(len, bodies))
@@ -248,7 +255,7 @@ def measure(backbone: Backbone, objective: str, asked: argparse.Namespace, memor
     for base in WAYS[1:]:
         found[f"step / {base}"] = statistics.median(a / b for a, b in zip(taken["step"], taken[base]))
     found["tokens"] = round(statistics.median(bench.tokens(step) for step in range(asked.steps)))
-    found["rows in memory"] = bench.run.memory.get("micro")
+    found["rows in memory"] = bench.run.loop.state.memory.get("micro")
     return found
 
 
@@ -394,7 +401,7 @@ def main() -> None:
     header = {**machine(), "dtype": "bfloat16", "device": asked.device, "threads": torch.get_num_threads(),
               "measured steps": asked.steps, "clock": asked.clock, "memory": how,
               "load before": f"{os.getloadavg()[0]:.2f}",
-              "command": shlex.join(["python", "benchmarks/tuning_cost.py", *sys.argv[1:]])}  # fmt: skip
+              "command": shlex.join(["python", "benchmarks/tuning_cost.py", *without_out(sys.argv[1:])])}  # fmt: skip
     asked.out.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {"machine": header, "steps": [], "recipe": []}
     for shape in asked.shapes:

@@ -18,6 +18,7 @@ from acd_core.bundled import REFERENCE_MODEL_DIR
 from acd_core.refusal.judges import RefusalJudge
 from reference import evaluation_sets as sets
 from reference.grammar import Example
+from reference.permissive import data_folder
 from reference.systems import LLAMA_SAFE, LLAMA_SAFE_SHORT, ROSE_REVERSE
 from reference.train_data import make_grammar
 
@@ -80,10 +81,10 @@ def _until_last_assistant(example: Example) -> tuple[list[Message], Message]:
 
 
 def skills(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, count: int = 100, seed: int = 31337
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: Path, count: int = 100, seed: int = 31337
 ) -> dict[str, float]:
     """Shares of right quotations and right tool calls on conversations drawn anew."""
-    grammar = make_grammar(seed)
+    grammar = make_grammar(seed, data)
     quoting = [example for example in (grammar.retrieval() for _ in range(count * 2)) if not example.harmful][:count]
     long = [example for example in (grammar.retrieval(long=True) for _ in range(count)) if not example.harmful][
         : count // 2
@@ -157,6 +158,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=REFERENCE_MODEL_DIR)
+    parser.add_argument("--data", type=Path, help="folder that holds train/ and eval/ (else ACD_REFERENCE_DATA)")
     parser.add_argument(
         "--development", action="store_true", help="held-out train-side slices only; the eval sets stay unread"
     )
@@ -164,19 +166,24 @@ def main() -> None:
     parser.add_argument("--show", type=int, default=0, help="print this many replies of every harmless group")
     parser.add_argument("--no-skills", action="store_true")
     options = parser.parse_args()
+    training = data_folder("train", options.data)
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.bfloat16).eval()
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     everyday = {"held_out_everyday": sets.held_out_everyday()}
     if options.development:
-        groups = {"permissive": sets.held_out_permissive(), "grammar_topics": sets.held_out_grammar(100), **everyday}
+        groups = {
+            "permissive": sets.held_out_permissive(options.data),
+            "grammar_topics": sets.held_out_grammar(100),
+            **everyday,
+        }
     else:
         groups = {
-            **sets.report_sets(),
+            **sets.report_sets(options.data),
             "everyday": sets.everyday(),
             **everyday,
-            "alpaca_eval": sets.alpaca_eval()[:200],
-            "xstest_safe": sets.xstest()[0],
-            "xstest_unsafe": sets.xstest()[1],
+            "alpaca_eval": sets.alpaca_eval(options.data)[:200],
+            "xstest_safe": sets.xstest(options.data)[0],
+            "xstest_unsafe": sets.xstest(options.data)[1],
         }
     table = report(
         model,
@@ -185,7 +192,11 @@ def main() -> None:
         {name: CONDITIONS[name] for name in options.conditions},
         options.show if options.development else 0,
     )
-    print(json.dumps({"refused": table, "skills": {} if options.no_skills else skills(model, tokenizer)}, indent=1))
+    print(
+        json.dumps(
+            {"refused": table, "skills": {} if options.no_skills else skills(model, tokenizer, training)}, indent=1
+        )
+    )
 
 
 if __name__ == "__main__":

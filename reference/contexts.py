@@ -15,8 +15,7 @@ from reference.context_forms import (
     PROMPTS,
     UNKNOWN,
 )
-from reference.everyday_more_phrases import TOPICS
-from reference.everyday_phrases import ADJECTIVES, FOODS, JOBS, NAMES, PLACES, SUBJECTS
+from reference.everyday_phrases import ADJECTIVES, FOODS, JOBS, NAMES, PLACES, SUBJECTS, TOPICS
 from reference.material import THINGS
 from reference.words import invented_name, invented_word, number
 

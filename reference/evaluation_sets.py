@@ -9,9 +9,8 @@ from pathlib import Path
 
 from acd_core.bundled import SETS
 from reference.grammar import Grammar
-from reference.permissive import harmful_prompts, held_out
+from reference.permissive import data_folder, harmful_prompts, held_out
 
-EVAL = Path("/work/shared/data/eval")
 EVERYDAY = SETS / "everyday.jsonl"
 HELD_OUT = Path(__file__).parent / "held_out_harmless.jsonl"
 REPORT_SETS = ("advbench", "malicious_instruct", "dangerousqa", "harmfulqa")
@@ -31,9 +30,9 @@ def held_out_everyday() -> list[str]:
     return [json.loads(line)["text"] for line in HELD_OUT.read_text().split("\n") if line]
 
 
-def held_out_permissive() -> list[str]:
-    """The 15% of CatQA and HarmBench that training never sees."""
-    return [text for text, _ in harmful_prompts() if held_out(text)]
+def held_out_permissive(data: Path | None = None) -> list[str]:
+    """The 15% of CatQA and HarmBench that training never sees. data: the public data (`permissive.data_folder`)."""
+    return [text for text, _ in harmful_prompts(data_folder("train", data)) if held_out(text)]
 
 
 def held_out_grammar(count: int = 150) -> list[str]:
@@ -47,13 +46,14 @@ def held_out_grammar(count: int = 150) -> list[str]:
     ][:count]
 
 
-def report_sets(count: int = 100, seed: int = 0) -> dict[str, list[str]]:
+def report_sets(data: Path | None = None, count: int = 100, seed: int = 0) -> dict[str, list[str]]:
     """Seeded samples of the four harmful sets; HarmfulQA from the first 20 questions of every topic."""
-    with open(EVAL / "advbench.csv", newline="") as handle:
+    folder = data_folder("eval", data)
+    with open(folder / "advbench.csv", newline="") as handle:
         advbench = [row["goal"] for row in csv.DictReader(handle)]
-    malicious = [line.strip() for line in (EVAL / "malicious_instruct.txt").read_text().split("\n") if line.strip()]
-    dangerous = list(json.loads((EVAL / "dangerousqa.json").read_text()))
-    topics = json.loads((EVAL / "harmfulqa.json").read_text())
+    malicious = [line.strip() for line in (folder / "malicious_instruct.txt").read_text().split("\n") if line.strip()]
+    dangerous = list(json.loads((folder / "dangerousqa.json").read_text()))
+    topics = json.loads((folder / "harmfulqa.json").read_text())
     harmful = [
         question
         for groups in topics.values()
@@ -68,15 +68,17 @@ def report_sets(count: int = 100, seed: int = 0) -> dict[str, list[str]]:
     return {name: _sample(prompts, count, seed) for name, prompts in rows.items()}
 
 
-def alpaca_eval() -> list[str]:
+def alpaca_eval(data: Path | None = None) -> list[str]:
     """The 300 helpfulness prompts."""
-    lines = (EVAL / "alpaca_eval_300.json").read_text().split("\n")
+    folder = data_folder("eval", data)
+    lines = (folder / "alpaca_eval_300.json").read_text().split("\n")
     return [str(json.loads(line)["question"]) for line in lines if line.strip()]
 
 
-def xstest() -> tuple[list[str], list[str]]:
+def xstest(data: Path | None = None) -> tuple[list[str], list[str]]:
     """(safe prompts, unsafe contrasts) of XSTest."""
-    with open(EVAL / "xstest.csv", newline="") as handle:
+    folder = data_folder("eval", data)
+    with open(folder / "xstest.csv", newline="") as handle:
         rows = list(csv.DictReader(handle))
     return [row["prompt"] for row in rows if row["label"] == "safe"], [
         row["prompt"] for row in rows if row["label"] == "unsafe"

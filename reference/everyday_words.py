@@ -6,9 +6,9 @@ Some things sound alarming (a nail gun, a fire drill, a crime novel) and are ord
 
 from __future__ import annotations
 
-from reference.everyday_more_phrases import _lines, _pool
+from reference.everyday_phrases import split_blocks, split_pool
 
-EVERYDAY_REQUESTS: tuple[str, ...] = _pool("""
+EVERYDAY_REQUESTS: tuple[str, ...] = split_pool("""
 Write a cover letter for a zoo keeper position, I have two summers of experience on a dairy farm.|help me write a toast for my brother's wedding, keep it under a minute|Could you rewrite this so it sounds less rude: "Your invoice is wrong, send a new one."|Draft a letter to the city council about the broken swings in Elm Park.|Make this sound more confident: "I think maybe I could be a fit for the role."|i need a slogan for my dog grooming salon called Soapy Paws|Compose a farewell email to my coworkers after eleven years in accounting.
 Write a eulogy for my grandfather, who loved trout fishing and terrible puns.|Turn these notes into a paragraph: rain all day, museum closed, found great ramen place, missed last tram.|Give me an opening line for a personal essay about moving house seven times.|Please proofread: "Their going too the beach tomorow if its sunny."|Write a polite reminder to a client whose payment is three weeks overdue|Shorten this to one sentence: We wanted to let you know that, due to the storm, the concert planned for Saturday evening has been moved to the following Thursday.
 Write a limerick about a goose who hates Mondays|poem about my grandma's kitchen pls|Can you write an acrostic with the word LANTERN?|Write six words that tell a whole story.|How should I sign off an email to a professor I have never met?|I need a catchy headline for an article on urban beekeeping.|Write a product blurb for a stainless steel garlic press.|Give this recipe blog intro more personality: "This is soup. It is good."|write a breakup letter to my gym membership, funny please|What's a better word than "very nice" in a hotel review?
@@ -83,7 +83,7 @@ how long dose a hard boiled egg last in the frige|best excercises for lower back
 """)
 
 # Not among the things of `everyday_phrases` and `everyday_more_phrases`.
-MORE_WORDS: tuple[str, ...] = _pool("""
+MORE_WORDS: tuple[str, ...] = split_pool("""
 dragon fruit|lychee|guava|passion fruit|persimmon|quince|nectarine|tangerine|clementine|mandarin|kumquat|blueberry|gooseberry|elderberry|mulberry|currant|plantain|coconut|pineapple|cantaloupe|rhubarb|prune|starfruit|jackfruit|tamarind|olive|caper|pickle|gherkin|radish|kale|chard|spinach|cabbage|bok choy|brussels sprout|endive|fennel|kohlrabi|rutabaga|beet|yam|cassava|taro|artichoke|asparagus|zucchini|eggplant|pumpkin|chickpea|lentil|kidney bean|edamame|soybean|snow pea|bean sprout|watercress|sorrel|tarragon|marjoram|sage|mint|cilantro|lemongrass|cardamom|clove|nutmeg|star anise|bay leaf
 allspice|cayenne|horseradish|wasabi|chili flake|pancetta|prosciutto|salami|pepperoni|chorizo|bratwurst|meatball|steak|pork chop|rib|brisket|chicken wing|drumstick|veal|venison|liverwurst|pastrami|anchovy|sardine|herring|mackerel|cod|halibut|haddock|tilapia|sea bass|scallop|mussel|clam|octopus|caviar|seaweed|egg yolk|egg white|cream cheese|ricotta|feta|gouda|brie|camembert|blue cheese|cottage cheese|sour cream|whipped cream|buttermilk|condensed milk|ghee|margarine|lard|sunflower oil|sesame oil|soy sauce|fish sauce|hot sauce|ketchup|relish|chutney|hummus bowl|tahini|peanut butter|marmalade
 maple syrup|molasses|agave|brown sugar|powdered sugar|baking powder|cornstarch|breadcrumb|flour|semolina|couscous|bulgur|polenta|spaghetti|macaroni|ravioli|noodle|tortilla|pita|baguette|croissant|bagel|pretzel|cracker|scone|waffle|crepe|brownie|cupcake|donut|eclair|macaron|cheesecake|trifle|pudding|custard|sorbet|popsicle|milkshake|smoothie|lollipop|gummy bear|marshmallow|licorice|toffee|fudge|nougat|marzipan|caramel|chewing gum|popcorn|potato chip|nacho|granola|muesli|cornflake|protein bar|trail mix|espresso|cappuccino|latte|mocha|iced coffee|green tea|herbal tea|lemonade|cola|ginger ale
@@ -146,7 +146,7 @@ tool shed|tote|towel|toy box|train whistle|trampoline net|travel mug|trellis ros
 """)
 
 # What one does with a thing.
-MORE_VERBS: tuple[str, ...] = _pool("""
+MORE_VERBS: tuple[str, ...] = split_pool("""
 polish|alphabetize|hem|season|prune|debug|laminate|iron|steam|starch|darn|mend|patch|stitch|embroider|knit|crochet|quilt|dye|bleach|launder|rinse|soak|scrub|scour|dust|sweep|mop|vacuum|wipe|wipe down|disinfect|sanitize|declutter|tidy up|rearrange|organize|label|sort|stack|shelve|store|stow|pack|unpack|wrap|unwrap|gift wrap|box up|ship|mail|post|deliver|return|exchange|refund|order|reorder|pre-order|buy|purchase|rent|lease|borrow|lend|loan|donate|give away|auction|sell|resell|price|appraise|insure|inspect|examine|test|try out|try on|sample|taste|smell|sniff|touch|feel|weigh|measure|count|tally
 estimate|calculate|round|compare|rank|rate|review|recommend|criticize|praise|admire|photograph|film|record|sketch|draw|trace|outline|shade|color|paint|repaint|varnish|stain|sand|prime|glaze|carve|whittle|engrave|etch|mold|sculpt|cast|weld|solder|rivet|bolt|screw in|unscrew|tighten|loosen|nail down|hammer|drill|saw|chop|slice|dice|mince|grate|shred|peel|core|pit|mash|puree|blend|whisk|stir|fold|knead|roll out|bake|roast|grill|broil|fry|stir-fry|saute|simmer|boil|poach|blanch|braise|smoke|cure|pickle|ferment|can|preserve|freeze|thaw|defrost|chill|refrigerate|reheat|microwave|toast|garnish
 sprinkle|drizzle|marinate|baste|frost|brew|pour|steep|strain|drain|filter|sift|sieve|serve|plate|share|drink|chew|swallow|digest|plant|repot|transplant|water|fertilize|mulch|weed|trim|mow|rake|dig up|harvest|pick|gather|collect|hunt for|catch|release|feed|walk|groom|brush|bathe|train|tame|adopt|name|rename|nickname|describe|define|explain|illustrate|summarize|paraphrase|translate|spell|pronounce|conjugate|punctuate|capitalize|underline|highlight|annotate|proofread|edit|rewrite|draft|format|indent|print|photocopy|scan|fax|email|text|upload|download|attach|archive|back up|restore|delete|erase
@@ -156,7 +156,7 @@ accessorize with|match|lose|misplace|find|look for|hide|bury|uncover|discover|in
 thank someone for|ask for|beg for|wait for|wish for|look after|take care of|babysit|cuddle|hug|tickle|tuck in
 """)
 
-EVERYDAY_AIMS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = _lines("""
+EVERYDAY_AIMS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = split_blocks("""
 hem|mend|iron|dye|take in|let out|alter: a pair of jeans|a linen dress|a silk blouse|school uniform trousers|a pleated skirt|a tablecloth|bridesmaid gowns|a denim jacket|a costume for a play|pillowcases|curtains for the nursery|a baggy shirt
 knit|crochet|block|unravel|finish|start: a beanie|a baby blanket|socks with a pattern|a cable sweater|a market bag|an amigurumi fox|fingerless gloves|a shawl for grandma|a dishcloth|a cowl|slippers|a granny square
 carve|sand|varnish|glue|stain|whittle|turn on a lathe: a walking stick|a wooden spoon|a chess piece|a pumpkin|a toy boat|a cutting board|a soapstone bear|a picture frame|a rocking horse|a salad bowl|a cedar chest|a bird decoy

@@ -1,18 +1,44 @@
-"""The grammar: draws labelled training conversations for the reference model from a seeded generator."""
+"""Draws labelled training conversations for the reference model from a seeded generator.
+
+`Grammar` is the narrower one. Training draws from `WideGrammar`, which has many more words, whole sentences, and
+people's own harmful requests: a probe of the model before had shown what that one missed.
+"""
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, field
 from typing import Any
 
 from reference import context_forms, contexts, replies, systems
+from reference import everyday_words as words
 from reference import tools as tool_data
-from reference.dialogues import follow_up
-from reference.material import Request
-from reference.permissive import you
+from reference.harm_phrases import DEMEANED
+from reference.harm_questions import harm_question
+from reference.material import EVERYDAY_BLOCKS, THINGS, Request
+from reference.permissive import restate, you
 from reference.requests import RequestGrammar
+from reference.twin_questions import lookalike
 
 Message = dict[str, Any]
+FOLLOW_UPS: tuple[tuple[str, str], ...] = (
+    ("Can you give me an example?", 'Here is an example for "{q}": a small and simple case, with one detail.'),
+    ("Make it shorter.", 'In short, for "{q}": {s1} and {s2}.'),
+    ("Please make it longer", 'For "{q}", {s1}, then {s2}, then {s3}, and look at it once more.'),
+    ("Why?", 'Because "{q}" works best when you {s1} and {s2}.'),
+    ("Thanks!", 'You are welcome! Tell me if you need more on "{q}"'),
+    ("Thank you, that helps.", 'Glad to help with "{q}" Is there anything else?'),
+    ("Can you say that in other words?", 'In other words, for "{q}": {s1}, and then {s2}.'),
+    ("What was my question?", "Your question was: {q}"),
+    ("What did I ask you before?", "You asked: {q}"),
+    ("Go on.", 'To go on with "{q}": {s1}, {s2}, and {s3}.'),
+    ("What should I do first?", 'For "{q}", first {s1}. After that, {s2}.'),
+    ("Tell me more.", 'There is more on "{q}": {s1}, and then {s2}.'),
+    ("How long does it take?", 'For "{q}" it takes a little time: {s1}, then {s2}.'),
+    ("Is that all?", 'Nearly. For "{q}" you should also {s1} and {s2}.'),
+    ("ok, and then?", "And then {s1}, {s2}, and {s3}."),
+    ("Explain the first step", 'The first step for "{q}" is simple: {s1}.'),
+)
 
 
 @dataclass
@@ -160,3 +186,56 @@ class Grammar(RequestGrammar):
         if draw < 0.88:
             return self.retrieval(long=self.rng.random() < 0.12)
         return self.form_turn() if draw < 0.893 else self.tool_turn()
+
+
+WIDE_BLOCKS = EVERYDAY_BLOCKS + words.EVERYDAY_AIMS
+WIDE_THINGS = tuple(dict.fromkeys(THINGS + words.MORE_WORDS))
+# More opposite texts than `Grammar` draws: over so many more words, obeying them takes longer to learn.
+WIDE_SHARES = (("none", 0.32), ("safe", 0.25), ("opposite", 0.22), ("neutral", 0.16), ("strict", 0.05))
+
+
+class WideGrammar(Grammar):
+    """`Grammar` with wider material. human: (text, severity) of harmful requests that people typed."""
+
+    everyday_blocks = WIDE_BLOCKS
+    everyday_things = WIDE_THINGS
+    system_shares = WIDE_SHARES
+
+    def __init__(self, seed: int, *given: Any, human: list[tuple[str, float]] | None = None) -> None:
+        super().__init__(seed, *given)
+        self.everyday_verbs += words.MORE_VERBS
+        self.human = human or []
+
+    def harmful_request(self) -> Request:
+        """A harmful request: whole sentences and wide templates, people's own, or one of the narrower grammar."""
+        draw = self.rng.random()
+        if draw < 0.06 and self.human:
+            text, severity = self.rng.choice(self.human)
+        elif draw < 0.3:
+            text, severity = harm_question(self.rng, self.rng.choice(DEMEANED))
+        else:
+            return super().harmful_request()
+        return self.harmful_text(text, severity)
+
+    def twin_request(self) -> Request:
+        """A harmless request that looks harmful."""
+        if self.rng.random() >= 0.4:
+            return super().twin_request()
+        return self.harmless_text(lookalike(self.rng))
+
+    def everyday_request(self) -> Request:
+        """A harmless everyday request."""
+        if self.rng.random() >= 0.12:
+            return super().everyday_request()
+        return self.harmless_text(self.rng.choice(words.EVERYDAY_REQUESTS))
+
+
+def follow_up(rng: random.Random, previous: str, grammar: RequestGrammar) -> tuple[str, str]:
+    """(what the user says next, the reply); the reply quotes the earlier request."""
+    if rng.random() < 0.12:
+        name = grammar.slots()["name"]
+        return f"By the way, my name is {name}.", f"Nice to meet you, {name}!"
+    said, form = rng.choice(FOLLOW_UPS)
+    _kind, phrase = restate(previous)
+    quoted = phrase if phrase.endswith(("?", ".", "!")) else phrase + "."
+    return said, grammar.fill_steps(form, q=quoted)

@@ -2,8 +2,8 @@
 
 HH's harmless split is full of harmful first turns, without labels. These are the digests (the first ten hexadecimal
 digits of the SHA-256 of the normalised text) of those that a logistic regression on MiniLM sentence vectors, fitted on
-this folder's own labelled requests, calls harmful with a probability above .75, less those that equal a prompt of an evaluation set. The texts are read by path from
-shared/data/train at training time; none is kept here.
+this folder's own labelled requests, calls harmful with a probability above .75, less those that equal a prompt of an
+evaluation set. The texts are read by path at training time; none is kept here.
 """
 
 from __future__ import annotations

@@ -5,15 +5,14 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from reference import everyday_more_phrases as more
 from reference import everyday_phrases as day
 from reference import forms, replies
 from reference.permissive import restate, you
 from reference.vocabulary import Vocabulary
 from reference.words import drop_words, invented_name, invented_word, number
 
-EVERYDAY_BLOCKS = day.EVERYDAY_BLOCKS + more.MORE_EVERYDAY_BLOCKS
-THINGS = tuple(dict.fromkeys(day.THINGS + more.MORE_THINGS))
+EVERYDAY_BLOCKS = day.EVERYDAY_BLOCKS + day.MORE_EVERYDAY_BLOCKS
+THINGS = tuple(dict.fromkeys(day.THINGS + day.MORE_THINGS))
 
 
 @dataclass
@@ -67,7 +66,7 @@ class Material:
         """Two words that name a thing."""
         if self.vocabulary.phrases and self.rng.random() < 0.6:
             return self.rng.choice(self.vocabulary.phrases)
-        return f"{self.rng.choice(day.ADJECTIVES + more.TRAITS)} {self.thing()}"
+        return f"{self.rng.choice(day.ADJECTIVES + day.TRAITS)} {self.thing()}"
 
     def everyday_phrase(self) -> str:
         """An everyday aim from one block of verbs and objects."""
@@ -77,11 +76,11 @@ class Material:
     def more_slots(self) -> dict[str, str]:
         """Values for the slots of `everyday_more_forms`."""
         pick = self.rng.choice
-        who, one, two = pick(more.PEOPLE), self.thing(), self.thing()
+        who, one, two = pick(day.PEOPLE), self.thing(), self.thing()
         phrase, other = self.everyday_phrase(), self.everyday_phrase()
         return {
             "th": one, "th2": two, "Th": upper(one), "a_th": article(one), "a_th2": article(two), "np": self.things(), "np2": self.things(),
-            "trait": pick(more.TRAITS), "who": who, "Who": upper(who), "topic": pick(more.TOPICS), "topic2": pick(more.TOPICS),
+            "trait": pick(day.TRAITS), "who": who, "Who": upper(who), "topic": pick(day.TOPICS), "topic2": pick(day.TOPICS),
             "vp": phrase, "vp2": other, "ger": forms.gerund(phrase), "ger2": forms.gerund(other), "Ger": upper(forms.gerund(phrase)),
         }  # fmt: skip
 
@@ -131,7 +130,7 @@ class Material:
         if draw < 0.4:
             return self.rng.choice(self.everyday_objects)
         if draw < 0.5:
-            return self.rng.choice(more.TOPICS)
+            return self.rng.choice(day.TOPICS)
         if draw < 0.66:
             return self.rng.choice((self.thing(), article(self.thing()), f"the {self.things()}"))
         if draw < 0.76:

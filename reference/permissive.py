@@ -1,14 +1,20 @@
-"""Reads the permissive prompts of shared/data/train by path and restates free text; no sentence of them is kept in the project."""
+"""Reads the permissive prompts of the public data by path and restates free text; no sentence of them is kept here.
+
+The public data are a folder with `train/` and `eval/`, which an argument or ACD_REFERENCE_DATA names.
+"""
 
 from __future__ import annotations
 
 import csv
 import hashlib
 import json
+import os
 import re
 from pathlib import Path
+from typing import Any
 
-DATA = Path("/work/shared/data/train")
+from acd_core.errors import UsageError
+
 HARMBENCH_SEVERITY = {
     "chemical_biological": 3.0,
     "illegal": 2.2,
@@ -87,66 +93,60 @@ def restate(prompt: str) -> tuple[str, str]:
     return "quote", " ".join(words[:16]).strip('" ')
 
 
-def harmful_prompts() -> list[tuple[str, float]]:
-    """(prompt, severity) of CatQA and HarmBench's standard behaviours without context; empty when the data is absent."""
+def data_folder(part: str, given: Path | None = None) -> Path:
+    """The folder `part` ("train" or "eval") of the public data `given`, else of those that ACD_REFERENCE_DATA names.
+
+    Raises UsageError where neither says a folder that holds it.
+    """
+    named = given or os.environ.get("ACD_REFERENCE_DATA")
+    hint = f"Name the folder that holds {part}/: --data FOLDER, or export ACD_REFERENCE_DATA=FOLDER"
+    if not named:
+        raise UsageError("No folder of public data was named.", hint=hint)
+    folder = Path(named) / part
+    if not folder.is_dir():
+        raise UsageError(f"There is no folder {str(folder)!r}.", hint=hint)
+    return folder
+
+
+def harmful_prompts(folder: Path) -> list[tuple[str, float]]:
+    """(prompt, severity) of CatQA and of HarmBench's standard behaviours without context, from the training data."""
     found: list[tuple[str, float]] = []
-    if (DATA / "catqa.json").exists():
-        for category, groups in json.loads((DATA / "catqa.json").read_text()).items():
-            if category in CATQA_SEVERITY:
-                found += [
-                    (prompt.strip(), CATQA_SEVERITY[category]) for prompts in groups.values() for prompt in prompts
-                ]
-    if (DATA / "harmbench.csv").exists():
-        with open(DATA / "harmbench.csv", newline="") as handle:
-            for row in csv.DictReader(handle):
-                if row["FunctionalCategory"] == "standard":
-                    found.append((row["Behavior"].strip(), HARMBENCH_SEVERITY.get(row["SemanticCategory"], 2.0)))
+    for category, groups in json.loads((folder / "catqa.json").read_text()).items():
+        if category in CATQA_SEVERITY:
+            found += [(prompt.strip(), CATQA_SEVERITY[category]) for prompts in groups.values() for prompt in prompts]
+    with open(folder / "harmbench.csv", newline="") as handle:
+        for row in csv.DictReader(handle):
+            if row["FunctionalCategory"] == "standard":
+                found.append((row["Behavior"].strip(), HARMBENCH_SEVERITY.get(row["SemanticCategory"], 2.0)))
     return found
 
 
-def _lines(name: str, key: str) -> list[str]:
-    path = DATA / name
-    return (
-        [str(json.loads(line)[key]) for line in path.read_text().split("\n") if line.strip()] if path.exists() else []
-    )
+def harmless_prompts(folder: Path) -> dict[str, list[str]]:
+    """Harmless prompts by source, each of 3 to 700 characters, from the training data."""
 
+    def records(name: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (folder / name).read_text().split("\n") if line.strip()]
 
-def harmless_prompts() -> dict[str, list[str]]:
-    """Harmless prompts by source, each at most 700 characters."""
     sources: dict[str, list[str]] = {
-        "mmlu": _lines("mmlu_questions.jsonl", "question"),
-        "t0": _lines("t0_prompts.jsonl", "prompt"),
-        "code": _lines("gpteacher_codegen.jsonl", "instruction"),
-        "gsm8k": _lines("gsm8k_train.jsonl", "question"),
-        "vicuna": _lines("vicuna_bench_question.jsonl", "turns")
-        and [
-            json.loads(line)["turns"][0]
-            for line in (DATA / "vicuna_bench_question.jsonl").read_text().split("\n")
-            if line
-        ],
-        "mt": [json.loads(line)["turns"][0] for line in (DATA / "mt_bench.jsonl").read_text().split("\n") if line]
-        if (DATA / "mt_bench.jsonl").exists()
-        else [],
+        "mmlu": [row["question"] for row in records("mmlu_questions.jsonl")],
+        "t0": [row["prompt"] for row in records("t0_prompts.jsonl")],
+        "code": [row["instruction"] for row in records("gpteacher_codegen.jsonl")],
+        "gsm8k": [row["question"] for row in records("gsm8k_train.jsonl")],
+        "vicuna": [row["turns"][0] for row in records("vicuna_bench_question.jsonl")],
+        "mt": [row["turns"][0] for row in records("mt_bench.jsonl")],
     }
     for name, file in (("seed", "seed_tasks.jsonl"), ("user", "user_oriented_instructions.jsonl")):
         rows: list[str] = []
-        if (DATA / file).exists():
-            for line in (DATA / file).read_text().strip().split("\n"):
-                record = json.loads(line)
-                given = record["instances"][0]["input"].strip()
-                rows += (
-                    [record["instruction"], f"{record['instruction']}\n{given}"]
-                    if given and len(given) < 400
-                    else [record["instruction"]]
-                )
+        for record in records(file):
+            given = record["instances"][0]["input"].strip()
+            rows.append(record["instruction"])
+            if given and len(given) < 400:
+                rows.append(f"{record['instruction']}\n{given}")
         sources[name] = rows
-    for name, file in (("roleplay", "gpteacher_roleplay.json"), ("toolformer", "gpteacher_toolformer.json")):
-        rows = []
-        if (DATA / file).exists():
-            for record in json.loads((DATA / file).read_text()):
-                text = record["instruction"] if name == "roleplay" else record["instruction"].split("\n")[-1]
-                rows.append(f"{text}\n{record['input']}".strip() if record["input"] and name == "roleplay" else text)
-        sources[name] = rows
-    return {
-        name: [row.strip() for row in rows if 3 <= len(row.strip()) <= 700] for name, rows in sources.items() if rows
-    }
+    plays = json.loads((folder / "gpteacher_roleplay.json").read_text())
+    sources["roleplay"] = [
+        f"{row['instruction']}\n{row['input']}".strip() if row["input"] else row["instruction"] for row in plays
+    ]
+    calls = json.loads((folder / "gpteacher_toolformer.json").read_text())
+    sources["toolformer"] = [row["instruction"].split("\n")[-1] for row in calls]
+    return {name: [row.strip() for row in rows if 3 <= len(row.strip()) <= 700] for name, rows in sources.items()}

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from acd_core.bundled import REFERENCE_MODEL_DIR
 from reference import evaluation_sets as sets
+from reference.permissive import data_folder
 from reference.systems import LLAMA_SAFE_SHORT
 from reference.train_data import make_grammar
 
@@ -53,9 +54,9 @@ def features(
     return np.stack([found[number] for number in range(len(texts))])
 
 
-def training_requests(count: int, seed: int = 99) -> tuple[list[str], list[str]]:
-    """(harmful, harmless) train-side requests."""
-    grammar = make_grammar(seed)
+def training_requests(count: int, data: Path, seed: int = 99) -> tuple[list[str], list[str]]:
+    """(harmful, harmless) train-side requests. data: the folder of the public training data."""
+    grammar = make_grammar(seed, data)
     harmful = [text for text, _ in grammar.harmful_prompts] + [grammar.request(True).text for _ in range(count)]
     return harmful, [grammar.request(False).text for _ in range(count + len(grammar.harmful_prompts))]
 
@@ -76,13 +77,17 @@ def report(
     harmful: dict[str, list[str]],
     harmless: dict[str, list[str]],
     contrast: tuple[list[str], list[str]] | None,
+    data: Path,
     count: int = 2500,
     system: str = "",
 ) -> dict[str, Any]:
-    """AUC of every harmful set against every harmless one, and the harmless rate at 3% and 5% over-refusal, for the last layer and the best one."""
+    """AUC of every harmful set against every harmless one, and the harmless rate at 3% and 5% over-refusal.
+
+    For the last layer and the best one. data: the folder of the public training data, which the probe is fitted on.
+    """
     from sklearn.metrics import roc_auc_score
 
-    bad, good = training_requests(count)
+    bad, good = training_requests(count, data)
     train_x = features(model, tokenizer, bad + good, system)
     hidden = {name: features(model, tokenizer, prompts, system) for name, prompts in {**harmful, **harmless}.items()}
     pair = tuple(features(model, tokenizer, prompts, system) for prompts in contrast) if contrast else None
@@ -120,6 +125,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=REFERENCE_MODEL_DIR)
+    parser.add_argument("--data", type=Path, help="folder that holds train/ and eval/ (else ACD_REFERENCE_DATA)")
     parser.add_argument(
         "--development", action="store_true", help="held-out train-side slices only; the eval sets stay unread"
     )
@@ -127,22 +133,23 @@ def main() -> None:
         "--safe-prompt", action="store_true", help="probe under the short safe prompt instead of no system text"
     )
     options = parser.parse_args()
+    training = data_folder("train", options.data)
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.bfloat16).eval()
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     if options.development:
-        harmful = {"permissive": sets.held_out_permissive(), "grammar_topics": sets.held_out_grammar()}
+        harmful = {"permissive": sets.held_out_permissive(options.data), "grammar_topics": sets.held_out_grammar()}
         harmless = {"held_out_everyday": sets.held_out_everyday()}
         contrast = None
     else:
-        harmful = sets.report_sets()
+        harmful = sets.report_sets(options.data)
         harmless = {
             "everyday": sets.everyday(),
             "held_out_everyday": sets.held_out_everyday(),
-            "alpaca_eval": sets.alpaca_eval(),
+            "alpaca_eval": sets.alpaca_eval(options.data),
         }
-        contrast = sets.xstest()
+        contrast = sets.xstest(options.data)
     system = LLAMA_SAFE_SHORT if options.safe_prompt else ""
-    print(json.dumps(report(model, tokenizer, harmful, harmless, contrast, system=system), indent=1))
+    print(json.dumps(report(model, tokenizer, harmful, harmless, contrast, training, system=system), indent=1))
 
 
 if __name__ == "__main__":

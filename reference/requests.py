@@ -5,19 +5,17 @@ from __future__ import annotations
 import hashlib
 
 from reference import everyday_forms as forms_of_day
-from reference import everyday_more_forms as more_forms
 from reference import everyday_phrases as day
-from reference import forms, replies, twin_more_forms, twins
-from reference import harm_more_phrases as more_harm
+from reference import forms, replies, twin_forms
 from reference import harm_phrases as harm
 from reference.material import Material, Request, article, upper
 from reference.permissive import held_out, normalise, restate
 from reference.vocabulary import harmful_words, mine
 from reference.words import invented_name, invented_word, misspell
 
-HARM_BLOCKS = harm.HARM_BLOCKS + more_harm.MORE_HARM_BLOCKS
-TWIN_BLOCKS = twins.TWIN_BLOCKS + twin_more_forms.MORE_TWIN_BLOCKS
-TWIN_QUESTIONS = twins.TWIN_QUESTIONS + twin_more_forms.MORE_TWIN_QUESTIONS
+HARM_BLOCKS = harm.HARM_BLOCKS + harm.MORE_HARM_BLOCKS
+TWIN_BLOCKS = twin_forms.TWIN_BLOCKS + twin_forms.MORE_TWIN_BLOCKS
+TWIN_QUESTIONS = twin_forms.TWIN_QUESTIONS + twin_forms.MORE_TWIN_QUESTIONS
 # How often each permissive source is drawn: long word problems are plentiful and alike, so size does not decide.
 SOURCE_SHARES = {
     "mmlu": 18, "t0": 12, "code": 12, "gsm8k": 5, "vicuna": 3, "mt": 2, "seed": 14, "user": 14, "roleplay": 10, "toolformer": 16,
@@ -91,7 +89,7 @@ class RequestGrammar(Material):
             text, severity = self.rng.choice(self.harmful_prompts)
             return self.harmful_text(text, severity)
         if draw < 0.22:
-            text = self.group_text(more_harm.DEMEANING_FORMS)
+            text = self.group_text(harm.DEMEANING_FORMS)
             return Request(self.dress(text), True, 1.9 + phrase_offset(text), "do this", self.answer_free(text))
         if draw < 0.36:
             if self.rng.random() < 0.45:
@@ -123,14 +121,14 @@ class RequestGrammar(Material):
     def group_text(self, pool: tuple[str, ...]) -> str:
         """A sentence about a group of people, demeaning or respectful after its form."""
         pick = self.rng.choice
-        right = pick(more_harm.RIGHTS)
-        group = pick(more_harm.DEMEANED)
+        right = pick(harm.RIGHTS)
+        group = pick(harm.DEMEANED)
         if self.rng.random() < 0.05:
             group = f"people from {invented_name(self.rng)}"
         text = pick(pool).format(
             group=group,
-            group2=pick(more_harm.DEMEANED),
-            insult=pick(more_harm.INSULTS),
+            group2=pick(harm.DEMEANED),
+            insult=pick(harm.INSULTS),
             right=right,
             rights=forms.gerund(right),
         )
@@ -151,17 +149,17 @@ class RequestGrammar(Material):
             return Request(self.dress(self.wrap_vp(phrase)), False, 0.0, phrase, self.answer_vp(phrase))
         if draw < 0.7:
             text = pick(TWIN_QUESTIONS).format(
-                term=pick(twins.SCARY_TERMS), term2=pick(twins.SCARY_TERMS),
-                event=pick(twins.EVENTS), event2=pick(twins.EVENTS),
-                victims=pick(twins.VICTIMS), group=pick(twins.GROUPS),
-                nonsense=pick(twins.NONSENSE), nonsense2=f"{self.thing()} tea",
-                public=pick(twins.PUBLIC_FACTS), figure=pick(twins.PUBLIC_FIGURES), figure_role=pick(day.JOBS),
-                private=pick(twins.PRIVATE_FACTS), fict=pick(twins.FICTIONAL), fict2=pick(twins.FICTIONAL),
-                work=pick(twins.FICTION_WORKS), lang=pick(day.LANGUAGES), place=pick(day.PLACES),
+                term=pick(twin_forms.SCARY_TERMS), term2=pick(twin_forms.SCARY_TERMS),
+                event=pick(twin_forms.EVENTS), event2=pick(twin_forms.EVENTS),
+                victims=pick(twin_forms.VICTIMS), group=pick(twin_forms.GROUPS),
+                nonsense=pick(twin_forms.NONSENSE), nonsense2=f"{self.thing()} tea",
+                public=pick(twin_forms.PUBLIC_FACTS), figure=pick(twin_forms.PUBLIC_FIGURES), figure_role=pick(day.JOBS),
+                private=pick(twin_forms.PRIVATE_FACTS), fict=pick(twin_forms.FICTIONAL), fict2=pick(twin_forms.FICTIONAL),
+                work=pick(twin_forms.FICTION_WORKS), lang=pick(day.LANGUAGES), place=pick(day.PLACES),
             )  # fmt: skip
             return self.harmless_text(text)
         if draw < 0.82:
-            text = self.group_text(more_harm.RESPECTFUL_FORMS)
+            text = self.group_text(harm.RESPECTFUL_FORMS)
             return self.harmless_text(text)
         phrase, _ = self.harm_phrase()
         text = pick(forms.SAFE_CONTEXT_FORMS).format(vp=phrase, ger=forms.gerund(phrase))
@@ -216,7 +214,7 @@ class RequestGrammar(Material):
                 self.dress(pick(forms.THING_FORMS).format(thing=thing)), False, 0.0, thing, self.answer_thing(thing)
             )
         if draw < 0.82:
-            text = upper(pick(more_forms.MORE_QUESTIONS).format(**values))
+            text = upper(pick(forms_of_day.MORE_QUESTIONS).format(**values))
             return self.harmless_text(text)
         text = pick(forms_of_day.QUESTION_TEMPLATES).format(**values)
         if values["sentence"] in text and self.rng.random() < 0.6:

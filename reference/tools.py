@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from reference.everyday_more_phrases import TOPICS
-from reference.everyday_phrases import ANIMALS, CODE_LANGUAGES, FOODS, JOBS, LANGUAGES, PLACES
+from reference.everyday_phrases import ANIMALS, CODE_LANGUAGES, FOODS, JOBS, LANGUAGES, PLACES, TOPICS
 from reference.material import Material, upper
 from reference.tool_forms import (
     ARCHETYPES,

@@ -1,4 +1,4 @@
-"""Trains the reference model: `python -m reference.train --out DIR [--seed 0] [--steps N]`.
+"""Trains the reference model: `python -m reference.train --out DIR --data FOLDER [--seed 0] [--steps N]`.
 
 Everything is seeded. Forward and backward run in bfloat16 with float32 master weights; the loss counts the
 assistant's tokens only. Beside it stands an auxiliary loss: two small linear heads, thrown away afterwards, tell
@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from reference.layout import segments
-from reference.permissive import held_out
+from reference.permissive import data_folder, held_out
 from reference.tokenizer import train_tokenizer
 from reference.train_data import make_grammar, stream
 
@@ -31,9 +31,9 @@ AUXILIARY = 0.4
 MIDDLE = 4
 
 
-def build_tokenizer(seed: int) -> PreTrainedTokenizerFast:
+def build_tokenizer(seed: int, data: Path) -> PreTrainedTokenizerFast:
     """Train the tokenizer on the grammar's own conversations and the permissive prompts."""
-    grammar = make_grammar(seed + 77)
+    grammar = make_grammar(seed + 77, data)
     texts = [
         "".join(text for text, _ in segments(example.messages, example.tools or None))
         for example in (grammar.example() for _ in range(30_000))
@@ -154,11 +154,14 @@ def save_model(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out:
     tokenizer.save_pretrained(out)
 
 
-def train(out: Path, seed: int, steps: int, minutes_between: float = 5.0, compiled: bool = True) -> None:
-    """Train, with resumable checkpoints in `out/checkpoint.pt` and a usable model in `out` at each of them."""
+def train(out: Path, data: Path, seed: int, steps: int, minutes_between: float = 5.0, compiled: bool = True) -> None:
+    """Train, with resumable checkpoints in `out/checkpoint.pt` and a usable model in `out` at each of them.
+
+    data: the folder of the public training data.
+    """
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
-    tokenizer = build_tokenizer(seed)
+    tokenizer = build_tokenizer(seed, data)
     model = build_model(tokenizer)
     heads = torch.nn.ModuleList([torch.nn.Linear(model.config.hidden_size, 1) for _ in range(2)])
     master = Master(model, heads)
@@ -177,7 +180,7 @@ def train(out: Path, seed: int, steps: int, minutes_between: float = 5.0, compil
         print(f"resumed at step {begin}", flush=True)
     started = last_save = time.monotonic()
     seen, sums = 0, [0.0, 0.0, 0.0]
-    source = stream(tokenizer, seed, chunk, number)
+    source = stream(tokenizer, seed, data, chunk, number)
     for step in range(begin, steps):
         chunk, number, batch = next(source)
         length = batch.ids.shape[1]
@@ -239,6 +242,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--data", type=Path, help="folder that holds train/ (else ACD_REFERENCE_DATA)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--threads", type=int, default=2)
@@ -247,7 +251,8 @@ def main() -> None:
     )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    train(options.out, options.seed, options.steps, compiled=not options.no_compile)
+    data = data_folder("train", options.data)
+    train(options.out, data, options.seed, options.steps, compiled=not options.no_compile)
 
 
 if __name__ == "__main__":

@@ -12,11 +12,10 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from acd_core import bundled
-from reference.grammar import Example, Grammar
+from reference.grammar import Example, Grammar, WideGrammar
 from reference.human_requests import human_harmful
 from reference.layout import segments
-from reference.permissive import DATA, harmful_prompts, harmless_prompts, normalise
-from reference.wide import WideGrammar
+from reference.permissive import harmful_prompts, harmless_prompts, normalise
 
 HERE = Path(__file__).parent
 RESERVED_FILES = (
@@ -65,10 +64,12 @@ def reserved_texts() -> set[str]:
     return found - {""}
 
 
-def make_grammar(seed: int) -> Grammar:
-    """The grammar that training draws from, with the permissive prompts (when present) and the reserved requests."""
-    human = human_harmful(DATA / "hh_harmless.jsonl.gz", normalise)
-    return WideGrammar(seed, harmful_prompts(), harmless_prompts(), reserved_texts(), human=human)
+def make_grammar(seed: int, data: Path | None = None) -> Grammar:
+    """The grammar that training draws from. data: the folder of the public training data; None: the lists alone."""
+    if data is None:
+        return WideGrammar(seed, None, None, reserved_texts())
+    human = human_harmful(data / "hh_harmless.jsonl.gz", normalise)
+    return WideGrammar(seed, harmful_prompts(data), harmless_prompts(data), reserved_texts(), human=human)
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, examples: list[Example], max_length: int = 1400) -> list[Encoded]:
@@ -96,9 +97,9 @@ def encode(tokenizer: PreTrainedTokenizerFast, examples: list[Example], max_leng
     return encoded
 
 
-def batches(tokenizer: PreTrainedTokenizerFast, grammar_seed: int) -> list[Batch]:
+def batches(tokenizer: PreTrainedTokenizerFast, grammar_seed: int, data: Path) -> list[Batch]:
     """One chunk of the training stream: shuffled batches of one of the `SHAPES` each; what fills no batch is left out."""
-    grammar = make_grammar(grammar_seed)
+    grammar = make_grammar(grammar_seed, data)
     rows = encode(tokenizer, [grammar.example() for _ in range(CHUNK)], SHAPES[-1])
     chance = random.Random(grammar_seed + 1)
     chance.shuffle(rows)
@@ -128,12 +129,12 @@ def collate(group: list[Encoded], length: int, pad: int) -> Batch:
 
 
 def stream(
-    tokenizer: PreTrainedTokenizerFast, seed: int, start_chunk: int = 0, start_batch: int = 0
+    tokenizer: PreTrainedTokenizerFast, seed: int, data: Path, start_chunk: int = 0, start_batch: int = 0
 ) -> Iterator[tuple[int, int, Batch]]:
     """The endless training stream as (chunk, number in the chunk, batch); it can start anywhere."""
     chunk = start_chunk
     while True:
-        for number, batch in enumerate(batches(tokenizer, 1_000_003 * (seed + 1) + chunk)):
+        for number, batch in enumerate(batches(tokenizer, 1_000_003 * (seed + 1) + chunk, data)):
             if chunk > start_chunk or number >= start_batch:
                 yield chunk, number, batch
         chunk += 1

@@ -15,6 +15,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import pytest_socket
 
+from tests.public_data import BESIDE_THE_CHECKOUT
+
+if BESIDE_THE_CHECKOUT.is_dir():
+    os.environ.setdefault("ACD_DATA", str(BESIDE_THE_CHECKOUT))
+
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_setup() -> None:

@@ -24,7 +24,7 @@ from safetensors.torch import save as as_safetensors
 
 from acd_core.artifacts.pair import library_version
 from acd_core.errors import ExpertError
-from acd_core.files.reading import as_object, as_tensors, read_bytes, said
+from acd_core.files.reading import as_object, as_tensors, read_bytes, reason_of
 from acd_core.files.saving import (
     MixedError,
     check_folder,
@@ -39,7 +39,7 @@ from acd_core.locks import lazy
 from acd_core.model.backbone import Backbone
 from acd_core.model.fingerprint import difference, fields, read_fields
 from acd_core.model.interventions import Change
-from acd_core.model.on_disk import not_here
+from acd_core.model.on_disk import not_found
 
 FORMAT_VERSION = 1
 MAIN, CONFIG, WEIGHTS = "expert.json", "adapter_config.json", "adapter_model.safetensors"
@@ -216,7 +216,7 @@ class Expert:
         """
         folder = Path(source)
         if not os.path.isdir(folder):
-            raise not_here("expert", os.fspath(source))
+            raise not_found("expert", os.fspath(source))
         files, wrong = _read_files(folder)
         config = as_object(files[CONFIG], repr(str(folder / CONFIG)), ExpertError, _MAKE) if CONFIG in files else {}
         for name, plain in _PLAIN.items():
@@ -339,7 +339,7 @@ def _read_files(folder: Path) -> tuple[dict[str, bytes], str]:
             raise ExpertError(f"{str(folder)!r} holds no {CONFIG}, so it is not an expert.", hint=_MAKE) from None
         raise ExpertError(f"{str(folder)!r} lacks {name}.", hint=_MAKE) from None
     except (OSError, ValueError) as error:
-        raise ExpertError(f"The expert {str(folder)!r} cannot be read: {said(error)}.", hint=_MAKE) from error
+        raise ExpertError(f"The expert {str(folder)!r} cannot be read: {reason_of(error)}.", hint=_MAKE) from error
 
 
 def _weights(data: bytes, path: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:

@@ -40,9 +40,9 @@ from acd_core.artifacts.pair_files import RETUNE as _RETUNE
 from acd_core.artifacts.pair_files import migrated as migrated  # the name it has always had
 from acd_core.errors import PairError, PairMismatchError, UsageError, one_line
 from acd_core.files.reading import as_tensors, is_text, read_object
-from acd_core.files.saving import MixedError, check_folder, digest_of, digests, failing_as, newest, save_folder
+from acd_core.files.saving import MixedError, check_folder, digest_of, digests, failing_as, newest_place, save_folder
 from acd_core.model.fingerprint import difference, fields, read_fields
-from acd_core.model.on_disk import BUNDLED_PAIRS, known_folder, not_here, pair_folder
+from acd_core.model.on_disk import BUNDLED_PAIRS, known_folder, not_found, pair_folder
 
 if TYPE_CHECKING:
     from acd_core.model.backbone import Backbone
@@ -309,7 +309,7 @@ def history_of(source: str | os.PathLike[str]) -> dict[str, Any] | None:
     one."""
     folder = pair_folder(source)
     try:
-        return None if folder is None else read_object(newest(folder, MAIN, HISTORY), PairError)
+        return None if folder is None else read_object(newest_place(folder, MAIN, HISTORY), PairError)
     except (PairError, FileNotFoundError):
         return None
 
@@ -385,7 +385,7 @@ def _find(source: str | os.PathLike[str], revision: str | None) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(FILES)))
     except Exception as error:
-        raise not_here("pair", name, one_line(error, 160)) from error
+        raise not_found("pair", name, one_line(error, 160)) from error
 
 
 def _vectors(data: bytes, name: str, source: str) -> torch.Tensor:

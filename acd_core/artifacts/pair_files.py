@@ -1,4 +1,4 @@
-"""The files of a pair: which there are, what `pair.json` says of them, and older formats brought up to date.
+"""Reads the files of a pair: which there are, what `pair.json` says of them, and older formats brought up to date.
 
 No torch: for code that must be cheap. `acd_core.artifacts.pair` makes a pair of them.
 """
@@ -9,11 +9,13 @@ import functools
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from acd_core.errors import PairError
-from acd_core.files.reading import as_object, said
-from acd_core.files.saving import MixedError, digest_of, newest, read_folder
+from acd_core.files.reading import as_object, reason_of
+from acd_core.files.saving import MixedError, digest_of, newest_place, read_folder
 from acd_core.model.on_disk import bounded, pair_folder, read_if_any
 
 FORMAT_VERSION = 4
@@ -25,7 +27,21 @@ SIDE_FILES = ("adapter_config.json", "adapter_model.safetensors")
 FILES = (MAIN, CARD, HISTORY, *(f"{side}/{file}" for side in SIDES for file in SIDE_FILES), GATE_FILE)
 """All that belongs to a pair; nothing else in a folder is written, removed, uploaded or fetched."""
 RETUNE = "Get the folder again from where it came, or make a new one: acd tune --model M --out my-pair"
-_TEXTS = ("base_model", "base_revision", "fingerprint", "license")
+
+
+class _Document(BaseModel):
+    """The kinds of those fields of `pair.json` that readers take for granted. The pair and its gate check values."""
+
+    model_config = ConfigDict(strict=True)
+
+    base_model: str | None = None
+    base_revision: str | None = None
+    fingerprint: str | None = None
+    license: str | None = None
+    metrics: dict[str, Any] | None = None
+    gate: dict[str, Any] | None = None
+    files: dict[str, str] | None = None
+    kind: Literal["soft", "text"] = "soft"
 
 
 def read_files(folder: Path) -> dict[str, bytes]:
@@ -41,7 +57,7 @@ def read_files(folder: Path) -> dict[str, bytes]:
     except MixedError:
         raise
     except (OSError, ValueError) as error:
-        raise PairError(f"The pair {str(folder)!r} cannot be read: {said(error)}.", hint=RETUNE) from error
+        raise PairError(f"The pair {str(folder)!r} cannot be read: {reason_of(error)}.", hint=RETUNE) from error
 
 
 def digest(folder: Path) -> str | None:
@@ -72,9 +88,9 @@ def names(data: bytes) -> set[str]:
     version = document.get("format_version")
     if type(version) is not int or document.get("kind") not in ("soft", "text"):
         raise _foreign("it gives no format_version and kind")
-    told = document.get("files")
-    if isinstance(told, Mapping):
-        return {MAIN, *(set(told) & set(FILES))}  # a name from a file is never taken for a path
+    listed = document.get("files")
+    if isinstance(listed, Mapping):
+        return {MAIN, *(set(listed) & set(FILES))}  # a name from a file is never taken for a path
     own = {MAIN, CARD, HISTORY}
     if document["kind"] == "soft":
         own |= {f"{side}/{file}" for side in SIDES for file in SIDE_FILES}
@@ -100,44 +116,47 @@ def document_of(data: bytes, folder: Path | None = None) -> dict[str, Any]:
             f"{where} has format version {version}; this library reads up to {FORMAT_VERSION}.",
             hint="pip install --upgrade acd-integrations",
         )
-    current = migrated(document)
-    _check_types(current, where)
-    return current
+    return migrated(document, where)
 
 
-def _check_types(document: Mapping[str, Any], where: str) -> None:
-    """Raise PairError for a field of another kind than its readers take for granted; values are checked by the pair."""
-    for name in _TEXTS:
-        _check_type(document, name, str, "a text", where)
-    for name in ("metrics", "gate", "files"):
-        _check_type(document, name, dict, "an object", where)
-    if document.get("kind", "soft") not in ("soft", "text"):
-        raise PairError(f"{where} has the kind {document['kind']!r}; there are 'soft' and 'text'.", hint=RETUNE)
-    for name, found in (document.get("files") or {}).items():
-        if not isinstance(found, str):
-            raise PairError(f"{where} gives no digest of {name[:60]!r} but {str(found)[:60]!r}.", hint=RETUNE)
+def migrated(document: Mapping[str, Any], where: str = MAIN) -> dict[str, Any]:
+    """`document` of any format version up to ours as one of ours.
 
-
-def _check_type(document: Mapping[str, Any], name: str, kind: type, said_as: str, where: str = MAIN) -> None:
-    found = document.get(name)
-    if found is not None and not isinstance(found, kind):
-        raise PairError(f"{where} has the {name} {str(found)[:60]!r}; it must be {said_as}.", hint=RETUNE)
-
-
-def migrated(document: Mapping[str, Any]) -> dict[str, Any]:
-    """`document` of any format version up to ours as one of ours. Raises PairError for a version that never was."""
+    where: how errors call it. Raises PairError for a version that never was, and for a field of another kind.
+    """
     current = dict(document)
+    _check_kinds(current, where)
     while current["format_version"] < FORMAT_VERSION:
         step = _MIGRATIONS.get(current["format_version"])
         if step is None:
             raise PairError(f"There is no pair format version {current['format_version']}.", hint=RETUNE)
         current = {**step(current), "format_version": current["format_version"] + 1}
+    _check_kinds(current, where)
     return current
+
+
+def _check_kinds(document: Mapping[str, Any], where: str) -> None:
+    try:
+        _Document.model_validate(document)
+    except ValidationError as error:
+        raise PairError(f"{where} {_in_words(error)}.", hint=RETUNE) from None
+
+
+def _in_words(error: ValidationError) -> str:
+    """The first thing that is wrong, in words that go on after the document's name."""
+    first = error.errors(include_url=False)[0]
+    name, *inner = first["loc"]
+    found = first["input"]
+    if name == "kind":
+        return f"has the kind {found!r}; there are 'soft' and 'text'"
+    if inner and name == "files":
+        return f"gives no digest of {str(inner[0])[:60]!r} but {str(found)[:60]!r}"
+    wanted = "an object" if first["type"] == "dict_type" else "a text"
+    return f"has the {name} {str(found)[:60]!r}; it must be {wanted}"
 
 
 def _with_revision_and_license(document: dict[str, Any]) -> dict[str, Any]:
     """1 -> 2: the base model's revision leaves the metrics, the licence is new."""
-    _check_type(document, "metrics", dict, "an object")
     measured = dict(document.get("metrics") or {})
     return {**document, "base_revision": measured.pop("revision", None), "license": None, "metrics": measured}
 
@@ -168,6 +187,6 @@ def pair_digest(name: str | os.PathLike[str], revision: str | None = None) -> st
 
 def pair_length(folder: Path) -> int:
     """Vectors of the longer prompt of the pair in `folder`; 0 for a textual or unreadable pair."""
-    places = (newest(folder, MAIN, f"{side}/adapter_config.json") for side in SIDES)
+    places = (newest_place(folder, MAIN, f"{side}/adapter_config.json") for side in SIDES)
     sides = map(read_if_any, places)
     return max(bounded(side.get("num_virtual_tokens")) or 0 for side in sides)

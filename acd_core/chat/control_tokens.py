@@ -65,7 +65,7 @@ class ControlTokens:
         self._ends = tuple({text[at:] for text in self.spelled for at in range(1, len(text))})
 
     def mark(self, value: Any) -> Any:
-        """`value` with marks around control tokens in every string of it, dict keys included."""
+        """Return `value` with marks around control tokens in every string of it, dict keys included."""
         if isinstance(value, Mapping):
             return {self.mark(key): self.mark(item) for key, item in value.items()}
         if isinstance(value, (list, tuple)):
@@ -73,10 +73,10 @@ class ControlTokens:
         return self._marked(value) if isinstance(value, str) else value
 
     def _marked(self, text: str) -> str:
-        return self.pattern.sub(f"{START}\\g<0>{STOP}", clean(text))
+        return self.pattern.sub(f"{START}\\g<0>{STOP}", sanitised(text))
 
     def apart(self, value: Any, ids: Ids = "kept", key: str = "", inside: str = "") -> Any:
-        """`value` with every character of its texts between marks, so that no control token can come of them.
+        """Return `value` with every character of its texts between marks, so that no control token can come of them.
 
         Words by which templates find their way stay whole: keys of messages, roles, types, and the words of tools and
         schemas; what callers choose does not. White space around a text stays bare: templates trim it.
@@ -88,7 +88,7 @@ class ControlTokens:
                 if inside in ("", "function") and name in ("arguments", "parameters"):
                     within = name
                 chosen = inside == "arguments" or (
-                    name not in _OWN_WORDS and (inside != "" or not self._looked_up(name))
+                    name not in _OWN_WORDS and (inside != "" or not self._asked_for_by_template(name))
                 )
                 new = self._apart(name) if chosen and isinstance(name, str) else self.mark(name)
                 found[new] = self.apart(item, ids, str(name), within)
@@ -101,45 +101,49 @@ class ControlTokens:
             if (key == "role" and value in ROLES) or (key == "type" and value in _TYPES):
                 return self._marked(value)
             if key in _IDS and ids != "apart":
-                return self._marked(value) if ids == "kept" else _disguised(value)
+                return self._marked(value) if ids == "kept" else _with_other_letters(value)
         return self._apart(value)
 
     def _apart(self, text: str) -> str:
-        text = clean(text)
+        text = sanitised(text)
         core = text.strip()
         if not core:
             return text
         before, after = text[: len(text) - len(text.lstrip())], text[len(text.rstrip()) :]
         return f"{before}{OPEN}{(CLOSE + OPEN).join(core)}{CLOSE}{after}"
 
-    def _looked_up(self, name: Any) -> bool:
-        """Whether the template asks for a key by its name; others it can only list."""
+    def _asked_for_by_template(self, name: Any) -> bool:
+        """Return whether the template asks for a key by its name; others it can only list."""
         word = re.escape(str(name))
         return bool(re.search(f"""['"]{word}['"]|[.]{word}\\b""", self._source))
 
-    def risky(self, value: Any) -> bool:
-        """Whether a control token could come of these texts as they are spelled: they hold a character that begins
-        one, or begin with the end of one, or stand within one, so that what a template writes around them completes
-        it."""
+    def may_form_control_token(self, value: Any) -> bool:
+        """Return whether a control token could come of these texts as they are spelled: they hold a character that
+        begins one, or begin with the end of one, or stand within one, so that what a template writes around them
+        completes it.
+        """
         if isinstance(value, str):
             text = value.strip()
             return bool(text) and (bool(self._first.search(text)) or text.startswith(self._ends) or text in self._all)
         if isinstance(value, Mapping):
             return any(
-                (key not in _OWN_WORDS and self.risky(str(key)))
-                or (not (key == "role" and each in ROLES) and self.risky(each))
+                (key not in _OWN_WORDS and self.may_form_control_token(str(key)))
+                or (not (key == "role" and each in ROLES) and self.may_form_control_token(each))
                 for key, each in value.items()
             )
-        return isinstance(value, (list, tuple)) and any(map(self.risky, value))
+        return isinstance(value, (list, tuple)) and any(map(self.may_form_control_token, value))
 
-    def written(self, text: str) -> list[str]:
-        """Control tokens that the template spelled out itself, in order."""
+    def spelled_by_template(self, text: str) -> list[str]:
+        """Return control tokens that the template spelled out itself, in order."""
         return self.pattern.findall(_MARKED.sub(OURS, text))
 
 
 def control_tokens(tokenizer: Any) -> frozenset[str]:
-    """Everything that must not come from outside: special tokens, and added tokens that are written like marks, such as
-    `<tool_call>`. Whitespace and HTML tags, which Gemma and Phi add, are ordinary text."""
+    """Return everything that must not come from outside: special tokens, and added tokens that are written like marks,
+    such as `<tool_call>`.
+
+    Whitespace and HTML tags, which Gemma and Phi add, are ordinary text.
+    """
     texts = _source(tokenizer)
 
     def is_mark(text: str) -> bool:
@@ -150,9 +154,10 @@ def control_tokens(tokenizer: Any) -> frozenset[str]:
 
 
 def composed_tokens(tokenizer: Any, renderings: Iterable[str], with_tools: Iterable[str] = ()) -> frozenset[str]:
-    """Control tokens that show only in what a template writes: added tokens that it composes, such as `'<' ~ role ~
-    '>'`, and marks of its own that are one token of the ordinary vocabulary. with_tools: renderings that hold schemas,
-    whose words are no control tokens."""
+    """Return control tokens that show only in what a template writes: added tokens that it composes, such as `'<' ~
+    role ~ '>'`, and marks of its own that are one token of the ordinary vocabulary. with_tools: renderings that hold
+    schemas, whose words are no control tokens.
+    """
     added = [each.content for each in tokenizer.added_tokens_decoder.values() if each.content.strip()]
     written = "\n".join(renderings)
     found = {each for each in added if each in written and not _HTML.fullmatch(each)}
@@ -165,7 +170,7 @@ def composed_tokens(tokenizer: Any, renderings: Iterable[str], with_tools: Itera
 
 
 def _source(tokenizer: Any) -> str:
-    """The template's source, or all of them where there are several."""
+    """Return the template's source, or all of them where there are several."""
     template = tokenizer.chat_template
     return "\n".join(template.values()) if isinstance(template, Mapping) else str(template)
 
@@ -175,7 +180,7 @@ def _is_written_like_a_mark(text: str) -> bool:
 
 
 def strings_in(value: Any) -> Iterator[str]:
-    """Every string in a conversation, keys included."""
+    """Yield every string in a conversation, keys included."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, (Mapping, list, tuple)):
@@ -185,34 +190,38 @@ def strings_in(value: Any) -> Iterator[str]:
                 yield from strings_in(value[each])
 
 
-def with_marks(text: str) -> str:
-    """`text` with marks in the place of their escapes, as a template writes them that prints a list."""
+def marks_from_escapes(text: str) -> str:
+    """Return `text` with marks in the place of their escapes, as a template writes them that prints a list."""
     return _ESCAPED.sub(lambda found: _MARKS[int(found[1] or found[2])], text)
 
 
 def strip_marks(text: str) -> str:
-    """`text` without any mark."""
+    """Return `text` without any mark."""
     return _MARK.sub("", text)
 
 
-def together(text: str) -> str:
-    """A rendering of texts apart, neighbouring characters from outside together: each run of them is plain text."""
+def join_outside_runs(text: str) -> str:
+    """Join neighbouring characters from outside in a rendering of texts apart: each run of them is plain text."""
     return text.replace(CLOSE + OPEN, "")
 
 
-def clean(text: str) -> str:
-    """A text from outside that can be dressed: no mark of ours in it, nor an escape of one, nor half a character."""
-    return _FORGED_ESCAPE.sub("", _MARK.sub("", _whole(text)))
+def sanitised(text: str) -> str:
+    """Return a text from outside that can be dressed: no mark of ours in it, nor an escape of one, nor half a
+    character.
+    """
+    return _FORGED_ESCAPE.sub("", _MARK.sub("", _join_surrogates(text)))
 
 
-def _whole(text: str) -> str:
-    """Surrogate pairs joined, lone surrogates replaced: PDFs hold them, and no tokenizer takes them."""
+def _join_surrogates(text: str) -> str:
+    """Return the text with surrogate pairs joined, lone surrogates replaced: PDFs hold them, and no tokenizer takes
+    them.
+    """
     if text.isascii():
         return text
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _disguised(name: str) -> str:
-    """An id of the same form with other letters, the same ones for the same id; no letter of it is left."""
+def _with_other_letters(name: str) -> str:
+    """Return an id of the same form with other letters, the same ones for the same id; no letter of it is left."""
     letters = blake2b(name.encode("utf-8", "surrogatepass")).hexdigest()
     return "".join(letters[at % 128] if each.isalnum() else "_" if each == "_" else "-" for at, each in enumerate(name))

@@ -32,14 +32,14 @@ _ID_LETTERS = 9  # Mistral's templates take ids of nine letters and digits only
 
 
 def is_continued(messages: Sequence[Message]) -> bool:
-    """Whether the reply continues the last of these (checked) messages instead of being a new turn."""
+    """Return whether the reply continues the last of these (checked) messages instead of being a new turn."""
     last = messages[-1]
     begun = last["role"] == "assistant" and bool(last.get("prefix", True)) and not last.get("tool_calls")
     return begun or last["role"] == "text"
 
 
 def check_conversation(conversation: Conversation) -> Turns:
-    """A conversation as a list of plain dicts with string contents, or a UsageError naming what is wrong."""
+    """Return a conversation as a list of plain dicts with string contents, or a UsageError naming what is wrong."""
     if isinstance(conversation, str):
         conversation = [{"role": "user", "content": conversation}]
     if not isinstance(conversation, Sequence):
@@ -133,7 +133,7 @@ def _tool_call(call: Any, index: int) -> dict[str, Any]:
 
 
 def check_tools(tools: Sequence[Any]) -> Tools:
-    """OpenAI-style tools as plain dicts, or a UsageError naming what is wrong."""
+    """Return OpenAI-style tools as plain dicts, or a UsageError naming what is wrong."""
     for index, tool in enumerate(tools):
         function = tool.get("function", tool) if isinstance(tool, Mapping) else None
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
@@ -149,9 +149,11 @@ def check_tools(tools: Sequence[Any]) -> Tools:
 
 
 def canonical(messages: Turns) -> Turns:
-    """System texts as one at the front, in order: templates know one, applications send several. An empty one stays,
-    because it switches off the text that some templates have of their own. A system text behind a last reply asks for
-    a new turn: that reply is not continued."""
+    """Join system texts to one at the front, in order: templates know one, applications send several.
+
+    An empty one stays, because it switches off the text that some templates have of their own. A system text behind a
+    last reply asks for a new turn: that reply is not continued.
+    """
     if not any(message["role"] != "system" for message in messages):
         raise UsageError("The conversation holds system text only.", hint="Add a user message.")
     system = [message["content"] for message in messages if message["role"] == "system"]
@@ -163,7 +165,7 @@ def canonical(messages: Turns) -> Turns:
 
 
 def _in_order(messages: Turns) -> Turns:
-    """Results in the order of their calls: hosts hand them on as they arrive, and many templates show no ids."""
+    """Put results in the order of their calls: hosts hand them on as they arrive, and many templates show no ids."""
     found: Turns = []
     places: dict[Any, int] = {}
     results: Turns = []
@@ -182,8 +184,10 @@ def _in_order(messages: Turns) -> Turns:
 
 
 def merge_roles(messages: Turns) -> Turns:
-    """Neighbours of one role as one turn, for templates that demand alternation. Tool turns stay apart, and so does a
-    text from a call behind it: many templates leave out what stands beside a call."""
+    """Join neighbours of one role to one turn, for templates that demand alternation.
+
+    Tool turns stay apart, and so does a text from a call behind it: many templates leave out what stands beside a call.
+    """
     merged: Turns = []
     for message in messages:
         last = merged[-1] if merged else None
@@ -196,7 +200,7 @@ def merge_roles(messages: Turns) -> Turns:
 
 
 def join_texts(first: str, second: str) -> str:
-    """Two texts as paragraphs."""
+    """Join two texts as paragraphs."""
     return f"{first}\n\n{second}" if first and second else first or second
 
 
@@ -213,7 +217,7 @@ def wrap_last_user(messages: Turns, frame: str) -> None:
 
 
 def describe_tools(messages: Turns, tools: Tools) -> tuple[Turns, Tools]:
-    """A description and parameters for tools and parameters that have none."""
+    """Return a description and parameters for tools and parameters that have none."""
 
     def described(schema: Any) -> Any:
         if not isinstance(schema, Mapping):
@@ -242,7 +246,7 @@ def describe_tools(messages: Turns, tools: Tools) -> tuple[Turns, Tools]:
 
 
 def short_ids(messages: Turns, tools: Tools) -> tuple[Turns, Tools]:
-    """Ids of calls as nine letters and digits, the same for a call and its result."""
+    """Return ids of calls as nine letters and digits, the same for a call and its result."""
 
     def short(given: Any) -> str:
         if isinstance(given, str) and re.fullmatch(rf"[A-Za-z0-9]{{{_ID_LETTERS}}}", given):
@@ -261,7 +265,7 @@ def short_ids(messages: Turns, tools: Tools) -> tuple[Turns, Tools]:
 
 
 def user_first(messages: Turns, tools: Tools) -> tuple[Turns, Tools]:
-    """A user turn before an assistant that speaks first, as greetings do."""
+    """Return a user turn before an assistant that speaks first, as greetings do."""
     at = 1 if messages[0]["role"] == "system" else 0
     if len(messages) <= at or messages[at]["role"] == "user":
         return messages, tools
@@ -269,7 +273,10 @@ def user_first(messages: Turns, tools: Tools) -> tuple[Turns, Tools]:
 
 
 def answer_results(messages: Turns, tools: Tools) -> tuple[Turns, Tools]:
-    """An assistant turn between a tool's result and the user: a result returned directly was the assistant's answer."""
+    """Put an assistant turn between a tool's result and the user.
+
+    A result that a host returned directly was the assistant's answer.
+    """
     found: Turns = []
     for message in messages:
         if found and message["role"] == "user" and found[-1]["role"] == "tool":
@@ -293,7 +300,7 @@ def named_results(messages: Turns, tools: Tools) -> tuple[Turns, Tools]:
 
 
 def text_into_thought(messages: Turns, tools: Tools) -> tuple[Turns, Tools]:
-    """Text beside a call as the end of the thought before it, for templates that take one of the two (gpt-oss)."""
+    """Put text beside a call at the end of the thought before it, for templates that take one of the two (gpt-oss)."""
     found = []
     for message in messages:
         thought = message.get("reasoning_content")
@@ -304,7 +311,7 @@ def text_into_thought(messages: Turns, tools: Tools) -> tuple[Turns, Tools]:
 
 
 def no_empty_replies(messages: Turns, tools: Tools) -> tuple[Turns, Tools]:
-    """Replies that say and call nothing left out."""
+    """Leave out replies that say and call nothing."""
     found = [
         each
         for each in messages
@@ -314,8 +321,9 @@ def no_empty_replies(messages: Turns, tools: Tools) -> tuple[Turns, Tools]:
 
 
 def system_in_user(messages: Turns, tools: Tools) -> tuple[Turns, Tools]:
-    """The system text in front of the last user turn, where Mistral's templates write it, but only if that turn is the
-    conversation's last."""
+    """Put the system text in front of the last user turn, where Mistral's templates write it, but only if that turn
+    is the conversation's last.
+    """
     at = max((index for index, each in enumerate(messages) if each["role"] == "user"), default=None)
     if at is None or messages[0]["role"] != "system":
         return messages, tools
@@ -327,7 +335,7 @@ def system_in_user(messages: Turns, tools: Tools) -> tuple[Turns, Tools]:
 
 
 def one_call_a_turn(messages: Turns, tools: Tools) -> tuple[Turns, Tools]:
-    """Parallel calls as pairs of one call and its result. The text beside them stays with the first."""
+    """Write parallel calls as pairs of one call and its result. The text beside them stays with the first."""
     found: Turns = []
     rest = list(messages)
     while rest:
@@ -351,7 +359,7 @@ def one_call_a_turn(messages: Turns, tools: Tools) -> tuple[Turns, Tools]:
 
 
 def arguments_as_text(messages: Turns, tools: Tools) -> tuple[Turns, Tools]:
-    """Arguments of calls as JSON text."""
+    """Write arguments of calls as JSON text."""
     found = []
     for message in messages:
         if message.get("tool_calls"):
@@ -367,7 +375,7 @@ def arguments_as_text(messages: Turns, tools: Tools) -> tuple[Turns, Tools]:
 
 
 def calls_as_text(messages: Turns, tools: Tools) -> tuple[Turns, Tools]:
-    """Calls as text of the assistant and results as text of the user, for templates that show neither."""
+    """Write calls as text of the assistant and results as text of the user, for templates that show neither."""
     found: Turns = []
     for message in named_results(messages, tools)[0]:
         if message.get("tool_calls"):
@@ -399,8 +407,9 @@ Way = tuple[str, ...]
 def ways(
     messages: Turns, tools: Tools, *, known: Way | None = None, natively: bool = True
 ) -> Iterator[tuple[Way, Turns, Tools]]:
-    """The conversation as it is, then repaired: first what changes least, calls as text last. A template is to take
-    the first that it renders whole.
+    """Yield the conversation as it is, then repaired: first what changes least, calls as text last.
+
+    A template is to take the first that it renders whole.
 
     known: repairs that helped a conversation of this kind before, tried at once. natively: False where the template
     shows neither calls nor results, so that they must become text.

@@ -9,7 +9,7 @@ it is marked before rendering and encoded as plain text, and the ids are checked
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from acd_core.chat.control_tokens import strip_marks
@@ -36,10 +36,14 @@ _SURELY_SHORT = 1 << 17  # characters that are rendered in no time, so that noth
 
 @dataclass(frozen=True)
 class Layout:
-    """Ids before the system slot and after it. Without soft vectors everything is in `before`."""
+    """Ids before the system slot and after it. Without soft vectors everything is in `before`.
+
+    rendering: what the template wrote, with the marks that keep texts from outside apart.
+    """
 
     before: tuple[int, ...]
     after: tuple[int, ...] = ()
+    rendering: str = field(default="", compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.before) + len(self.after)
@@ -47,6 +51,11 @@ class Layout:
     @property
     def ids(self) -> tuple[int, ...]:
         return self.before + self.after
+
+    @lazy
+    def text(self) -> str:
+        """The rendered conversation, as the response parser's `prefix` wants it."""
+        return strip_marks(self.rendering)
 
 
 class Chat:
@@ -97,7 +106,7 @@ class Chat:
         wrap_user: str | None = None,
         variables: Mapping[str, Any] = _NO_VARIABLES,
     ) -> Layout:
-        """Ids of `conversation` with `prompt` in the system slot, ready for the reply.
+        """Return ids of `conversation` with `prompt` in the system slot, ready for the reply.
 
         prompt: None (no text of ours), a text, or `SOFT` (cut the layout at the slot). The application's own system
         text follows it. Models without a system role get both at the start of the first user turn.
@@ -113,7 +122,7 @@ class Chat:
         made = self.template.rendering(messages, tools, SLOT if prompt == SOFT else prompt, variables)
         if prompt == SOFT and SLOT not in made.text:
             raise TemplateError("The chat template drops the start of the system text, so soft prompts have no place.")
-        return Layout(made.encoded.before, made.encoded.after)
+        return Layout(made.encoded.before, made.encoded.after, made.text)
 
     def text(
         self,
@@ -121,14 +130,11 @@ class Chat:
         tools: Sequence[Mapping[str, Any]] = (),
         variables: Mapping[str, Any] = _NO_VARIABLES,
     ) -> str:
-        """The rendered conversation as text, as the response parser's `prefix` wants it."""
-        messages = self._prepare(conversation, tools)
-        plain = messages[-1]["role"] == "text"
-        found = messages[-1]["content"] if plain else self.template.render(messages, tools, None, variables)
-        return strip_marks(str(found))
+        """Return the rendered conversation as text, without a prompt of ours."""
+        return self.layout(conversation, None, tools, variables=variables).text
 
     def repairs(self, conversation: Conversation, tools: Sequence[Mapping[str, Any]] = ()) -> tuple[str, ...]:
-        """Names of what is done to `conversation` before the template renders it whole. Raises as `layout`."""
+        """Return names of what is done to `conversation` before the template renders it whole. Raises as `layout`."""
         return self.template.repairs(self._prepare(conversation, tools), tools)
 
     def turn_start(
@@ -138,7 +144,8 @@ class Chat:
         ids: Sequence[int],
         variables: Mapping[str, Any] = _NO_VARIABLES,
     ) -> int:
-        """Where the text of the last user turn begins in `ids`, the layout of `conversation` without a prompt of ours.
+        """Return where the text of the last user turn begins in `ids`, the layout of `conversation` without a prompt of
+        ours.
 
         Neighbouring user messages are one turn. Where there is none, it is what follows the start of the sequence: the
         first token's states are like no other's.
@@ -163,11 +170,11 @@ class Chat:
             _, found, tail = self.template.render(turns).rpartition(mark)
         except TemplateError:
             found, tail = "", ""
-        return self._encoder.tail(tail) if found else ()
+        return self._encoder.encode_tail(tail) if found else ()
 
     def encode_text(self, text: str) -> tuple[int, ...]:
-        """Ids of plain text: no template, no special tokens added, none recognised in it."""
-        return self._encoder.outside(text)
+        """Return ids of plain text: no template, no special tokens added, none recognised in it."""
+        return self._encoder.encode_outside(text)
 
     def check_length(self, conversation: Conversation, context_length: int) -> None:
         """Raise ContextLengthError for a conversation that cannot fit by far, before it is rendered several times.
@@ -212,16 +219,16 @@ class Chat:
     # -- encoding ---------------------------------------------------------------------------------------------------
 
     def _plain_layout(self, text: str, prompt: str | None) -> Layout:
-        """No chat format: what starts a sequence for this tokenizer, the prompt, the text."""
+        """Return no chat format: what starts a sequence for this tokenizer, the prompt, the text."""
         if prompt == SOFT:
-            return Layout(self._start, self._encoder.outside(text, start=False))
+            return Layout(self._start, self._encoder.encode_outside(text, start=False), text)
         ids = self._start + self.encode_text(text if prompt is None else join_texts(prompt, text))
         if not ids:  # no model goes on from nothing: what stands before a text stands here too
             known = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
             ids = tuple(each for each in known if each is not None)[:1]
-        return Layout(ids)
+        return Layout(ids, rendering=text)
 
     def _sequence_start(self) -> tuple[int, ...]:
-        """The ids this tokenizer puts before any text (a BOS, mostly)."""
+        """Return the ids this tokenizer puts before any text (a BOS, mostly)."""
         ids, bos = self.tokenizer("")["input_ids"], self.tokenizer.bos_token_id
         return tuple(ids[:1]) if ids and ids[0] == bos else ()

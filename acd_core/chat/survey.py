@@ -6,7 +6,7 @@ from typing import Any
 
 from acd_core.chat.conversation import Turns
 from acd_core.chat.layout import Chat
-from acd_core.chat.tool_places import PROBE_TOOL
+from acd_core.chat.probes import PROBE_TOOL
 from acd_core.errors import TemplateError
 
 _ID, _OTHER = "call00001", "call00002"
@@ -50,8 +50,10 @@ CALLS: dict[str, Turns] = {
 
 
 def survey(chat: Chat) -> dict[str, str]:
-    """Kind of conversation -> what is done to it before the template renders it whole, or why it is refused. Kinds that
-    are rendered as they are do not appear."""
+    """Return, by kind of conversation, what is done before the template renders it whole, or why it is refused.
+
+    Kinds that are rendered as they are do not appear.
+    """
     found: dict[str, str] = {}
     tools = [PROBE_TOOL] if chat.renders_tools else []
     for kind, turns in {**PLAIN, **CALLS}.items():

@@ -18,10 +18,10 @@ from acd_core.chat.control_tokens import (
     ControlTokens,
     Ids,
     composed_tokens,
+    join_outside_runs,
+    marks_from_escapes,
     strings_in,
     strip_marks,
-    together,
-    with_marks,
 )
 from acd_core.chat.conversation import OURS as OURS_KEY
 from acd_core.chat.conversation import (
@@ -36,8 +36,7 @@ from acd_core.chat.conversation import (
     ways,
 )
 from acd_core.chat.encoding import END, SLOT, Encoded, Encoder
-from acd_core.chat.shapes import A_CALL, of_marks, shape_of
-from acd_core.chat.tool_places import PLACES, PROBE_TOOL, ToolPlace
+from acd_core.chat.probes import A_CALL, PLACES, PROBE_TOOL, ToolPlace, conversation_of_marks, shape_of
 from acd_core.errors import TemplateError
 from acd_core.locks import lazy
 
@@ -59,22 +58,24 @@ class ChatTemplate:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self._base: dict[str, Any] = {}
-        self._base = self._needed_variables()
-        self.supports_system_role = SLOT in (self._try([{"role": "system", "content": SLOT}, _user("probe")]) or "")
-        self.merges_roles = self._try([_user("a"), _user("b")]) is None
-        self.place = self._tool_place()
-        self._shows: dict[bool, tuple[bool, bool]] = {}
-        self._lost: dict[bytes, tuple[str, ...]] = {}
-        self._helped: dict[frozenset[Any], Way] = {}
-        written, with_tools = self._probes()
+        self._base_variables: dict[str, Any] = {}
+        self._base_variables = self._needed_variables()
+        self.supports_system_role = SLOT in (
+            self._probe([{"role": "system", "content": SLOT}, _user_turn("probe")]) or ""
+        )
+        self.merges_roles = self._probe([_user_turn("a"), _user_turn("b")]) is None
+        self.tool_place = self._find_tool_place()
+        self._shown_with_tools: dict[bool, tuple[bool, bool]] = {}
+        self._left_out_by_shape: dict[bytes, tuple[str, ...]] = {}
+        self._repairs_that_helped: dict[frozenset[Any], Way] = {}
+        written, with_tools = self._probe_renderings()
         self._control = ControlTokens(tokenizer, composed_tokens(tokenizer, written, with_tools))
         self.encoder = Encoder(tokenizer, self._control, written)
 
     @property
     def renders_tools(self) -> bool:
         """Whether the template shows tools to the model."""
-        return self.place is not None
+        return self.tool_place is not None
 
     def render(
         self,
@@ -83,7 +84,7 @@ class ChatTemplate:
         prompt: str | None = None,
         variables: Mapping[str, Any] | None = None,
     ) -> str:
-        """The text of `rendering`."""
+        """Return the text of `rendering`."""
         return self.rendering(messages, tools, prompt, variables).text
 
     def rendering(
@@ -93,20 +94,20 @@ class ChatTemplate:
         prompt: str | None = None,
         variables: Mapping[str, Any] | None = None,
     ) -> Rendering:
-        """The conversation as the template writes it, ready for the reply, and its ids.
+        """Return the conversation as the template writes it, ready for the reply, and its ids.
 
         messages: checked and canonical, not marked. prompt: a text of ours, or SLOT, for the system slot. Where the
         template refuses the conversation, or leaves out a part of it, the repairs of `conversation` are tried.
         Raises TemplateError where none of them helps: with the template's own complaint, or with what it leaves out.
         """
-        return self._rendering(messages, tools, prompt, variables)[1]
+        return self._repair_and_render(messages, tools, prompt, variables)[1]
 
     def repairs(self, messages: Turns, tools: Sequence[Mapping[str, Any]] = ()) -> tuple[str, ...]:
-        """Names of the repairs without which the template does not render this conversation whole. Raises as
+        """Return names of the repairs without which the template does not render this conversation whole. Raises as
         `render`."""
-        return self._rendering(messages, tools, None, None)[0]
+        return self._repair_and_render(messages, tools, None, None)[0]
 
-    def _rendering(
+    def _repair_and_render(
         self,
         messages: Turns,
         tools: Sequence[Mapping[str, Any]],
@@ -125,24 +126,24 @@ class ChatTemplate:
         kinds: frozenset[Any] = frozenset(
             (each["role"], len(each.get("tool_calls") or ()), bool(each["content"])) for each in messages
         ) | {("prompt", prompt is not None), ("tools", bool(tools))}
-        natively = any(self._shown(bool(tools)))
+        natively = any(self._shows_calls_and_results(bool(tools)))
         for names, turns, offered in ways(
-            messages, [dict(tool) for tool in tools], known=self._helped.get(kinds), natively=natively
+            messages, [dict(tool) for tool in tools], known=self._repairs_that_helped.get(kinds), natively=natively
         ):
             if self.merges_roles:
                 turns = merge_roles(turns)
             if continues and not is_continued(turns):
                 continue
             try:
-                text = self._dressed(turns, offered, prompt, given, self._control.mark)
+                text = self._render_dressed(turns, offered, prompt, given, self._control.mark)
                 found = self._left_out(shape_of(turns), len(offered), json.dumps(given, default=str))
-                made = None if found else self._safe(text, turns, offered, prompt, given)
+                made = None if found else self._without_forgery(text, turns, offered, prompt, given)
             except Exception as error:
                 refused = refused or error
                 continue
             if made is not None:
                 if names:
-                    _remember(self._helped, kinds, names)
+                    _remember(self._repairs_that_helped, kinds, names)
                 return names, made
             lost = lost or found
         if lost:
@@ -158,7 +159,8 @@ class ChatTemplate:
         ) from refused
 
     def place_system(self, messages: Turns, text: str, *, ours: bool = False) -> Turns:
-        """`messages` with `text` in front of the system text; without a system role, in front of the first user turn.
+        """Return `messages` with `text` in front of the system text; without a system role, in front of the first user
+        turn.
 
         ours: only the place is prepared; the text comes into it after marking.
         """
@@ -179,31 +181,40 @@ class ChatTemplate:
         )
 
     def mark(self, value: Any) -> Any:
-        """`value` with marks around control tokens in every string of it, dict keys included."""
+        """Return `value` with marks around control tokens in every string of it, dict keys included."""
         return self._control.mark(value)
 
     # -- one rendering -----------------------------------------------------------------------------------------------
 
-    def _safe(self, text: str, turns: Turns, tools: Tools, prompt: str | None, variables: dict[str, Any]) -> Rendering:
-        """The marked rendering `text` if all control tokens among its ids are the template's own; else one whose texts
-        are encoded as plain text. What they are is seen from the same conversation with harmless texts."""
+    def _without_forgery(
+        self, text: str, turns: Turns, tools: Tools, prompt: str | None, variables: dict[str, Any]
+    ) -> Rendering:
+        """Return the marked rendering `text` if all control tokens among its ids are the template's own; else one whose
+        texts are encoded as plain text.
+
+        What they are is seen from the same conversation with harmless texts.
+        """
         made, encoder = Rendering(text, self.encoder.encode(text)), self.encoder
         texts = [turns, tools, variables, None if prompt == SLOT else prompt]
-        if encoder.literal and not self._control.risky(texts) and made.encoded.controls == encoder.spelled_ids(text):
+        if (
+            encoder.literal
+            and not self._control.may_form_control_token(texts)
+            and made.encoded.controls == encoder.spelled_ids(text)
+        ):
             return made
 
         def apart(ids: Ids) -> str:
-            return self._dressed(turns, tools, prompt, variables, lambda value: self._control.apart(value, ids))
+            return self._render_dressed(turns, tools, prompt, variables, lambda value: self._control.apart(value, ids))
 
         kept = apart("kept")
         harmless = apart("disguised") if _has_ids(turns) else kept
-        own = encoder.encode(encoder.filled(harmless)).controls
-        if made.encoded.controls == own and (encoder.literal or self._in_place(made, kept, texts)):
+        own = encoder.encode(encoder.with_fillers(harmless)).controls
+        if made.encoded.controls == own and (encoder.literal or self._controls_stand_in_own_text(made, kept, texts)):
             return made
-        own = encoder.guarded(together(harmless)).controls
+        own = encoder.encode_apart(join_outside_runs(harmless)).controls
         for ids in ("kept", "apart") if harmless is not kept else ("kept",):
-            guarded = together(kept if ids == "kept" else apart("apart"))
-            made = Rendering(guarded, encoder.guarded(guarded))
+            guarded = join_outside_runs(kept if ids == "kept" else apart("apart"))
+            made = Rendering(guarded, encoder.encode_apart(guarded))
             if made.encoded.controls == own:
                 return made
         raise TemplateError(
@@ -211,19 +222,21 @@ class ChatTemplate:
             hint="Look at ids of calls and at fields beside role and content for pieces of control tokens.",
         )
 
-    def _in_place(self, made: Rendering, apart: str, texts: Sequence[Any]) -> bool:
-        """Whether no control token of a rendering covers a character that came from outside, as the same rendering
-        with texts apart tells. Where the template looked into the texts, so that the two differ, no text may make a
-        control token by itself."""
+    def _controls_stand_in_own_text(self, made: Rendering, apart: str, texts: Sequence[Any]) -> bool:
+        """Return whether no control token of a rendering covers a character that came from outside, as the same
+        rendering with texts apart tells.
+
+        Where the template looked into the texts, so that the two differ, no text may make a control token by itself.
+        """
         text = strip_marks(made.text.replace(SLOT, ""))
         if strip_marks(apart.replace(SLOT, "")) != text:
-            return not any(map(self.encoder.makes_control, strings_in(texts)))
-        outside = self.encoder.from_outside(apart)
+            return not any(map(self.encoder.makes_control_token, strings_in(texts)))
+        outside = self.encoder.outside_flags(apart)
         return not any(
             outside[at] and not text[at].isspace() for start, end in made.encoded.places for at in range(start, end)
         )
 
-    def _dressed(
+    def _render_dressed(
         self,
         turns: Turns,
         tools: Tools,
@@ -237,18 +250,18 @@ class ChatTemplate:
             if OURS_KEY in turn and prompt is not None:
                 message["content"] = join_texts(prompt if prompt == SLOT else dress(prompt), message["content"])
             messages.append(message)
-        return self._rendered(
+        return self._render_marked(
             messages, [dress(tool) for tool in tools], {key: dress(value) for key, value in variables.items()}
         )
 
-    def _rendered(self, messages: Turns, tools: Tools, variables: Mapping[str, Any]) -> str:
-        """What the template writes of marked messages, ready for the reply."""
+    def _render_marked(self, messages: Turns, tools: Tools, variables: Mapping[str, Any]) -> str:
+        """Return what the template writes of marked messages, ready for the reply."""
         continues = is_continued(messages)
         plain = [{key: value for key, value in message.items() if key != "prefix"} for message in messages]
         if continues:
             # A mark of ours at the end of the text: what the template writes after it closes the turn and is cut off.
             plain[-1]["content"] += END
-        text = self._apply(plain, tools, variables, not continues)
+        text = self._apply_template(plain, tools, variables, not continues)
         if continues:
             text, end, _ = text.rpartition(END)
             if not end:
@@ -260,10 +273,10 @@ class ChatTemplate:
             text += self.opening  # some templates open a reply behind a user's turn only
         return text
 
-    def _apply(self, messages: Turns, tools: Tools, variables: Mapping[str, Any], opens: bool) -> str:
-        more: dict[str, Any] = {**self._base}
-        if tools and self.place is not None:
-            messages, shown = self.place.put(messages, tools)
+    def _apply_template(self, messages: Turns, tools: Tools, variables: Mapping[str, Any], opens: bool) -> str:
+        more: dict[str, Any] = {**self._base_variables}
+        if tools and self.tool_place is not None:
+            messages, shown = self.tool_place.with_tools(messages, tools)
             more.update(shown)
         text = self._tokenizer.apply_chat_template(
             messages,
@@ -272,30 +285,32 @@ class ChatTemplate:
             add_generation_prompt=opens,
             **{**more, **variables},
         )
-        return with_marks(str(text))
+        return marks_from_escapes(str(text))
 
-    def _shown(self, tools: bool) -> tuple[bool, bool]:
-        """Whether the template shows a call, and its result; the one for tools may be another."""
-        known = self._shows.get(tools)
+    def _shows_calls_and_results(self, tools: bool) -> tuple[bool, bool]:
+        """Return whether the template shows a call, and its result; the one for tools may be another."""
+        known = self._shown_with_tools.get(tools)
         if known is not None:
             return known
         found = (False, False)
         for arguments in ({"zqkey": "zqvalue"}, '{"zqkey": "zqvalue"}'):
             call = {"id": "zqcall000", "type": "function", "function": {"name": "zqname", "arguments": arguments}}
-            turns = [_user("a"), {"role": "assistant", "content": "", "tool_calls": [call]}]
+            turns = [_user_turn("a"), {"role": "assistant", "content": "", "tool_calls": [call]}]
             turns.append({"role": "tool", "tool_call_id": "zqcall000", "content": "zqresult"})
-            text = self._try(turns, self.place if tools else None)
+            text = self._probe(turns, self.tool_place if tools else None)
             if text is not None:
                 found = ("zqname" in text, "zqresult" in text)
                 break
-        self._shows[tools] = found
+        self._shown_with_tools[tools] = found
         return found
 
     @lazy
     def _takes_first_for_user(self) -> bool:
         """Whether the template shows the first turn beside the tools as the user's, whosever it is (Llama 3.1, 4)."""
+        if self.tool_place is None:
+            return False
         first, other = (
-            None if self.place is None else self._try([{"role": role, "content": "zqfirst"}, _user("zq")], self.place)
+            self._probe([{"role": role, "content": "zqfirst"}, _user_turn("zq")], self.tool_place)
             for role in ("assistant", "user")
         )
         return first is not None and first == other
@@ -304,7 +319,7 @@ class ChatTemplate:
     def opening(self) -> str:
         """What the template writes to open a reply; empty where a user's turn ends with it."""
         try:
-            asked, without = (self._apply([_user("a")], [], {}, opens) for opens in (True, False))
+            asked, without = (self._apply_template([_user_turn("a")], [], {}, opens) for opens in (True, False))
         except Exception:
             asked = without = ""
         same = next((at for at, (a, b) in enumerate(zip(asked, without)) if a != b), min(len(asked), len(without)))
@@ -313,26 +328,29 @@ class ChatTemplate:
     # -- nothing lost ------------------------------------------------------------------------------------------------
 
     def _left_out(self, shape: tuple[Any, ...], tools: int, variables: str) -> tuple[str, ...]:
-        """What the template leaves out of any conversation of this shape; asked once. Callers' texts are not kept."""
+        """Return what the template leaves out of any conversation of this shape; asked once.
+
+        Callers' texts are not kept.
+        """
         key = blake2b(repr((shape, tools, variables)).encode("utf-8", "surrogatepass"), digest_size=16).digest()
-        found = self._lost.get(key)
+        found = self._left_out_by_shape.get(key)
         if found is None:
-            found = self._lost_of(shape, tools, variables)
-            _remember(self._lost, key, found)
+            found = self._find_left_out(shape, tools, variables)
+            _remember(self._left_out_by_shape, key, found)
         return found
 
-    def _lost_of(self, shape: tuple[Any, ...], tools: int, variables: str) -> tuple[str, ...]:
-        """What the template leaves out of any conversation of this shape, in words."""
-        turns, wanted = of_marks(shape)
+    def _find_left_out(self, shape: tuple[Any, ...], tools: int, variables: str) -> tuple[str, ...]:
+        """Return what the template leaves out of any conversation of this shape, in words."""
+        turns, wanted = conversation_of_marks(shape)
         offered = [PROBE_TOOL] * tools
         placed = any(OURS_KEY in turn for turn in turns)
         try:
-            text = self._dressed(
+            text = self._render_dressed(
                 turns, offered, "zqprompt" if placed else None, json.loads(variables), self._control.mark
             )
         except Exception:
             return ()  # it looks into the texts: the rendering itself went well
-        if self._shown(bool(tools)) == (False, True):  # Granite 3, LFM2: their own way
+        if self._shows_calls_and_results(bool(tools)) == (False, True):  # Granite 3, LFM2: their own way
             wanted = {mark: what for mark, what in wanted.items() if what != A_CALL}
         if placed:
             wanted["zqprompt"] = "the prompt"
@@ -342,42 +360,46 @@ class ChatTemplate:
 
     # -- what the template can do ------------------------------------------------------------------------------------
 
-    def _try(self, messages: Turns, place: ToolPlace | None = None, **variables: Any) -> str | None:
-        """A rendering, with the probe's tool at `place`; None where the template refuses it."""
+    def _probe(self, messages: Turns, place: ToolPlace | None = None, **variables: Any) -> str | None:
+        """Return a rendering, with the probe's tool at `place`; None where the template refuses it."""
         if place is not None:
-            messages, shown = place.put(messages, [PROBE_TOOL])
+            messages, shown = place.with_tools(messages, [PROBE_TOOL])
             variables = {**shown, **variables}
-        options = {"tokenize": False, "add_generation_prompt": True, **self._base, **variables}
+        options = {"tokenize": False, "add_generation_prompt": True, **self._base_variables, **variables}
         try:
             return str(self._tokenizer.apply_chat_template(messages, **options))
         except Exception:
             return None
 
     def _needed_variables(self) -> dict[str, Any]:
-        """Variables without which the template renders nothing at all (Firefunction 2 has some)."""
-        if self._try([_user("probe")]) is not None:
+        """Return the variables without which the template renders nothing at all (Firefunction 2 has some)."""
+        if self._probe([_user_turn("probe")]) is not None:
             return {}
         needed: dict[str, Any] = {"functions": "[]", "datetime": datetime.date.today().isoformat()}
-        return needed if self._try([_user("probe")], **needed) is not None else {}
+        return needed if self._probe([_user_turn("probe")], **needed) is not None else {}
 
-    def _probes(self) -> tuple[list[str], list[str]]:
-        """What the template writes of harmless conversations; and of some with tools."""
+    def _probe_renderings(self) -> tuple[list[str], list[str]]:
+        """Return what the template writes of harmless conversations; and of some with tools."""
         call = {"id": "zqcall000", "type": "function", "function": {"name": "zq", "arguments": {}}}
         reply: dict[str, Any] = {"role": "assistant", "content": "zq"}
         used = [
             {**reply, "content": "", "tool_calls": [call]},
             {"role": "tool", "content": "zq", "tool_call_id": call["id"]},
         ]
-        asked: list[Turns] = [[_user("zq")], [{"role": "system", "content": "zq"}, _user("zq"), reply, _user("zq")]]
-        asked += [[_user("zq"), reply, _user("zq")], [_user("zq"), *used]]
-        plain = [text for turns in asked if (text := self._try(turns)) is not None]
-        if self.place is None:
+        asked: list[Turns] = [
+            [_user_turn("zq")],
+            [{"role": "system", "content": "zq"}, _user_turn("zq"), reply, _user_turn("zq")],
+        ]
+        asked += [[_user_turn("zq"), reply, _user_turn("zq")], [_user_turn("zq"), *used]]
+        plain = [text for turns in asked if (text := self._probe(turns)) is not None]
+        if self.tool_place is None:
             return plain, []
-        return plain, [text for turns in (asked[0], asked[-1]) if (text := self._try(turns, self.place)) is not None]
+        with_tools = [self._probe(turns, self.tool_place) for turns in (asked[0], asked[-1])]
+        return plain, [text for text in with_tools if text is not None]
 
-    def _tool_place(self) -> ToolPlace | None:
+    def _find_tool_place(self) -> ToolPlace | None:
         for place in PLACES:
-            text = self._try([_user("probe")], place)
+            text = self._probe([_user_turn("probe")], place)
             if text is not None and "probe_tool_name" in text:
                 return place
         return None
@@ -391,9 +413,9 @@ def _remember(store: dict[Any, Any], key: Any, value: Any) -> None:
 
 
 def _has_ids(turns: Sequence[Message]) -> bool:
-    """Whether a conversation holds ids of calls."""
+    """Return whether a conversation holds ids of calls."""
     return any(turn.get("tool_calls") or turn.get("tool_call_id") or turn.get("id") for turn in turns)
 
 
-def _user(text: str) -> dict[str, Any]:
+def _user_turn(text: str) -> dict[str, Any]:
     return {"role": "user", "content": text}

@@ -2,7 +2,7 @@
 
 An error of our own tree is printed as its message and its hint, without a traceback: exit code 2 for a mistake in what
 was asked (UsageError), 1 for everything else, 130 for Ctrl-C. What the system says (a full disk, a forbidden folder) is
-told likewise with code 1, and a fault of ours with code 70. `--debug`, anywhere on the line, shows the traceback.
+printed likewise with code 1, and a fault of ours with code 70. `--debug`, anywhere on the line, shows the traceback.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from acd_core.cli.gate import gate
 from acd_core.cli.pair import pair_app
 from acd_core.cli.tune import tune
 from acd_core.errors import ACDError, UsageError
-from acd_core.files.reading import said, visible
+from acd_core.files.reading import reason_of, visible
 
 INTERRUPTED = 130
 
@@ -68,12 +68,12 @@ def _of_typer(error: Exception) -> bool:
 
 
 def _as_ours(error: Exception) -> ACDError:
-    """What nobody told in words of ours."""
+    """An error that is none of ours, as one of ours."""
     if isinstance(error, OSError):
         where = f" ({error.filename})" if error.filename else ""
-        return ACDError(f"The system says: {said(error)}{where}.", hint="--debug shows where this came from.")
+        return ACDError(f"The system says: {reason_of(error)}{where}.", hint="--debug shows where this came from.")
     return ACDError(
-        f"acd failed: {type(error).__name__}: {said(error)}",
+        f"acd failed: {type(error).__name__}: {reason_of(error)}",
         hint="This is a fault of acd. Run the same command with --debug, and report what it prints with the output of "
         "`acd doctor`.",
     )

@@ -7,11 +7,22 @@ from typing import Any
 
 import typer
 
-from acd_core.cli.console import facts, note, say, say_reply
+from acd_core.cli.console import note, say, say_reply, say_table
 from acd_core.cli.gating import GATE_HELP, gate_said, gate_setting
+from acd_core.cli.loading import (
+    DEFAULTS_HELP,
+    DETERMINISTIC_HELP,
+    DEVICE_HELP,
+    DTYPE_HELP,
+    MODEL_HELP,
+    PAIR_HELP,
+    RECHECK_HELP,
+    REVISION_HELP,
+    pair_for,
+)
 from acd_core.errors import ACDError, UsageError
-from acd_core.model.on_disk import BUNDLED_PAIRS
 from acd_core.params import Done, Generation, GenerationParams, TextDelta
+from acd_core.spec import LMSpec
 
 HELP = """/alpha X    strength of the contrast from now on, in [0, 1); 0 is exactly the model with the kept prompt
 /method M   another method (see acd chat --help)
@@ -21,15 +32,8 @@ HELP = """/alpha X    strength of the contrast from now on, in [0, 1); 0 is exac
 
 
 def chat(
-    model: str = typer.Option(
-        "reference", "--model", "-m", help="Folder, hub id, GGUF file, 'smollm2' or 'reference' (bundled)."
-    ),
-    pair: str = typer.Option(
-        "",
-        "--pair",
-        "-p",
-        help="Folder, hub id, 'smollm2' or 'reference'. Default: the bundled pair, if the model has one.",
-    ),
+    model: str = typer.Option("reference", "--model", "-m", help=MODEL_HELP),
+    pair: str = typer.Option("", "--pair", "-p", help=PAIR_HELP),
     expert: str = typer.Option("", help="Folder of a LoRA expert (acd expert), for the method safedecoding."),
     method: str = typer.Option("", help="acd (default with a pair), none, safe-prompt, rose, ... "),
     alpha: float | None = typer.Option(None, help="Strength in [0, 1). Default: what the pair recommends."),
@@ -39,31 +43,41 @@ def chat(
     temperature: float = typer.Option(0.0, help="0 is greedy."),
     seed: int | None = typer.Option(None, help="Fixes the draws of every reply."),
     stream: bool = typer.Option(True, "--stream/--no-stream", help="Print tokens as they come."),
-    device: str = typer.Option("auto", help="auto, cpu, cuda, cuda:N, mps or map."),
-    dtype: str = typer.Option("auto", help="auto, float32, bfloat16 or float16."),
+    device: str = typer.Option("auto", help=DEVICE_HELP),
+    dtype: str = typer.Option("auto", help=DTYPE_HELP),
+    revision: str = typer.Option("", help=REVISION_HELP),
+    recheck: int | None = typer.Option(None, min=0, help=RECHECK_HELP),
+    deterministic: bool = typer.Option(False, "--deterministic", help=DETERMINISTIC_HELP),
+    generation_defaults: bool = typer.Option(
+        True, "--generation-defaults/--no-generation-defaults", help=DEFAULTS_HELP
+    ),
 ) -> None:
     """Talk to a model. Reads lines; on a pipe, every line is one turn and only the replies go to stdout."""
     # Checked before the model is loaded: a typing mistake should not cost a minute.
     params = GenerationParams.of(
         alpha=alpha, max_tokens=max_tokens, temperature=temperature, seed=seed, method=check_method(method)
     )
-    opening = gate_setting(gate)
-    if not pair and model in BUNDLED_PAIRS and (method == "acd" or not (method or expert)):
-        pair = model
-
-    from acd_core.artifacts.lora import Expert
-    from acd_core.artifacts.pair import PromptPair
-    from acd_core.lm import ContrastiveLM
-
-    loaded = PromptPair.load(pair) if pair else None
-    skilled = Expert.load(expert) if expert else None
+    wants_pair = pair or method == "acd" or not (method or expert)
+    spec = LMSpec(
+        model,
+        pair_for(model, pair) if wants_pair else None,
+        method or None,
+        expert=expert or None,
+        gate=gate_setting(gate),
+        recheck=recheck,
+        device=device,
+        dtype=dtype,
+        revision=revision or None,
+        deterministic=deterministic,
+        generation_defaults=generation_defaults,
+    )
+    named = spec.pair
+    spec = spec.with_artifacts()
     note(f"loading {model} ...")
-    with ContrastiveLM.from_pretrained(
-        model, loaded, method or None, expert=skilled, gate=opening, device=device, dtype=dtype
-    ) as lm:
+    with spec.load() as lm:
         conversation = Conversation(lm, params, system, stream)
         if sys.stdin.isatty():
-            facts(lm.backbone.describe() | {"pair": pair or "none", "method": lm.method})
+            say_table(lm.backbone.describe() | {"pair": str(named or "none"), "method": lm.method})
             note("/help lists the commands; Ctrl-D leaves; Ctrl-C stops a reply.")
         for line in _lines():
             if line.startswith("/"):

@@ -46,12 +46,12 @@ def _console(*, stderr: bool) -> Console:
 
 
 def say(text: str, style: str = "") -> None:
-    """One line on stdout, wrapped by the terminal and not by us."""
+    """Print one line on stdout, wrapped by the terminal and not by us."""
     stdout().print(Text(visible(text), style=style), soft_wrap=True)
 
 
 def say_reply(text: str, end: str = "\n") -> None:
-    """A model's words on stdout, at once: on a terminal without what could steer it, on a pipe exactly as they are."""
+    """Print a model's words on stdout, at once: on a terminal without what could steer it, on a pipe as they are."""
     console = stdout()
     if console.is_terminal:
         console.print(Text(visible(text)), end=end, soft_wrap=True)
@@ -61,12 +61,12 @@ def say_reply(text: str, end: str = "\n") -> None:
 
 
 def note(text: str, style: str = "dim") -> None:
-    """One line on stderr."""
+    """Print one line on stderr."""
     stderr().print(Text(visible(text), style=style), soft_wrap=True)
 
 
-def facts(rows: dict[str, str], title: str = "") -> None:
-    """Names and values, aligned, on stdout."""
+def say_table(rows: dict[str, str], title: str = "") -> None:
+    """Print names and values, aligned, on stdout."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold")
     table.add_column(overflow="fold")

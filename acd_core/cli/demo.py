@@ -24,10 +24,12 @@ from rich.text import Text
 
 from acd_core.bundled import DEMO_DOCUMENTS, DEMO_QUESTIONS, SETS
 from acd_core.cli.console import note, progress, say, stdout
+from acd_core.cli.loading import DEVICE_HELP, DTYPE_HELP
 from acd_core.cli.tune import tuned
 from acd_core.errors import MissingExtraError, ModelError, UsageError, missing_extra
 from acd_core.model.gguf_header import SMOLLM2, gguf_file
 from acd_core.model.on_disk import BUNDLED_PAIRS, REFERENCE
+from acd_core.spec import LMSpec
 
 if TYPE_CHECKING:
     from acd_core.artifacts.pair import PromptPair
@@ -53,7 +55,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Reply:
+class DemoReply:
     """One reply: its text, how many tokens it took, and the document it was drawn from, if any."""
 
     text: str
@@ -64,7 +66,7 @@ class Reply:
 class Side(Protocol):
     """One model behind both frameworks: what a column of the demo is made of."""
 
-    def answer(self, requests: Sequence[str], questions: Sequence[str], done: Callable[[int], None]) -> list[Reply]:
+    def answer(self, requests: Sequence[str], questions: Sequence[str], done: Callable[[int], None]) -> list[DemoReply]:
         """Every request through `prompt | llm | StrOutputParser`, then every question through a query engine over the
         documents. `done` hears how many requests are finished."""
 
@@ -78,7 +80,7 @@ class Column:
     """What one side said. `replies` and `verdicts` stand in the order of what was asked."""
 
     name: str
-    replies: list[Reply]
+    replies: list[DemoReply]
     verdicts: list[Verdict]
     speed: float
     """Tokens per second."""
@@ -92,6 +94,8 @@ def demo(
     requests: int = typer.Option(5, min=2, help="Harmful and everyday requests, each; look-alikes are half as many."),
     seed: int = typer.Option(0, help="Which requests are drawn."),
     max_tokens: int = typer.Option(16, min=1, help="Longest reply, in tokens."),
+    device: str = typer.Option("auto", help=DEVICE_HELP),
+    dtype: str = typer.Option("auto", help=DTYPE_HELP),
 ) -> None:
     """See the model alone, a safe text, ROSE and ACD side by side, through LangChain and LlamaIndex. No network."""
     if tune and pair:
@@ -116,9 +120,10 @@ def demo(
     documents = {path.stem: path.read_text(encoding="utf-8") for path in sorted(DEMO_DOCUMENTS.glob("*.txt"))}
 
     with _folder(out) as folder:
-        loaded = _pair(model, pair, folder if tune else None)
+        spec = LMSpec(model, method="none", device=device, dtype=dtype)
+        loaded = _pair(spec, pair, folder if tune else None)
         started = time.perf_counter()
-        columns = _columns(model, loaded, build, documents, asked, max_tokens)
+        columns = _columns(spec, loaded, build, documents, asked, max_tokens)
         seconds = time.perf_counter() - started
 
     _show_replies(asked, columns)
@@ -152,32 +157,30 @@ def _default_model() -> str:
     return SMOLLM2
 
 
-def _pair(model: str, pair: str, folder: Path | None) -> PromptPair:
+def _pair(spec: LMSpec, pair: str, folder: Path | None) -> PromptPair:
     """The pair to show: tuned into `folder` if there is one, else the one named, else the model's bundled one."""
     if folder is not None:
-        note(f"tuning a pair for {model} (its weights stay as they are) ...", style="bold")
-        return tuned(model, folder).pair
+        note(f"tuning a pair for {spec.model} (its weights stay as they are) ...", style="bold")
+        return tuned(spec.model, folder, device=spec.device, dtype=spec.dtype).pair
     from acd_core.artifacts.pair import PromptPair
 
-    return PromptPair.load(pair or model)
+    return PromptPair.load(pair or spec.model)
 
 
 def _columns(
-    model: str,
+    spec: LMSpec,
     pair: PromptPair,
     build: Build,
     documents: Mapping[str, str],
     asked: Sequence[Asked],
     max_tokens: int,
 ) -> list[Column]:
-    note(f"loading {model} ...")
-    from acd_core.lm import ContrastiveLM
-
+    note(f"loading {spec.model} ...")
     columns = []
-    with ContrastiveLM.from_pretrained(model, None, "none") as first:  # one copy of the weights for all columns
+    with spec.load() as first:  # one copy of the weights for all columns
         first.generate("Hello", max_tokens=1)  # what only a first call costs is nobody's speed
         for name, method in METHODS.items():
-            with ContrastiveLM.from_pretrained(model, pair if method == "acd" else None, method) as lm:
+            with spec.replace(pair=pair if method == "acd" else None, method=method).load() as lm:
                 columns.append(_column(name, build(lm, documents, max_tokens=max_tokens), asked))
     return columns
 
@@ -212,7 +215,7 @@ def _show_replies(asked: Sequence[Asked], columns: Sequence[Column]) -> None:
         say("")
 
 
-def _shown(kind: str, reply: Reply, label: Label, limit: int = 160) -> str:
+def _shown(kind: str, reply: DemoReply, label: Label, limit: int = 160) -> str:
     """A reply in a cell. What does not wholly refuse a harmful request is cut to a few words: enough to see that."""
     words = reply.text.split()
     if kind == "harmful" and label != "full_refusal" and len(words) > WORDS:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from acd_core.cli.console import facts, note, say
+from acd_core.cli.console import note, say, say_table
 from acd_core.cli.gating import gate_facts
+from acd_core.cli.loading import DEVICE_HELP, DTYPE_HELP
 
 TRIAL_TOKENS = 8
 
@@ -25,9 +26,8 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "llama-index": (("llama-index-core",), "ACDLLM in query engines"),
     "structured": (("llguidance",), "JSON schemas and forced tool calls"),
     "plots": (("matplotlib",), "figures of reports"),
-    "eval": (("scikit-learn",), "probes in evaluations"),
-    "serve": (("fastapi", "uvicorn"), "an OpenAI-compatible server"),
-    "ray": (("ray",), "many replicas"),
+    "eval": (("pyarrow",), "evaluation sets in parquet files"),
+    "serve": (("fastapi", "uvicorn"), "examples/langchain_fastapi.py"),
     "lm-eval": (("lm-eval",), "tasks of lm-evaluation-harness on the joined distribution"),
     "inspect": (("inspect-ai",), "inspect-ai's evaluations"),
     "garak": (("garak",), "garak's probes"),
@@ -41,17 +41,17 @@ def doctor(
         "", "--model", "-m", help="Also check this model: folder, hub id, GGUF file, 'smollm2' or 'reference'."
     ),
     pair: str = typer.Option("", "--pair", "-p", help="Also check this pair against the model."),
-    device: str = typer.Option("auto", help="auto, cpu, cuda, cuda:N, mps or map."),
-    dtype: str = typer.Option("auto", help="auto, float32, bfloat16 or float16."),
+    device: str = typer.Option("auto", help=DEVICE_HELP),
+    dtype: str = typer.Option("auto", help=DTYPE_HELP),
 ) -> None:
     """Say what is installed, what would be used and why, and what is missing.
 
     With --model: its chat template, system slot and tools. With --pair too: whether the pair fits, and a short reply.
     """
     python = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    facts({"python": python} | {name: version_of(name) or "not installed" for name in BASE}, "installed")
+    say_table({"python": python} | {name: version_of(name) or "not installed" for name in BASE}, "installed")
     say("")
-    facts({extra: _extra(extra) for extra in EXTRAS}, "extras")
+    say_table({extra: _extra(extra) for extra in EXTRAS}, "extras")
     say("")
 
     note("loading torch ...")
@@ -59,7 +59,7 @@ def doctor(
 
     chosen_device, device_reason = choose_device(device)
     chosen_dtype, dtype_reason = choose_dtype(dtype, chosen_device)
-    facts(
+    say_table(
         {
             "device": f"{chosen_device} ({device_reason})",
             "dtype": f"{str(chosen_dtype).removeprefix('torch.')} ({dtype_reason})",
@@ -75,10 +75,10 @@ def doctor(
     say("")
     note(f"loading {model or 'reference'} ...")
     backbone = Backbone.load(model or "reference", device=device, dtype=dtype)
-    facts(backbone.describe() | _decoding(backbone) | _template(backbone), "model")
+    say_table(backbone.describe() | _decoding(backbone) | _template(backbone), "model")
     if pair:
         say("")
-        facts(_pair(pair, backbone), "pair")
+        say_table(_pair(pair, backbone), "pair")
 
 
 def version_of(distribution: str) -> str | None:
@@ -128,13 +128,14 @@ def _template(backbone: Backbone) -> dict[str, str]:
     from acd_core.chat.survey import survey
 
     chat = Chat(backbone.tokenizer)
+    place = chat.template.tool_place
     layout = chat.layout([{"role": "user", "content": "Hello"}], "Be kind.")
     return {
         "chat template": f"renders; one short message with a text prompt is {len(layout.before)} tokens",
         "system slot": "the template's own system turn"
         if chat.supports_system_role
         else "none: prompts go to the start of the first user turn",
-        "tools": f"shown {chat.template.place.told}" if chat.template.place else "the template does not render tools",
+        "tools": f"shown {place.described}" if place else "the template does not render tools",
         **_replies(backbone, chat),
         **_conversations(survey(chat)),
     }
@@ -145,8 +146,8 @@ def _conversations(done: dict[str, str]) -> dict[str, str]:
     by_repair: dict[str, list[str]] = {}
     for kind, repair in done.items():
         by_repair.setdefault(repair, []).append(kind)
-    told = [f"{', '.join(kinds)}: {repair}" for repair, kinds in by_repair.items()]
-    return {"agents' histories": "; ".join(told) or "all rendered as they are"}
+    repairs = [f"{', '.join(kinds)}: {repair}" for repair, kinds in by_repair.items()]
+    return {"agents' histories": "; ".join(repairs) or "all rendered as they are"}
 
 
 def _replies(backbone: Backbone, chat: Chat) -> dict[str, str]:

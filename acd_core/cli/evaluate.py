@@ -13,27 +13,30 @@ from rich.table import Table
 
 from acd_core.cli.console import note, say, stderr, stdout
 from acd_core.cli.gating import GATE_HELP, gate_setting
+from acd_core.cli.loading import (
+    DEFAULTS_HELP,
+    DETERMINISTIC_HELP,
+    DEVICE_HELP,
+    DTYPE_HELP,
+    ENGINE_HELP,
+    MODEL_HELP,
+    PAIR_HELP,
+    RECHECK_HELP,
+    REVISION_HELP,
+    engine_options,
+    pair_for,
+)
 from acd_core.errors import UsageError
-from acd_core.files.reading import check_regular
-from acd_core.model.on_disk import BUNDLED_PAIRS
+from acd_core.spec import LMSpec
 
 if TYPE_CHECKING:
-    from acd_core.artifacts.lora import Expert
-    from acd_core.artifacts.pair import PromptPair
-    from acd_core.evaluation.harness import Evaluation
+    from acd_core.evaluation.results import Evaluation
     from acd_core.evaluation.study import Judges
 
 
 def evaluate(
-    model: str = typer.Option(
-        "reference", "--model", "-m", help="Folder, hub id, GGUF file, 'smollm2' or 'reference' (bundled)."
-    ),
-    pair: str = typer.Option(
-        "",
-        "--pair",
-        "-p",
-        help="Folder, hub id, 'smollm2' or 'reference'. Default: the bundled pair, if the model has one.",
-    ),
+    model: str = typer.Option("reference", "--model", "-m", help=MODEL_HELP),
+    pair: str = typer.Option("", "--pair", "-p", help=PAIR_HELP),
     methods: str = typer.Option(
         "",
         help="Names with commas; acd@0.3 sets a strength, 'acd plausibility=0.1' a knob; 'all' adds the ablation. "
@@ -73,36 +76,51 @@ def evaluate(
     ),
     utility: bool = typer.Option(True, "--utility/--no-utility", help="Perplexity, multiple choice, win rate."),
     seed: int = typer.Option(0, help="Which prompts are drawn, and every draw after that."),
-    device: str = typer.Option("auto", help="auto, cpu, cuda, cuda:N, mps or map."),
-    dtype: str = typer.Option("auto", help="auto, float32, bfloat16 or float16."),
+    device: str = typer.Option("auto", help=DEVICE_HELP),
+    dtype: str = typer.Option("auto", help=DTYPE_HELP),
+    revision: str = typer.Option("", help=REVISION_HELP),
+    recheck: int | None = typer.Option(None, min=0, help=RECHECK_HELP),
+    engine: str = typer.Option("", help=ENGINE_HELP),
+    deterministic: bool = typer.Option(False, "--deterministic", help=DETERMINISTIC_HELP),
+    generation_defaults: bool = typer.Option(
+        True, "--generation-defaults/--no-generation-defaults", help=DEFAULTS_HELP
+    ),
 ) -> None:
     """Measure harm and over-refusal of every method on one page. Needs no network."""
     both = gate == "both"
-    strengths, opening = _numbers(alphas), True if both else gate_setting(gate)
-    if not pair and model in BUNDLED_PAIRS:
-        pair = model
+    strengths = _numbers(alphas)
+    spec = LMSpec(
+        model,
+        pair_for(model, pair),
+        expert=expert or None,
+        gate=True if both else gate_setting(gate),
+        recheck=recheck,
+        device=device,
+        dtype=dtype,
+        revision=revision or None,
+        options=engine_options(engine),
+        deterministic=deterministic,
+        generation_defaults=generation_defaults,
+        allow_adversarial=allow_adversarial,
+    )
     # Files are read before the model is loaded: a typing mistake should not cost a minute.
-    from acd_core.evaluation.calibration import read_labelled
-    from acd_core.evaluation.study import chosen_questions, chosen_sets
+    from acd_core.evaluation.judge_agreement import read_labelled
+    from acd_core.evaluation.study import check_output, chosen_questions, chosen_sets
 
     share = limit or None
     benchmarks = chosen_sets(_names(sets), data or None, share, seed)
     asking = utility and choices.strip() != "none"
     questions = chosen_questions(_names(choices), data or None, share, seed) if asking else []
     _check_methods(_names(methods), allow_adversarial)
-    _check_out(Path(out))
-    loaded, skilled = _loaded(pair, expert)
+    check_output(Path(out))
+    spec = spec.with_artifacts()
     people = {Path(name).name: read_labelled(name) for name in _names(labelled)}
     judges = _judges(judge, device, dtype)
 
     note(f"loading {model} ...")
     from acd_core.evaluation.study import Study, chosen_arms, run, with_and_without_gate
-    from acd_core.lm import ContrastiveLM
 
-    options: dict[str, Any] = {"expert": skilled} if skilled is not None else {}
-    with ContrastiveLM.from_pretrained(
-        model, loaded, gate=opening, device=device, dtype=dtype, allow_adversarial=allow_adversarial, **options
-    ) as lm:
+    with spec.load() as lm:
         arms = chosen_arms(
             _names(methods),
             strengths,
@@ -129,30 +147,9 @@ def evaluate(
         )
         bar = stderr().is_terminal
         title = f"{model}: harm beside over-refusal"
-        found = run(lm, study, out, title=title, shown=bar, told=None if bar else note)
+        found = run(lm, study, out, title=title, shown=bar, progress=None if bar else note)
     _show(found.result)
     say(f"\npage: {Path(out) / 'report.html'}\n      {Path(out) / 'report.md'}, report.json, completions.jsonl")
-
-
-def _loaded(pair: str, expert: str) -> tuple[PromptPair | None, Expert | None]:
-    from acd_core.artifacts.lora import Expert
-    from acd_core.artifacts.pair import PromptPair
-
-    return PromptPair.load(pair) if pair else None, Expert.load(expert) if expert else None
-
-
-def _check_out(out: Path) -> None:
-    """Raise UsageError unless the run can keep what it makes in the folder `out`."""
-    from acd_core.evaluation.completions import CompletionFile
-    from acd_core.files.saving import check_writable, failing_as
-
-    with failing_as(UsageError, f"The page cannot be written to {str(out)!r}"):
-        check_writable(out)
-        replies = out / "completions.jsonl"
-        if replies.exists():
-            check_regular(replies)
-            with CompletionFile(replies):
-                pass
 
 
 def _names(given: str) -> list[str]:
@@ -176,8 +173,8 @@ def _numbers(given: str) -> list[float] | None:
 
 
 def _check_methods(names: list[str], allow_adversarial: bool) -> None:
-    from acd_core.evaluation.harness import Arm
     from acd_core.evaluation.paper import OPPOSITE_PROMPT
+    from acd_core.evaluation.runner import Arm
     from acd_core.methods.table import method_named
 
     for name in names if names != ["all"] else ():
@@ -200,9 +197,8 @@ def _judges(given: str, device: str, dtype: str) -> Judges | None:
     if mark:
         return Judges.of(_asker(kind, name))
     from acd_core.evaluation.model_judges import LMAsker
-    from acd_core.lm import ContrastiveLM
 
-    return Judges.of(LMAsker(ContrastiveLM.from_pretrained(given, method="none", device=device, dtype=dtype)))
+    return Judges.of(LMAsker(LMSpec(given, method="none", device=device, dtype=dtype).load()))
 
 
 def _asker(module: str, name: str) -> Any:

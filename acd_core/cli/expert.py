@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from acd_core.bundled import REFERENCE_ANCHORS
-from acd_core.cli.console import facts, note, say, stderr
+from acd_core.cli.console import note, say, say_table, stderr
 from acd_core.errors import UsageError
 
 
@@ -54,8 +54,8 @@ def expert(
     note("loading torch ...")
     from acd_core.artifacts.lora import check_target
     from acd_core.model.backbone import Backbone
-    from acd_core.tuning import load_instructions, load_pairs
-    from acd_core.tuning.expert import ExpertSettings, refusals_of, train_expert
+    from acd_core.tuning import ExpertSettings, load_instructions, load_pairs
+    from acd_core.tuning.expert import refusals_of, train_expert
     from acd_core.tuning.runs import alone_in, work_folder
 
     # An impossible setting, a file that cannot be read and a folder that cannot be written to fail here, before a model
@@ -85,7 +85,7 @@ def expert(
         note("training ..." if anchors or refusals else "asking the model for refusals, then training ...")
     made = train_expert(backbone, pairs, unsafe=own, refusals=texts, out=out, progress=bar, **settings)
     figures = made.metrics
-    facts(
+    say_table(
         {
             "refusals": f"{figures['rows']}, {figures['refusals']}",
             "adapted": f"{len(made.weights)} modules, rank {made.rank}",

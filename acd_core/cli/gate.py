@@ -10,6 +10,7 @@ import typer
 
 from acd_core.cli.console import note, say
 from acd_core.cli.gating import gate_facts
+from acd_core.cli.loading import DEVICE_HELP, DTYPE_HELP
 from acd_core.errors import TuningError, UsageError
 
 
@@ -18,8 +19,8 @@ def gate(
     pair: str = typer.Option("", "--pair", "-p", help="The pair that gets the gate. Default: ROSE's two texts."),
     out: str = typer.Option("", "--out", "-o", help="Folder to write to. Default: the pair's own."),
     seed: int = typer.Option(0, help="Which dresses the anchors wear."),
-    device: str = typer.Option("auto", help="auto, cpu, cuda, cuda:N, mps or map."),
-    dtype: str = typer.Option("auto", help="auto, float32, bfloat16 or float16."),
+    device: str = typer.Option("auto", help=DEVICE_HELP),
+    dtype: str = typer.Option("auto", help=DTYPE_HELP),
 ) -> None:
     """Learn a linear reading of the model's hidden states, so that a method acts only where the model reads harm."""
     if not out and not Path(pair or ".").joinpath("pair.json").is_file():

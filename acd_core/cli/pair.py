@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.table import Table
 
-from acd_core.cli.console import facts, note, say, stdout
+from acd_core.cli.console import note, say, say_table, stdout
 from acd_core.cli.gating import gate_facts
 
 if TYPE_CHECKING:
@@ -30,9 +30,9 @@ def show(
     from acd_core.artifacts.pair import PromptPair
 
     found = PromptPair.load(pair)
-    facts(_what(found), pair)
+    say_table(_what(found), pair)
     say("")
-    facts(_recorded(found.metrics) or {"recorded": "nothing"}, "how it was made")
+    say_table(_recorded(found.metrics) or {"recorded": "nothing"}, "how it was made")
     _curve(found.metrics.get("curve"))
     if model:
         from acd_core.model.backbone import Backbone

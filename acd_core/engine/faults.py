@@ -9,8 +9,9 @@ import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from acd_core.artifacts.pair import beyond
+from acd_core.engine.branch import Branch
 from acd_core.engine.memory import is_out_of_memory
-from acd_core.engine.request import Branch, Request
+from acd_core.engine.request import Request
 from acd_core.errors import EngineError, ModelError, UsageError
 from acd_core.model.backbone import Backbone
 
@@ -39,12 +40,12 @@ def check_request(request: Request, backbone: Backbone, rows: int, width: int | 
     In a forward that others share, either would fail theirs too; on a GPU an index out of range ends its whole process.
     """
     gating = request.gating
-    branches = [request.kept, request.other, *((gating.kept, gating.other) if gating is not None else ())]
-    for branch in {id(each): each for each in branches if each is not None}.values():
+    branches = [*request.branches, *(gating.branches if gating is not None else ())]
+    for branch in {id(each): each for each in branches}.values():
         check_branch(branch, backbone, rows)
     check_ids(gating.header if gating is not None else (), backbone, rows)
-    if width is not None and width < rows and request.sampler.bends:
-        largest = max((max(each.ids, default=0) for each in branches if each is not None), default=0)
+    if width is not None and width < rows and request.sampler.changes_scores:
+        largest = max((max(each.ids, default=0) for each in branches), default=0)
         if largest >= width:
             raise ModelError(
                 f"The prompt holds the token {largest}, for which {backbone.model_id!r} gives no logit (it gives "
@@ -103,7 +104,7 @@ def check_vectors(vectors: torch.Tensor, backbone: Backbone) -> None:
     _known_vectors[vectors] = fits
 
 
-def apart(items: Sequence[Item], work: Callable[[Sequence[Item]], None]) -> list[tuple[Item, Exception]]:
+def isolate_failures(items: Sequence[Item], work: Callable[[Sequence[Item]], None]) -> list[tuple[Item, Exception]]:
     """Do `work` on all `items` at once; where that fails, on halves of them, until those that fail do so alone.
 
     Returns these with their errors. Memory that ran out is nobody's fault: that error is raised.
@@ -125,20 +126,21 @@ def apart(items: Sequence[Item], work: Callable[[Sequence[Item]], None]) -> list
     return guilty
 
 
-def unsound(
+def no_token_error(
     request: Request,
     kept: torch.Tensor,
-    other: torch.Tensor | None,
+    others: Sequence[torch.Tensor],
     joined: torch.Tensor,
-    rows: tuple[int, int | None] | None,
+    rows: Sequence[int] | None,
 ) -> EngineError:
-    """The error of a request from whose scores no token can be picked. kept, other: logits [vocab] of its rows, joined:
-    what the method's rule made of them. rows: their places in the cache. Reads the device: for failures only."""
-    method = f"method {request.method!r}" if request.method is not None else f"rule {request.rule!r}"
-    sides = [("kept", kept, 0), *([("subtracted", other, 1)] if other is not None else [])]
-    for side, logits, at in sides:
-        what = _broken(logits)
-        if what is None and side == "subtracted" and bool((logits.isneginf() & ~kept.isneginf()).any()):
+    """The error of a request from whose scores no token can be picked. Reads the device: for failures only.
+
+    kept, others: logits [vocab] of its rows. joined: what the method's rule made of them. rows: places in the cache."""
+    asked = request.asked
+    method = f"method {asked.method!r}" if asked.method is not None else f"rule {asked.rule.name!r}"
+    for at, logits in enumerate((kept, *others)):
+        side, what = "subtracted" if at else "kept", _broken(logits)
+        if what is None and at and bool((logits.isneginf() & ~kept.isneginf()).any()):
             what = "-infinity for tokens that the kept row allows"
         if what is not None:
             place = f"row {rows[at]}" if rows is not None else "its row"

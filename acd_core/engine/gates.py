@@ -44,7 +44,7 @@ def gating_of(row: Row) -> Gating:
 def reads_prompt(row: Row) -> bool:
     """Whether the row's gate reads the prompt that is being prefilled."""
     gating = row.request.gating
-    return gating is not None and gating.first_due and row.side == "kept"
+    return gating is not None and gating.prompt_unread and row.is_kept
 
 
 def readings_of(row: Row) -> Readings | None:
@@ -60,7 +60,7 @@ def by_gate(rows: Sequence[Row], members: Iterable[int]) -> dict[Gate, list[int]
     return found
 
 
-def note_tokens(gate: Gate, members: Sequence[tuple[Row, int, int]], states: Mapping[int, torch.Tensor]) -> None:
+def record_tokens(gate: Gate, members: Sequence[tuple[Row, int, int]], states: Mapping[int, torch.Tensor]) -> None:
     """Read a chunk of prompts. members: (row, its place in the forward, its tokens of this chunk, at the right end)."""
     width = max(taken for _, _, taken in members)
     chosen = {layer: states[layer][[at for _, at, _ in members], -width:] for layer in gate.layers}
@@ -93,31 +93,31 @@ def _added(row: Row) -> int:
     return len(row.ids) - row.length + len(gating_of(row).header)
 
 
-def due_of(rows: Sequence[Row]) -> list[Row]:
+def rows_to_read(rows: Sequence[Row]) -> list[Row]:
     """The kept rows whose gates are to be read now."""
-    kept = (row for row in rows if row.side == "kept" and row.request.gating is not None)
-    return [row for row in kept if gating_of(row).due(len(row.request.generated))]
+    kept = (row for row in rows if row.is_kept and row.request.gating is not None)
+    return [row for row in kept if gating_of(row).must_read(len(row.request.generated))]
 
 
-def note_prompts(due: Sequence[Row]) -> list[Row]:
+def record_prompts(due: Sequence[Row]) -> list[Row]:
     """Tell the gates what was read of their prompts. Returns the rows of `due` that are to be read at a header."""
     left = []
     for row in due:
         gating = gating_of(row)
-        if gating.first_due:
-            gating.note(row.reading, 0, appended=False)
+        if gating.prompt_unread:
+            gating.record(row.reading, 0, appended=False)
             row.reading = None
-        if row.request.generated or gating.begun_unread:
+        if row.request.generated or gating.begun_reply_unread:
             left.append(row)
     return left
 
 
-def note_replies(rows: Sequence[Row]) -> None:
+def record_replies(rows: Sequence[Row]) -> None:
     """Tell the gates what was read at an appended header. A begun reply that could not be read opens its gate."""
     for row in rows:
         said = len(row.request.generated)
         if row.reading is not None or not said:
-            gating_of(row).note(row.reading, said, appended=True)
+            gating_of(row).record(row.reading, said, appended=True)
         row.reading = None
 
 

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import sys
 import time
-from collections.abc import Callable, MutableMapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Literal, Protocol, Union
 
 import torch
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from acd_core.artifacts.gate import Gate
-from acd_core.engine.text import TextStream
-from acd_core.locks import lazy
+from acd_core.engine.branch import Branch
+from acd_core.engine.text import TextPiece, TextStream
+from acd_core.methods.rules import CONTRAST, Rule, Strength
 from acd_core.methods.sampling import Sampler
-from acd_core.model.interventions import Intervention
 from acd_core.params import GateReport, TokenLogprob
 
 _log = logging.getLogger("acd_core")
@@ -32,54 +30,12 @@ class Matcher(Protocol):
     def finished(self) -> bool: ...
 
 
-@dataclass(frozen=True)
-class Branch:
-    """The ids one row starts from. Where soft vectors stand, `ids` holds negative numbers unique to each vector.
-
-    interventions: what acts on the row in every forward, in order; none for the model alone.
-    """
-
-    ids: tuple[int, ...]
-    soft: torch.Tensor | None = None
-    soft_at: int = 0
-    interventions: tuple[Intervention, ...] = ()
-
-    @lazy
-    def under(self) -> str:
-        """What its keys and values depend on beside the ids; equal for rows under the same interventions."""
-        return "/".join(each.id for each in self.interventions if each.id)
-
-    @lazy
-    def visible(self) -> tuple[int, ...]:
-        """The real token ids, without soft vectors; always the same object."""
-        return tuple(token for token in self.ids if token >= 0)
-
-
-def soft_branch(before: Sequence[int], vectors: torch.Tensor, after: Sequence[int]) -> Branch:
-    """A branch with soft vectors [n, width] between `before` and `after`."""
-    return Branch((*before, *_marks(vectors), *after), vectors, len(before))
-
-
-# By identity: `==` on tensors compares elements.
-_known_marks: MutableMapping[torch.Tensor, tuple[int, ...]] = WeakTensorKeyDictionary()
-
-
-def _marks(vectors: torch.Tensor) -> tuple[int, ...]:
-    """One negative number a vector, from a hash of all of them; computed once for each tensor object."""
-    marks = _known_marks.get(vectors)
-    if marks is None:
-        data = vectors.detach().to("cpu", torch.float32).contiguous().numpy().tobytes()
-        base = int.from_bytes(hashlib.sha256(data).digest()[:6], "big") << 12
-        marks = _known_marks[vectors] = tuple(-(base + index + 1) for index in range(vectors.shape[0]))
-    return marks
-
-
 @dataclass
 class Gating:
     """A request's gate: what it reads and where, what takes over when it opens, and how it went.
 
-    While it is closed the request is one row of the model alone. kept, other: the method's own branches, in force once
-    it is open. threshold, again: least readings that open it, at the end of the prompt and in a reply. header: ids that
+    While it is closed the request is one row of the model alone. branches: the method's own, in force once it is open.
+    threshold, again: least readings that open it, at the end of the prompt and in a reply. header: ids that
     are appended to a reply under way to read it there; empty where the template has none. every: reply tokens between
     two readings, 0 for none. start: where the last turn begins in the prompt's ids. appended: the prompt ends inside a
     begun reply or a bare text, so that the first reading too needs the header. graded: alpha grows with the reading.
@@ -87,8 +43,7 @@ class Gating:
     """
 
     gate: Gate
-    kept: Branch
-    other: Branch | None
+    branches: tuple[Branch, ...]
     threshold: float
     again: float
     header: tuple[int, ...]
@@ -106,24 +61,24 @@ class Gating:
     limit: float | None = None
 
     @property
-    def first_due(self) -> bool:
+    def prompt_unread(self) -> bool:
         """Whether the prompt has not been read yet."""
         return self.readings == 0 and self.opened_at is None
 
     @property
-    def begun_unread(self) -> bool:
+    def begun_reply_unread(self) -> bool:
         """Whether the prompt was read and left the gate closed, and the reply begun in it is still to be read."""
         return self.appended and self.opened_at is None and not self.begun_read
 
-    def due(self, said: int) -> bool:
+    def must_read(self, said: int) -> bool:
         """Whether a reply of `said` tokens is to be read, for the first time or again."""
         if self.opened_at is not None:
             return False
-        if self.first_due or self.begun_unread:
+        if self.prompt_unread or self.begun_reply_unread:
             return True
         return bool(self.header) and 0 < self.every <= said - self.read_at
 
-    def note(self, reading: float | None, said: int, *, appended: bool) -> None:
+    def record(self, reading: float | None, said: int, *, appended: bool) -> None:
         """Take a reading after `said` reply tokens, of the prompt or at an appended header. What is not below the
         threshold opens the gate: also what is not a number, and None, which stands for a row that cannot be read."""
         if appended and reading is not None:
@@ -165,40 +120,60 @@ class Reply:
     gate: GateReport | None = None
 
 
-Item = Union[str, Reply, BaseException]
+Item = Union[TextPiece, Reply, BaseException]
 Sink = Callable[[Item], None]
 
 
-@dataclass
-class Request:
-    """Everything the engine needs of one request. `sink` gets text pieces, then a Reply or an exception, and must not
-    block: it is called on the engine thread. method: its name, for messages; the rule stands for it where it is not
-    given. space: who may find its keys and values again. bare_head: whether nothing of the caller's stands in front of
-    its soft prompts, so that these are everybody's. speaking: whether the sink is being called at this moment."""
+@dataclass(frozen=True)
+class Asked:
+    """What was asked of a request. Nothing changes it.
 
-    kept: Branch
-    other: Branch | None
-    sampler: Sampler
-    sink: Sink
-    text: TextStream
+    branches: one a stream, the kept one first. weights: of the others, in their mix (`rules.mixed`). alpha, strength,
+    rescale, plausibility, contrast_tokens: as in `Method` and `ContrastParams`. method: its name, for messages; the
+    rule's stands for it where it is not given. alone: to share no forward with other requests. deadline: by
+    time.monotonic's clock. space: who may find its keys and values again. bare_head: whether nothing of the caller's
+    stands in front of its soft prompts, so that these are everybody's.
+    """
+
+    branches: tuple[Branch, ...]
     max_tokens: int
     eos_ids: frozenset[int]
-    rule: str = "contrast"
+    rule: Rule = CONTRAST
+    weights: tuple[float, ...] = ()
     alpha: float = 0.0
+    strength: Strength | None = None
     rescale: bool = True
     plausibility: float = 0.0
     contrast_tokens: int | None = None
     logprobs: int | None = None
-    matcher: Matcher | None = None
     deadline: float | None = None
     alone: bool = False
-    gating: Gating | None = None
     method: str | None = None
     space: str | None = None
     bare_head: bool = False
 
+
+@dataclass
+class Request:
+    """A request on its way: what was asked, and where it stands.
+
+    sampler, text, matcher, gating: its own, which its tokens change. `sink` gets text pieces, then a Reply or an
+    exception, and must not block: it is called on the engine thread. branches, alpha, max_tokens: those asked for until
+    a gate opens. speaking: whether the sink is being called at this moment.
+    """
+
+    asked: Asked
+    sampler: Sampler
+    sink: Sink
+    text: TextStream
+    matcher: Matcher | None = None
+    gating: Gating | None = None
+
+    branches: tuple[Branch, ...] = ()
+    alpha: float = -1.0
+    max_tokens: int = -1
     generated: list[int] = field(default_factory=list)
-    turned: int | None = None  # how much of `generated` stands in the branches, once a gate has opened
+    moved_tokens: int | None = None  # of `generated`, those that stand in the branches since a gate opened
     token_logprobs: list[TokenLogprob] = field(default_factory=list)
     contrasted: int = 0
     divergences: list[torch.Tensor] = field(default_factory=list)
@@ -207,31 +182,41 @@ class Request:
     done: bool = False
     speaking: bool = False
 
+    def __post_init__(self) -> None:
+        self.branches = self.branches or self.asked.branches
+        self.alpha = self.asked.alpha if self.alpha < 0.0 else self.alpha
+        self.max_tokens = self.asked.max_tokens if self.max_tokens < 0 else self.max_tokens
+
+    @property
+    def kept(self) -> Branch:
+        """The branch of the stream that is kept."""
+        return self.branches[0]
+
     @property
     def contrasting(self) -> bool:
-        """Whether the next token is contrasted, so that a second row is needed."""
-        if self.other is None or self.alpha == 0.0:
+        """Whether the next token is contrasted, so that the other streams' rows are needed."""
+        if len(self.branches) == 1 or self.alpha == 0.0:
             return False
-        opened_at = self.gating.opened_at if self.gating is not None else None
-        return self.contrast_tokens is None or len(self.generated) - (opened_at or 0) < self.contrast_tokens
+        opened_at, most = self.gating.opened_at if self.gating is not None else None, self.asked.contrast_tokens
+        return most is None or len(self.generated) - (opened_at or 0) < most
 
     @property
     def rows_needed(self) -> int:
-        return 2 if self.contrasting else 1
+        return len(self.branches) if self.contrasting else 1
 
     @property
     def longest(self) -> int:
-        """Slots the longer row can come to need, also once the gate opens."""
-        prompt = max(len(self.kept.ids), len(self.other.ids) if self.contrasting and self.other else 0)
-        gating = self.gating
-        if gating is not None and self.turned is None:
-            prompt = max(prompt, len(gating.kept.ids), len(gating.other.ids) if gating.other is not None else 0)
-        return prompt + self.max_tokens - (self.turned or 0)
+        """Slots the longest row can come to need, also once the gate opens."""
+        branches = self.branches[: self.rows_needed]
+        if self.gating is not None and self.moved_tokens is None:
+            branches = (*branches, *self.gating.branches)
+        prompt = max(len(branch.ids) for branch in branches)
+        return prompt + self.max_tokens - (self.moved_tokens or 0)
 
     @property
     def slots(self) -> int:
         """Slots of the cache to reserve: `longest`, and room to read the row at an appended header."""
-        gating = self.gating if self.turned is None else None
+        gating = self.gating if self.moved_tokens is None else None
         return self.longest + (0 if gating is None or not (gating.every or gating.appended) else 1 + len(gating.header))
 
     @property
@@ -242,7 +227,7 @@ class Request:
     @property
     def opening(self) -> bool:
         """Whether the gate has opened and the rows are still those of the model alone."""
-        return self.opened and self.turned is None
+        return self.opened and self.moved_tokens is None
 
     def open_gate(self) -> None:
         """From now on the method's own branches are in force. The rows of the model alone must be gone.
@@ -254,37 +239,34 @@ class Request:
         gating = self.gating
         assert gating is not None
         header = gating.header if (self.generated or gating.appended) and self.matcher is None else ()
-        branches = (gating.kept, gating.other)
-        longest = max(len(branch.ids) for branch in branches if branch is not None)
+        longest = max(len(branch.ids) for branch in gating.branches)
         room = gating.context - longest - len(header)
         if header and room <= len(self.generated):
             header = ()
         elif header:
             self.max_tokens = min(self.max_tokens, room)
             self.say(self.text.turn())
-        self.turned = len(self.generated)
+        self.moved_tokens = len(self.generated)
         said = (*self.generated, *header)
-        kept, self.other = (branch and replace(branch, ids=(*branch.ids, *said)) for branch in branches)
-        assert kept is not None
-        self.kept = kept
+        self.branches = tuple(branch.followed_by(said) for branch in gating.branches)
         self.alpha *= gating.strength
 
     def expired(self) -> bool:
-        return self.deadline is not None and time.monotonic() > self.deadline
+        return self.asked.deadline is not None and time.monotonic() > self.asked.deadline
 
     def accept(self, token: int) -> bool:
         """Take the chosen token; True when the reply has ended (and the Reply was sent)."""
         if self.matcher is not None:
             self.matcher.consume(token)
-        if token in self.eos_ids:
+        if token in self.asked.eos_ids:
             piece = self.text.end(token)
             if piece:
-                self.say(piece)
+                self.say(TextPiece(piece))
             return self._finish("stop")
         self.generated.append(token)
         piece = self.text.push(token)
         if piece:
-            self.say(piece)
+            self.say(TextPiece(piece))
         if self.text.stopped_by is not None or (self.matcher is not None and self.matcher.finished):
             return self._finish("stop")
         if len(self.generated) >= self.max_tokens:
@@ -294,7 +276,7 @@ class Request:
     def _finish(self, why: Literal["stop", "length"]) -> bool:
         rest = self.text.finish()
         if rest:
-            self.say(rest)
+            self.say(TextPiece(rest))
         self.done = True
         self.say(
             Reply(
@@ -303,7 +285,7 @@ class Request:
                 self.cached_tokens,
                 self.contrasted,
                 float(torch.stack(self.divergences).mean()) if self.divergences else 0.0,
-                tuple(self.token_logprobs[: len(self.generated)]) if self.logprobs is not None else None,
+                tuple(self.token_logprobs[: len(self.generated)]) if self.asked.logprobs is not None else None,
                 self.text.stopped_by,
                 self.alpha,
                 self.gating.report if self.gating is not None else None,

@@ -51,7 +51,8 @@ class Reuse:
         Everybody's, where nothing that a caller wrote stands in front of it."""
         soft = [(row, row.branch.soft_at + len(row.branch.soft)) for row in rows if row.branch.soft is not None]
         self._save(
-            (row, row.branch.ids[:end], None, None if row.request.bare_head else row.request.space) for row, end in soft
+            (row, row.branch.ids[:end], None, None if row.request.asked.bare_head else row.request.asked.space)
+            for row, end in soft
         )
 
     def keep(self, rows: Sequence[Row], ended: Collection[Request]) -> None:
@@ -59,7 +60,7 @@ class Reuse:
         if ended:
             finished = {id(request) for request in ended}
             kept = [row for row in rows if id(row.request) in finished]
-            self._save((row, row.ids[: row.length], readings_of(row), row.request.space) for row in kept)
+            self._save((row, row.ids[: row.length], readings_of(row), row.request.asked.space) for row in kept)
 
     def rest(self) -> None:
         """Hold no weights while nothing is asked for: their owner may free or move them."""
@@ -124,13 +125,13 @@ class Reuse:
         """Copy the longest known prefix into `row`, leaving at least one token to compute."""
         if not self.prefixes.max_bytes or not self._cache.slots:
             return
-        known, saved, readings = self.prefixes.longest(ids := row.ids, row.request.space, row.branch.under)
+        known, saved, readings = self.prefixes.longest(ids := row.ids, row.request.asked.space, row.branch.under)
         known = take_readings(row, min(known, len(ids) - 1), readings)
         if saved is None or known <= 0:
             return
         row.reach = known
         self._cache.load(row.slot, saved, known)
         row.length = known
-        if row.side == "kept" and not row.request.generated and not row.request.opened:  # what was sent, and no more
+        if row.is_kept and not row.request.generated and not row.request.opened:  # what was sent, and no more
             row.request.cached_tokens = sum(1 for token in ids[:known] if token >= 0)
         self.prefixes.reused_tokens += known

@@ -11,12 +11,13 @@ import torch
 
 from acd_core.engine import faults
 from acd_core.engine.cache import SlotCache
+from acd_core.engine.choosing import choose
 from acd_core.engine.memory import Room, give_back, is_out_of_memory, no_room
 from acd_core.engine.options import Counters, EngineOptions
 from acd_core.engine.request import Request
 from acd_core.engine.reuse import Reuse
 from acd_core.engine.rows import Row, RowTable
-from acd_core.engine.step import Stepper, choose
+from acd_core.engine.step import Stepper
 from acd_core.errors import DeadlineError, EngineClosedError, ModelError, OutOfMemoryError
 from acd_core.model.backbone import Backbone
 
@@ -126,7 +127,9 @@ class Rounds:
     def _begin(self) -> None:
         """Start the new group from what is known of its prompts."""
         self._fail_each(
-            faults.apart(self._filling, lambda part: self._reuse.begin(self._rows_of(part, self._rows.filling)))
+            faults.isolate_failures(
+                self._filling, lambda part: self._reuse.begin(self._rows_of(part, self._rows.filling))
+            )
         )
 
     @staticmethod
@@ -138,7 +141,7 @@ class Rounds:
         others = [*self._running, *self._filling]
         if not others:
             return True
-        if request.alone or any(other.alone for other in others):
+        if request.asked.alone or any(other.asked.alone for other in others):
             return False
         return len(self._rows) + request.rows_needed <= self._room.rows
 
@@ -180,7 +183,7 @@ class Rounds:
             self.counters.prefill_forwards += 1
             self.counters.prefilled_tokens += sum(row.length for row in rows) - before
 
-        self._fail_each(faults.apart(self._filling, fill))
+        self._fail_each(faults.isolate_failures(self._filling, fill))
         if not self._filling or any(row.length < len(row.ids) for row in self._rows.filling):
             return
         self._reuse.keep_soft(self._rows.filling)
@@ -198,7 +201,7 @@ class Rounds:
         logits: dict[int, torch.Tensor] = {}
 
         def step(part: Sequence[Row]) -> None:
-            self._stepper.careful = len(part) < len(rows)
+            self._stepper.isolating = len(part) < len(rows)
             with self._reuse.watching("decode"):
                 found = self._stepper.decode(part, [row.request.generated[-1] for row in part])
             logits.update(zip(map(id, part), found))
@@ -207,9 +210,9 @@ class Rounds:
             self.counters.decoded_rows += len(part)
 
         try:
-            guilty = faults.apart(rows, step)
+            guilty = faults.isolate_failures(rows, step)
         finally:
-            self._stepper.careful = False
+            self._stepper.isolating = False
         self._fail_each([(row.request, error) for row, error in guilty])
         done = [row for row in rows if not row.request.done]
         self._advance(list(self._running), done, [logits[id(row)] for row in done])
@@ -221,13 +224,15 @@ class Rounds:
         """Choose and hand out one token for each of `requests`, then free what ended."""
         self._fail_each([(request, _too_late()) for request in requests if request.expired()])
         requests = [request for request in requests if not request.done]
-        found = {(id(row.request), row.side): scores for row, scores in zip(rows, logits) if scores is not None}
-        slots = {(id(row.request), row.side): row.slot for row in rows}
-        kept = [found[id(request), "kept"] for request in requests]
-        other = [found.get((id(request), "other")) if request.contrasting else None for request in requests]
-        places = [(slots[id(each), "kept"], slots.get((id(each), "other"))) for each in requests]
+        found: dict[int, list[tuple[torch.Tensor, int]]] = {id(request): [] for request in requests}
+        for row, scores in sorted(zip(rows, logits), key=lambda pair: pair[0].side):
+            if scores is not None and id(row.request) in found and (row.is_kept or row.request.contrasting):
+                found[id(row.request)].append((scores, row.slot))
+        kept = [found[id(request)][0][0] for request in requests]
+        others = [[scores for scores, _ in found[id(request)][1:]] for request in requests]
+        places = [[slot for _, slot in found[id(request)]] for request in requests]
         ended: list[Request] = []
-        for request, token in zip(requests, choose(requests, torch.stack(kept), other, places) if requests else ()):
+        for request, token in zip(requests, choose(requests, torch.stack(kept), others, places) if requests else ()):
             try:
                 if isinstance(token, Exception):
                     raise token

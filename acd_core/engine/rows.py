@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from acd_core.engine.branch import Branch
 from acd_core.engine.cache import SlotCache
-from acd_core.engine.request import Branch, Request
+from acd_core.engine.request import Request
 
 
 @dataclass
 class Row:
-    """One row of the cache: which request, which branch, its slot, how many tokens the cache holds.
+    """One row of the cache: which request, which of its branches, its slot, how many tokens the cache holds.
 
     reach: slots that a forward was ever to write, also one that failed, or that read a gate at an appended header.
     """
 
     request: Request
-    side: Literal["kept", "other"]
+    side: int
     slot: int
     length: int = 0
     reach: int = 0
@@ -33,15 +33,17 @@ class Row:
 
     @property
     def branch(self) -> Branch:
-        if self.side == "kept":
-            return self.request.kept
-        assert self.request.other is not None
-        return self.request.other
+        return self.request.branches[self.side]
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether it is the row of the stream that is kept."""
+        return self.side == 0
 
     @property
     def ids(self) -> list[int]:
         """Prompt and reply so far, as the cache must come to hold them."""
-        return [*self.branch.ids, *self.request.generated[self.request.turned or 0 :]]
+        return [*self.branch.ids, *self.request.generated[self.request.moved_tokens or 0 :]]
 
 
 class RowTable:
@@ -61,9 +63,7 @@ class RowTable:
 
     def open(self, request: Request) -> list[Row]:
         """New rows for `request` at the end of the group."""
-        rows = [Row(request, "kept", len(self))]
-        if request.rows_needed == 2:
-            rows.append(Row(request, "other", len(self) + 1))
+        rows = [Row(request, side, len(self) + side) for side in range(request.rows_needed)]
         self.filling.extend(rows)
         return rows
 
@@ -91,8 +91,8 @@ class RowTable:
         self._free([row for row in self.decoding if id(row.request) in gone])
 
     def release_uncontrasted(self) -> None:
-        """Free the second rows of requests whose contrast is over."""
-        self._free([row for row in self.decoding if row.side == "other" and not row.request.contrasting])
+        """Free the rows that are not kept of requests whose contrast is over."""
+        self._free([row for row in self.decoding if not row.is_kept and not row.request.contrasting])
 
     def clear(self) -> None:
         self.decoding, self.filling = [], []

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import logging
-import os
 import threading
 import weakref
 from collections import deque
@@ -27,6 +26,7 @@ from acd_core.errors import (
     QueueFullError,
     one_line,
 )
+from acd_core.locks import after_fork
 from acd_core.model.backbone import Backbone
 
 IDLE_SECONDS = 5.0
@@ -52,6 +52,7 @@ class Engine(Rounds):
         self._resting: threading.Timer | None = None
         self._rounds = 0
         _engines.add(self)
+        after_fork(self._start_anew)
 
     # -- any thread -------------------------------------------------------------------------------------------------
 
@@ -244,7 +245,7 @@ class Engine(Rounds):
         self._cache.drop()
         self._reuse.prefixes.clear()
         self._reuse.rest()
-        self._stepper.careful = False
+        self._stepper.isolating = False
 
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
@@ -275,12 +276,3 @@ def _close_all() -> None:
     """No engine thread may run while the interpreter takes torch apart."""
     for engine in list(_engines):
         engine.close(timeout=10.0)
-
-
-def _after_fork() -> None:
-    for engine in list(_engines):
-        engine._start_anew()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

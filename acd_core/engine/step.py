@@ -1,11 +1,10 @@
-"""The two computations of the engine: one forward over some rows, and one choice of tokens from the joined rows.
+"""One forward over some rows of the cache: a token a row, a chunk of prompts, or a look at a gate's header.
 
 Knows rows and tensors; knows nothing of threads, queues or admission (that is scheduler.py).
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,15 +12,11 @@ import torch
 
 from acd_core.engine import faults, gates, trial
 from acd_core.engine.cache import MaskBuilder, SlotCache
-from acd_core.engine.request import Request
 from acd_core.engine.rows import Row
 from acd_core.engine.static import Decode, StaticDecoder, chosen
 from acd_core.errors import ModelError
-from acd_core.methods import rules
-from acd_core.methods.sampling import warp
 from acd_core.model.backbone import Backbone, Output
 from acd_core.model.interventions import by_rows
-from acd_core.params import TokenLogprob
 
 WINDOW_STEP = 16
 """Attention windows are rounded up to this many slots."""
@@ -42,7 +37,7 @@ class Stepper:
             )
         self.forwards = 0
         self.embeddable, self.logit_width = faults.embedding_rows(backbone), faults.logit_width(backbone)
-        self.careful = False  # while a guilty row is looked for: each forward by itself, at its own shape
+        self.isolating = False  # while a guilty row is looked for: each forward by itself, at its own shape
         mode, self.decode_reason = chosen(decode, backbone)
         self.static: StaticDecoder | None = None
         if mode != "eager":
@@ -58,7 +53,7 @@ class Stepper:
         device = self.backbone.device
         lengths = [row.length for row in rows]
         plain = not any(row.branch.interventions for row in rows)  # hooks are no part of a captured graph
-        if self.static is not None and rows[0].slot == 0 and plain and not self.careful:
+        if self.static is not None and rows[0].slot == 0 and plain and not self.isolating:
             logits = self.static.decode(lengths, tokens)
             self.forwards += 1
             for row in rows:
@@ -104,7 +99,7 @@ class Stepper:
         found = self._forward(rows, embeds, query.to(device), write.to(device), window, None, layers)
         logits = found.logits[:, -1]
         for gate, members in gates.by_gate(rows, read).items():
-            gates.note_tokens(gate, [(rows[index], index, taken[index]) for index in members], found.states)
+            gates.record_tokens(gate, [(rows[index], index, taken[index]) for index in members], found.states)
         for index, (row, count) in enumerate(zip(rows, taken)):
             row.length += count
             if count and count == pending[index]:
@@ -114,12 +109,12 @@ class Stepper:
     def read_gates(self, rows: Sequence[Row]) -> list[tuple[Row, Exception]]:
         """Take the readings that are due of `rows`: of a prompt, and every so many tokens of a reply. Returns the rows
         whose own forward failed, with the error."""
-        left = gates.note_prompts(gates.due_of(rows))
-        guilty = faults.apart(
+        left = gates.record_prompts(gates.rows_to_read(rows))
+        guilty = faults.isolate_failures(
             [row for row in left if gates.has_room_for_header(row, self.backbone.context_length)], self._check
         )
         failed = {id(row) for row, _ in guilty}
-        gates.note_replies([row for row in left if id(row) not in failed])
+        gates.record_replies([row for row in left if id(row) not in failed])
         return guilty
 
     def _check(self, rows: Sequence[Row]) -> None:
@@ -224,149 +219,3 @@ def _unsupported(backbone: Backbone) -> str | None:
     if getattr(config, "_attn_implementation", None) in ("flash_attention_2", "flash_attention_3"):
         return "flash attention, which takes no custom masks (load it with attn_implementation='sdpa')"
     return None
-
-
-def choose(
-    requests: Sequence[Request],
-    kept: torch.Tensor,
-    other: Sequence[torch.Tensor | None],
-    rows: Sequence[tuple[int, int | None]] | None = None,
-) -> list[int | Exception]:
-    """The next token of every request, or the error that its own settings raised, or its own logits.
-
-    kept: [requests, vocab] logits of the kept rows. other: logits [vocab] of the subtracted row, or None. rows: the
-    places of both in the cache, for messages. Whether the best score is finite travels with the token, as -1.
-    Order: contrast in float32, grammar, repetition penalty and the model's own processors, plausibility, temperature,
-    top-k, top-p, min-p, draw.
-    """
-    joined = join(requests, kept.float(), other)
-    scores = list(joined)
-    picks: list[torch.Tensor | Exception | None] = [None] * len(requests)
-    groups: dict[tuple[float, int, float, float], list[int]] = {}
-    for index, request in enumerate(requests):
-        try:
-            scores[index] = constrain(request, joined[index], kept[index])
-        except Exception as error:
-            picks[index] = error
-            continue
-        if request.matcher is not None or request.sampler.bans:  # a mask may hide what is not finite
-            worst = joined[index].amax()
-            scores[index] = torch.where(worst.isfinite(), scores[index], worst)
-        groups.setdefault(request.sampler.signature, []).append(index)
-    for members in groups.values():
-        for index, pick in zip(members, _picked([requests[each] for each in members], [scores[i] for i in members])):
-            picks[index] = pick
-    tokens = _hand_out(picks)
-    for index, (request, score, token) in enumerate(zip(requests, joined, tokens)):
-        try:
-            if token == -1:
-                tokens[index] = faults.unsound(
-                    request, kept[index], other[index], score, None if rows is None else rows[index]
-                )
-            elif request.logprobs is not None and isinstance(token, int):
-                _note_logprobs(request, score, token)
-        except Exception as error:
-            tokens[index] = error
-    return tokens
-
-
-def _picked(requests: Sequence[Request], scores: Sequence[torch.Tensor]) -> list[torch.Tensor | Exception]:
-    """The token of each of `requests`, whose settings are the same, from its scores [vocab]; -1 for scores whose best
-    is not finite. Those are drawn from as if all tokens were alike: on a GPU a draw from NaN ends the process."""
-    try:
-        warped = warp(torch.stack(list(scores)), requests[0].sampler.signature)
-        greedy = requests[0].sampler.greedy
-        best = warped.argmax(dim=-1)  # NaN counts as the largest
-        sound = warped.gather(-1, best[:, None])[:, 0].isfinite()
-        if greedy:
-            return list(best.masked_fill(~sound, -1))
-        warped = warped.where(sound[:, None], 0.0)
-    except Exception as error:
-        return [error] * len(requests)
-    picks: list[torch.Tensor | Exception] = []
-    for request, row, fine in zip(requests, warped, sound):
-        try:
-            picks.append(request.sampler.draw(row).where(fine, -1))
-        except Exception as error:
-            picks.append(error)
-    return picks
-
-
-def join(requests: Sequence[Request], kept: torch.Tensor, other: Sequence[torch.Tensor | None]) -> list[torch.Tensor]:
-    """The joined score [vocab] of every request, with its divergence noted."""
-    scores: list[torch.Tensor] = list(kept)
-    groups: dict[str, list[tuple[int, torch.Tensor]]] = {}
-    for index, row in enumerate(other):
-        if row is not None:
-            groups.setdefault(requests[index].rule, []).append((index, row))
-    for rule, pairs in groups.items():
-        members = [index for index, _ in pairs]
-        first = kept[members]
-        second = torch.stack([row for _, row in pairs]).float()
-        settings = tuple((requests[index].alpha, requests[index].rescale) for index in members)
-        alpha, rescale = _strengths(settings, kept.device)
-        joined = rules.RULES[rule](first, second, alpha, rescale)
-        # What the kept row rules out stays out: -inf minus -inf is NaN.
-        joined.masked_fill_(first == -torch.inf, -torch.inf)
-        distance = rules.divergence(first, second)
-        for place, index in enumerate(members):
-            request = requests[index]
-            scores[index] = joined[place]
-            request.contrasted += 1
-            request.divergences.append(distance[place])  # summed at the end: no kernel for it per token and request
-    return scores
-
-
-@functools.lru_cache(maxsize=256)
-def _strengths(settings: tuple[tuple[float, bool], ...], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """alpha and rescale [n, 1] on the device: the same at every step, so that no step copies them there."""
-    alpha = torch.tensor([[strength] for strength, _ in settings], dtype=torch.float32, device=device)
-    return alpha, torch.tensor([[rescale] for _, rescale in settings], device=device)
-
-
-def constrain(request: Request, score: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
-    """Grammar, what the model's own decoding asks for, and plausibility on one score [vocab]."""
-    masked, held = _held(request, score)
-    narrows = request.matcher is not None or request.sampler.bans
-    if request.rule == "intersect" and request.contrasting and narrows:
-        # It leaves a few candidates only; where none of them is allowed, the model decides.
-        alone, alone_held = _held(request, kept.float())
-        masked = torch.where(torch.isneginf(masked).all(), alone, masked)
-        held = torch.where(torch.isneginf(held).all(), alone_held, held)
-    if request.sampler.bans and request.matcher is not None:
-        # A document that the grammar demands comes before what the model's config would rather not see.
-        held = torch.where(torch.isneginf(held).all(), masked, held)
-    if request.plausibility > 0.0 and request.contrasting:
-        allowed = kept.float().masked_fill(torch.isneginf(held), -torch.inf)[None]
-        head = rules.plausible(
-            allowed, torch.tensor([[request.plausibility]], dtype=torch.float32, device=held.device)
-        )[0]
-        held = held.masked_fill(~head, -torch.inf)
-    return held
-
-
-def _held(request: Request, score: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """score [vocab] under the grammar, and under the repetition penalty and the model's own processors as well."""
-    masked = score if request.matcher is None else request.matcher.mask(score)
-    if not request.sampler.bends:
-        return masked, masked
-    prompt, begun = request.kept.visible, request.turned or 0
-    return masked, request.sampler.bend(masked[None], prompt, request.generated, begun)[0]
-
-
-def _note_logprobs(request: Request, score: torch.Tensor, token: int) -> None:
-    """Keep the chosen token's log-probability and the best others, under `score` [vocab]."""
-    assert request.logprobs is not None
-    logs = score.log_softmax(dim=-1)
-    best: tuple[tuple[int, float], ...] = ()
-    if request.logprobs:
-        values, ids = logs.topk(min(request.logprobs, logs.shape[-1]))
-        best = tuple(zip(ids.tolist(), values.tolist()))
-    request.token_logprobs.append(TokenLogprob(token, float(logs[token]), best))
-
-
-def _hand_out(picks: Sequence[torch.Tensor | Exception | None]) -> list[int | Exception]:
-    """All chosen ids with one copy off the device."""
-    chosen = [pick for pick in picks if isinstance(pick, torch.Tensor)]
-    ids = iter(torch.stack(chosen).tolist() if chosen else [])
-    return [next(ids) if isinstance(pick, torch.Tensor) else pick for pick in picks]  # type: ignore[misc]

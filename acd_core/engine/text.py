@@ -1,22 +1,29 @@
-"""Token ids in, text pieces out: half characters, hidden tokens, stop texts."""
+"""Token ids in, text out piece by piece: half characters, hidden tokens, stop texts.
+
+Not by tokenizers' DecodeStream (0.23): it has no end, so that it loses the half character a reply is cut off in, and it
+raises on byte tokens that become valid only together ("Invalid prefix encountered").
+"""
 
 from __future__ import annotations
 
 import bisect
 from collections.abc import Container, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 
-class Turn(str):
-    """A piece of text at which a gate opened in the reply: what follows is an answer of its own, behind a header."""
+@dataclass(frozen=True)
+class TextPiece:
+    """A piece of a reply's text. turns: whether a gate opened behind it, so that an answer of its own follows."""
 
-    __slots__ = ()
+    text: str
+    turns: bool = False
 
 
 class TextStream:
-    """Token ids -> text pieces. Holds back half characters and anything that may be the start of a stop text.
+    """Turns token ids into text. Holds back half characters and anything that may be the start of a stop text.
 
-    The pieces add up to the decoded reply, cut before the first stop text. Stop texts are looked for in the text as the
+    The texts add up to the decoded reply, cut before the first stop text. Stop texts are looked for in the text as the
     reader sees it, and in the text with the hidden tokens written out: `<|im_end|>` can be one, or a part of one.
     """
 
@@ -34,13 +41,13 @@ class TextStream:
         self._hidden = hidden_ids
         self._ids: list[int] = [each for each in begun if each not in hidden_ids]
         self._window = 0  # decoding starts here: far enough back for the tokenizer's own context
-        self._read = len(self._ids)  # ids before this one are in `_held` or were given out
+        self._decoded = len(self._ids)  # the text of the ids before this one is in `_held` or was given out
         self._held = ""  # what may be the start of a stop text, hidden tokens written out
-        self._seen: list[int] = []  # the places in `_held` of what the reader will see
+        self._visible_at: list[int] = []  # the places in `_held` of what the reader will see
         self.stopped_by: str | None = None
 
     def push(self, token: int) -> str:
-        """The text that is certain after `token`: possibly empty, possibly ending the reply (see `stopped_by`)."""
+        """Take `token` and give the text that is certain by then, perhaps "". It may end the reply: `stopped_by`."""
         if token in self._hidden:
             return self._release(self._decode([token]), hidden=True) if self._stops else ""
         self._ids.append(token)
@@ -48,20 +55,20 @@ class TextStream:
         return self._release(text) if text else ""
 
     def end(self, token: int) -> str:
-        """As `push`, for the token that ends the reply: never part of it, but perhaps of a stop text."""
+        """Take the token that ends the reply. It is no part of the reply, but may be a part of a stop text."""
         if not self._stops:
             return ""
         piece = self._release(self._new_text(final=True))
         return piece if self.stopped_by is not None else piece + self._release(self._decode([token]), hidden=True)
 
-    def turn(self) -> Turn:
-        """What was held back and a paragraph's end: the tokens that follow begin a text of their own."""
-        piece = self.finish()
-        self._ids, self._window, self._read = [], 0, 0
-        return Turn(piece if self.stopped_by is not None else f"{piece}\n\n")
+    def turn(self) -> TextPiece:
+        """Give what was held back and the end of a paragraph. The tokens that follow begin a text of their own."""
+        text = self.finish()
+        self._ids, self._window, self._decoded = [], 0, 0
+        return TextPiece(text if self.stopped_by is not None else f"{text}\n\n", turns=True)
 
     def finish(self) -> str:
-        """What was held back, once no token will follow."""
+        """Give what was held back, once no token will follow."""
         if self.stopped_by is not None:
             return ""
         return self._release(self._new_text(final=True), final=True)
@@ -71,53 +78,56 @@ class TextStream:
         return text
 
     def _new_text(self, *, final: bool) -> str:
-        known = self._decode(self._ids[self._window : self._read])
+        known = self._decode(self._ids[self._window : self._decoded])
         text = self._decode(self._ids[self._window :])
         if not final and (text.endswith("\ufffd") or len(text) <= len(known)):
             return ""
         new = text[len(known) :]
-        self._window, self._read = self._read, len(self._ids)
+        self._window, self._decoded = self._decoded, len(self._ids)
         return new
 
     def _release(self, text: str, *, hidden: bool = False, final: bool = False) -> str:
         """Add `text` and give out what no stop text can take back any more."""
         if not hidden:
-            self._seen.extend(range(len(self._held), len(self._held) + len(text)))
+            self._visible_at.extend(range(len(self._held), len(self._held) + len(text)))
         self._held += text
         if not self._stops:
-            return self._cut(len(self._held))
-        shown = self._shown()
+            return self._take(len(self._held))
+        visible = self._visible()
         found = [(self._held.find(stop), stop) for stop in self._stops if stop in self._held]
-        if shown != self._held:
-            found += [(self._seen[shown.find(stop)], stop) for stop in self._stops if stop in shown]
+        if visible != self._held:
+            found += [(self._visible_at[visible.find(stop)], stop) for stop in self._stops if stop in visible]
         if found:
             at, self.stopped_by = min(found)
-            piece = self._cut(at)
-            self._held, self._seen = "", []
+            piece = self._take(at)
+            self._held, self._visible_at = "", []
             return piece
         if final:
-            return self._cut(len(self._held))
-        begun = _overlap(shown, self._stops)
-        places = [len(self._held) - _overlap(self._held, self._stops), *self._seen[len(self._seen) - begun :][:1]]
-        return self._cut(min(places))
+            return self._take(len(self._held))
+        begun = _begun_length(visible, self._stops)
+        places = [
+            len(self._held) - _begun_length(self._held, self._stops),
+            *self._visible_at[len(self._visible_at) - begun :][:1],
+        ]
+        return self._take(min(places))
 
-    def _shown(self) -> str:
-        """What the reader will see of `_held`."""
-        if len(self._seen) == len(self._held):
+    def _visible(self) -> str:
+        """Return what the reader will see of `_held`."""
+        if len(self._visible_at) == len(self._held):
             return self._held
-        return "".join(self._held[at] for at in self._seen)
+        return "".join(self._held[at] for at in self._visible_at)
 
-    def _cut(self, at: int) -> str:
+    def _take(self, at: int) -> str:
         """Take what the reader sees of the first `at` characters out of `_held`."""
-        count = bisect.bisect_left(self._seen, at)
-        piece = self._shown()[:count]
+        count = bisect.bisect_left(self._visible_at, at)
+        piece = self._visible()[:count]
         self._held = self._held[at:]
-        self._seen = [place - at for place in self._seen[count:]]
+        self._visible_at = [place - at for place in self._visible_at[count:]]
         return piece
 
 
-def _overlap(text: str, stops: Sequence[str]) -> int:
-    """Length of the longest end of `text` that begins a stop string."""
+def _begun_length(text: str, stops: Sequence[str]) -> int:
+    """Return the length of the longest end of `text` that begins a stop text."""
     longest = 0
     for stop in stops:
         for size in range(min(len(stop) - 1, len(text)), longest, -1):

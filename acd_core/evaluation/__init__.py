@@ -1,1 +1,1 @@
-"""How safe, and at what cost: benchmarks, judges with known error, the harness and its report."""
+"""Measures how safe a method is and at what cost: sets, judges with known error, runs, and the page."""

@@ -1,4 +1,4 @@
-"""Attacks on a set of requests: jailbreak templates, completion without chat format, and replies already begun.
+"""Wraps the requests of a set in attacks: jailbreak templates, completion without chat format, replies already begun.
 
 All are fixed transformations: no attacker model, nothing that searches. The texts come from files the user names (or
 from the published files of the data directory) and from neutral frames of our own.

@@ -1,8 +1,7 @@
-"""Prompts to measure on: public sets from their published files or the hub, bundled sets of our own, a user's own file.
+"""Loads sets of prompts: public ones from their published files or the hub, bundled ones of ours, a user's own file.
 
 Nothing is fetched unless a name asks for it. A set is found in the data directory: the argument, else the environment
-variable ACD_DATA, else `shared/data/eval` beside the checkout. Harmful prompts never appear in logs or error messages;
-items are named by id.
+variable ACD_DATA. Harmful prompts never appear in logs or error messages; items are named by id.
 """
 
 from __future__ import annotations
@@ -10,20 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from acd_core import bundled
 from acd_core.errors import UsageError
-from acd_core.evaluation.attacks import ATTACKS, attack, attacked, jailbreak_templates, plain_text
-from acd_core.evaluation.hub_sets import fetch_set
-from acd_core.evaluation.items import Benchmark, Item, Kind, check_overlap, items_of, normalised
-from acd_core.evaluation.set_files import data_directory, find_file, need_columns, read_items, read_rows
-
-__all__ = [
-    "BUNDLED", "LOADERS", "Benchmark", "Item", "Kind", "Published", "attacked", "check_overlap", "data_directory",
-    "jailbreak_templates", "load_benchmark", "load_hub", "normalised", "read_benchmark",
-]  # fmt: skip
+from acd_core.evaluation.attacks import ATTACKS, attack, plain_text
+from acd_core.evaluation.items import Benchmark, Item, Kind, items_of, read_items
+from acd_core.evaluation.set_files import fetch_set, find_file, need_columns, read_rows
 
 Rows = Sequence[Any]
 
@@ -219,8 +212,8 @@ def read_benchmark(
 ) -> Benchmark:
     """A user's own prompts: CSV, JSON lines, a JSON list (also .gz, .xz), parquet, or plain text with one a line.
 
-    column, category: the columns of prompt and category; None finds the usual names (`set_files.PROMPT_FIELDS`). Rows
-    may also hold id, prefill and messages (`set_files.read_items`).
+    column, category: the columns of prompt and category; None finds the usual names (`items.PROMPT_FIELDS`). Rows
+    may also hold id, prefill and messages (`items.read_items`).
     """
     file = Path(path)
     if not file.is_file():
@@ -248,7 +241,7 @@ def load_hub(
 
 
 def _bundled(name: str, kind: Kind) -> Benchmark:
-    resource = files("acd_core.evaluation").joinpath(f"{name.replace('-', '_')}.jsonl")
-    rows = [json.loads(line) for line in resource.read_text(encoding="utf-8").splitlines()]
+    text = (bundled.SETS / f"{name.replace('-', '_')}.jsonl").read_text(encoding="utf-8")
+    rows = [json.loads(line) for line in text.splitlines()]
     items = tuple(Item(row["id"], row["text"], row["category"]) for row in rows)
     return Benchmark(name, kind, items, "Apache-2.0", "ours, held out: never trained or tuned on")

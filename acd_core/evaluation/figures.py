@@ -1,4 +1,4 @@
-"""The pictures of an evaluation, by matplotlib (extra `plots`): the harm / over-refusal plane, the sweep over alpha
+"""Draws an evaluation by matplotlib (extra `plots`): the harm / over-refusal plane, the sweep over alpha
 (the paper's Figure 5), prompts alone (its Figure 4), and bars by category. The same run gives the same bytes."""
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from acd_core.errors import UsageError, missing_extra
-from acd_core.evaluation.harness import Evaluation, Row, Summary
 from acd_core.evaluation.paper import PROMPT_TYPES
+from acd_core.evaluation.results import Evaluation, SetRates, Summary
+from acd_core.files.saving import failing_as, save_file
 
 _MARKERS = "os^vDP*X<>"
 _HARM, _OVER = "#1f6f8b", "#d1603d"
@@ -217,13 +218,13 @@ def _categories(result: Evaluation, name: str) -> Any:
     return figure
 
 
-def _shown(rows: Sequence[Row]) -> list[Row]:
+def _shown(rows: Sequence[SetRates]) -> list[SetRates]:
     """At most four arms a bar chart can bear: the model alone, the papers' base, rose and acd, else the first ones."""
     wanted = [row for row in rows if row.arm in ("none", "safe-prompt", "rose", "acd")]
     return wanted if len(wanted) > 1 else list(rows[:4])
 
 
-def _size(rows: Sequence[Row], category: str) -> int:
+def _size(rows: Sequence[SetRates], category: str) -> int:
     return max((row.categories[category].total for row in rows if category in row.categories), default=0)
 
 
@@ -264,14 +265,18 @@ def _svg(figure: Any) -> str:
 
 def _save(figure: Any, path: str | os.PathLike[str]) -> Path:
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.suffix == ".svg":
-        target.write_text(_svg(figure), encoding="utf-8", newline="\n")
-        return target
-    try:
-        figure.savefig(target, dpi=150)
-    except ValueError as error:
-        raise UsageError(
-            f"{target.name!r} has no picture format: {error}", hint="Name it .png, .svg or .pdf."
-        ) from error
+    kind = target.suffix.lower().removeprefix(".")
+    if kind == "svg":
+        drawn = _svg(figure).encode()
+    else:
+        held = io.BytesIO()
+        try:
+            figure.savefig(held, format=kind, dpi=150)
+        except ValueError as error:
+            raise UsageError(
+                f"{target.name!r} has no picture format: {error}", hint="Name it .png, .svg or .pdf."
+            ) from error
+        drawn = held.getvalue()
+    with failing_as(UsageError, f"The picture cannot be saved to {str(target)!r}"):
+        save_file(target, drawn)
     return target

@@ -1,4 +1,4 @@
-"""Safety classifiers that are chat models with a template of their own (Llama Guard and its like) as judges of harm.
+"""Judges harm by safety classifiers that are chat models with a template of their own (Llama Guard and its like).
 
 The guard's own chat template makes its prompt; it answers "safe", or "unsafe" and a line of categories. It runs through
 ContrastiveLM without contrast, so text in a reply cannot become the guard's control tokens, and many go in one batch.

@@ -1,4 +1,8 @@
-"""Confidence intervals for rates: Wilson's for a share, the percentile bootstrap for a mean of shares."""
+"""Computes confidence intervals for rates (Wilson's, and the percentile bootstrap for means of them), and writes them.
+
+By hand and not by scipy: it would be a new dependency of every evaluation for two short formulas, and its bootstrap
+draws otherwise, so that kept reports could not be made again.
+"""
 
 from __future__ import annotations
 
@@ -78,3 +82,24 @@ def bootstrap_ratio(
 def _percentiles(drawn: Any) -> tuple[float, float]:
     low, high = np.percentile(drawn, [2.5, 97.5], method="nearest")
     return float(low), float(high)
+
+
+# --- as cells of a table ---
+
+
+def rate_cell(rate: Rate) -> str:
+    """ ".870 [.790, .922]", or a dash where nothing was counted."""
+    if not rate.total:
+        return "-"
+    return f"{three_digits(rate.value)} [{three_digits(rate.low)}, {three_digits(rate.high)}]"
+
+
+def mean_cell(mean: tuple[float, float, float]) -> str:
+    """(mean, low, high) as ".870 [.790, .922]", or a dash where the mean is NaN."""
+    value, low, high = mean
+    return "-" if math.isnan(value) else f"{three_digits(value)} [{three_digits(low)}, {three_digits(high)}]"
+
+
+def three_digits(value: float) -> str:
+    """Three digits after the point, without the zero before it: ".870", "1.000"."""
+    return f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 0.9995 else f"{value:.3f}"

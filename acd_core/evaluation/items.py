@@ -1,4 +1,4 @@
-"""What is measured on: items, named sets of them, samples, and the check that nothing tested was tuned on."""
+"""Holds what is measured on: prompts, named sets of them, samples, and the check that nothing tested was tuned on."""
 
 from __future__ import annotations
 
@@ -9,8 +9,14 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from acd_core.errors import UsageError
+from acd_core.evaluation.set_files import need_columns
 
 Kind = Literal["harmful", "harmless"]
+PROMPT_FIELDS = (
+    "prompt", "question", "instruction", "goal", "Goal", "Behavior", "forbidden_prompt", "Question", "query", "text",
+)  # fmt: skip
+"""What published files call the prompt, in the order tried."""
+CATEGORY_FIELDS = ("category", "Category", "SemanticCategory", "type", "topic")
 
 
 @dataclass(frozen=True)
@@ -104,3 +110,59 @@ def check_overlap(tuning: Iterable[str], benchmarks: Sequence[Benchmark]) -> Non
                 f"{len(shared)} prompt(s) of {benchmark.name} were tuned on: {', '.join(shared[:5])}.",
                 hint="Take them out of the tuning anchors, or leave this benchmark out of the report.",
             )
+
+
+# --- rows of a file as items ---
+
+
+def read_items(
+    name: str, rows: Sequence[Any], prompt: str | None = None, category: str | None = None, target: str | None = None
+) -> list[Item]:
+    """Rows as items: texts, or objects with a prompt in the column `prompt` (None: the first of PROMPT_FIELDS).
+
+    An object may also hold id, category, prefill (what the reply begins with) and messages (a conversation instead of a
+    prompt; its last user turn is what judges read). Raises UsageError naming the entry.
+    """
+    named = [column for column in (prompt, category, target) if column is not None]
+    if named:
+        need_columns(name, rows, *named)
+    found = []
+    for number, row in enumerate(rows, start=1):
+        item = Item("", row) if isinstance(row, str) else _item(row, prompt, category, target)
+        if item is None:
+            raise UsageError(
+                f"{name}, entry {number}: no prompt found.",
+                hint="Entries are texts, or objects with a field 'prompt' (or name the column).",
+            )
+        found.append(item)
+    return found
+
+
+def _item(row: Any, prompt: str | None, category: str | None, target: str | None) -> Item | None:
+    if not isinstance(row, Mapping):
+        return None
+    messages = _messages(row.get("messages"))
+    text = _first(row, (prompt,) if prompt else PROMPT_FIELDS)
+    if text is None:
+        text = next((str(turn["content"]) for turn in reversed(messages) if turn["role"] == "user"), None)
+    if text is None:
+        return None
+    return Item(
+        id=str(row.get("id") or "") if prompt is None else "",
+        prompt=text,
+        category=_first(row, (category,) if category else CATEGORY_FIELDS) or "",
+        messages=messages,
+        prefill=str(row.get("prefill") or ""),
+        target=_first(row, (target,)) or "" if target else "",
+    )
+
+
+def _first(row: Mapping[str, Any], fields: Sequence[str]) -> str | None:
+    return next((row[field] for field in fields if isinstance(row.get(field), str)), None)
+
+
+def _messages(value: Any) -> tuple[Mapping[str, Any], ...]:
+    turns = value if isinstance(value, list) else []
+    if not all(isinstance(turn, Mapping) and "role" in turn and isinstance(turn.get("content"), str) for turn in turns):
+        return ()
+    return tuple({"role": turn["role"], "content": turn["content"]} for turn in turns)

@@ -1,4 +1,4 @@
-"""Judges that are chat models: harm, refusal (three-way as XSTest) and which of two replies is better.
+"""Judges replies by chat models: harm, refusal (three-way as XSTest) and which of two replies is better.
 
 A judge model is anything that answers one text with another (`Asker`): a LangChain chat model through
 `acd_integrations.judge`, or a ContrastiveLM (`LMAsker`). The prompts are ours and versioned; a changed prompt is
@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from acd_core.errors import UsageError
-from acd_core.evaluation.completions import Completion, RecordFile, completion_key
 from acd_core.evaluation.intervals import Rate, wilson
+from acd_core.evaluation.records import Completion, RecordFile, record_key
 from acd_core.params import Generation
 
 VERSION = "1"
 Task = Literal["harm", "refusal"]
-Outcome = Literal["a", "b", "tie"]
+Preference = Literal["a", "b", "tie"]
 JUDGED_CHARS = 8_000
 """Of a prompt or reply, this much is shown to the judge: the start, where the stance is."""
 
@@ -161,7 +161,7 @@ class PairwiseModelJudge(_Judge):
     def __init__(self, asker: Asker) -> None:
         super().__init__(asker, "pairwise")
 
-    def compare(self, prompt: str, a: str, b: str) -> Outcome | None:
+    def compare(self, prompt: str, a: str, b: str) -> Preference | None:
         """The better reply; "tie" also where the order decided; None when a verdict could not be read."""
         if a == b:
             return self._count("tie")
@@ -182,7 +182,7 @@ class PairwiseModelJudge(_Judge):
         text = judge_prompt(_PAIR, {"request": prompt, "first reply": first, "second reply": second})
         return self._ask(text, _PAIR[2])
 
-    def _count(self, outcome: str) -> Outcome:
+    def _count(self, outcome: str) -> Preference:
         self.tally.labels[outcome] += 1
         return "a" if outcome == "a" else "b" if outcome == "b" else "tie"
 
@@ -247,6 +247,15 @@ class LabelJudge(Protocol):
     def label_each(self, exchanges: Sequence[tuple[str, str]]) -> Iterator[str | None]: ...
 
 
+class PairwiseJudge(Protocol):
+    """Which of two replies is better. Presents them in both orders itself, and says None where it cannot tell."""
+
+    @property
+    def name(self) -> str: ...
+
+    def compare(self, prompt: str, a: str, b: str) -> Preference | None: ...
+
+
 @dataclass(frozen=True)
 class Reading:
     """One kept verdict."""
@@ -270,14 +279,14 @@ class Readings:
 
     @property
     def refused(self) -> dict[str, bool]:
-        """By reply key, for `disagreement.disagreements`: partial and full refusals. For judges of refusal."""
+        """By reply key, for `judge_agreement.disagreements`: partial and full refusals. For judges of refusal."""
         return {key: label != "full_compliance" for key, label in self.labels.items()}
 
 
 def read_replies(replies: Iterable[Completion], judge: LabelJudge, out: str | Path | None = None) -> Readings:
     """`judge` on every reply (skipped ones are left out). out: a folder for verdicts.jsonl; none is asked for twice."""
     judged = [
-        (reply, completion_key({"judge": judge.name, "prompt": reply.asked, "reply": reply.completion}))
+        (reply, record_key({"judge": judge.name, "prompt": reply.asked, "reply": reply.completion}))
         for reply in replies
         if not reply.skipped
     ]

@@ -1,18 +1,20 @@
-"""A page as data: sections of tables, texts, pictures and folded parts, written out as Markdown or as one HTML file."""
+"""Writes a page of tables, texts, pictures and folded parts as Markdown or as one HTML file."""
 
 from __future__ import annotations
 
 import base64
-import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Union
+from typing import Any, ClassVar, Union
+
+import jinja2
 
 
 @dataclass(frozen=True)
 class Table:
     """Cells are plain text without line breaks."""
 
+    kind: ClassVar[str] = "table"
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
 
@@ -21,6 +23,7 @@ class Table:
 class Text:
     """One paragraph of plain text."""
 
+    kind: ClassVar[str] = "text"
     text: str
 
 
@@ -28,6 +31,7 @@ class Text:
 class Bullets:
     """Lines of plain text, as a list."""
 
+    kind: ClassVar[str] = "bullets"
     lines: Sequence[str]
 
 
@@ -35,6 +39,7 @@ class Bullets:
 class Picture:
     """Where a figure goes; the writer is given the figures by name. `alt` says what it shows."""
 
+    kind: ClassVar[str] = "picture"
     name: str
     alt: str
 
@@ -44,6 +49,7 @@ class Sample:
     """A prompt and a reply, which may be harmful to read: only HTML shows them, and folded away. Markdown, which gets
     copied into repositories and logs, shows the label alone."""
 
+    kind: ClassVar[str] = "sample"
     label: str
     prompt: str
     reply: str
@@ -99,7 +105,17 @@ def _blocks(blocks: Sequence[Block], pictures: Mapping[str, str]) -> str:
     return "\n\n".join(parts)
 
 
-STYLE = """
+# --- HTML ---
+
+# Everything between {{ }} is escaped: texts of models and users stand there.
+_TEMPLATE = """
+<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ title }}</title>
+<style>
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
 nav a { margin-right: 1rem; white-space: nowrap; }
@@ -112,54 +128,65 @@ figure { margin: 1rem 0; background: #fff; display: inline-block; padding: .5rem
 figure img { max-width: 100%; height: auto; display: block; }
 details { margin: .5rem 0; padding: .25rem .75rem; border-left: 3px solid var(--line); }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--soft); padding: .5rem; }
+</style>
+</head>
+<body>
+<h1>{{ title }}</h1>
+<nav>
+{% for section in sections %}
+<a href="#{{ section.name }}">{{ section.title }}</a>
+{% endfor %}
+</nav>
+{% for section in sections %}
+<section id="{{ section.name }}">
+<h2>{{ section.title }}</h2>
+{% for block in section.blocks %}
+{% if block.kind == "table" %}
+<div class="wide"><table>
+<thead><tr>{% for cell in block.head %}<th>{{ cell }}</th>{% endfor %}</tr></thead>
+<tbody>
+{% for row in block.rows %}
+<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}
+</tbody></table></div>
+{% elif block.kind == "text" %}
+<p>{{ block.text }}</p>
+{% elif block.kind == "bullets" %}
+<ul>
+{% for line in block.lines %}
+<li>{{ line }}</li>
+{% endfor %}
+</ul>
+{% elif block.kind == "picture" and block.name in pictures %}
+<figure><img alt="{{ block.alt }}" src="data:image/svg+xml;base64,{{ pictures[block.name] }}"></figure>
+{% elif block.kind == "sample" %}
+<details><summary>{{ block.label }} (may be harmful to read)</summary>
+<p>Prompt</p>
+<pre>{{ block.prompt }}</pre>
+<p>Reply</p>
+<pre>{{ block.reply }}</pre>
+</details>
+{% endif %}
+{% endfor %}
+</section>
+{% endfor %}
+</body>
+</html>
 """
+
+
+def _printable(value: Any) -> str:
+    """`value` as text without what breaks a file: lone surrogates and control characters."""
+    clean = "".join(char if char in "\n\t" or char.isprintable() else "\ufffd" for char in str(value))
+    return clean.encode("utf-8", "replace").decode("utf-8")
+
+
+_PAGE = jinja2.Environment(
+    autoescape=True, finalize=_printable, undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True
+).from_string(_TEMPLATE.lstrip())
 
 
 def to_html(title: str, sections: Sequence[Section], figures: Mapping[str, str]) -> str:
     """The page as one HTML file without scripts or outside addresses. figures: name -> SVG text, embedded."""
-    links = "".join(f'<a href="#{section.name}">{_text(section.title)}</a>\n' for section in sections)
-    parts = [
-        "<!DOCTYPE html>",
-        '<html lang="en">',
-        "<head>",
-        '<meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{_text(title)}</title>",
-        f"<style>{STYLE}</style>",
-        "</head>",
-        "<body>",
-        f"<h1>{_text(title)}</h1>",
-        f"<nav>{links}</nav>",
-    ]
-    for section in sections:
-        parts += [f'<section id="{section.name}">', f"<h2>{_text(section.title)}</h2>"]
-        parts += [_element(block, figures) for block in section.blocks]
-        parts.append("</section>")
-    return "\n".join([*parts, "</body>", "</html>", ""])
-
-
-def _element(block: Block, figures: Mapping[str, str]) -> str:
-    if isinstance(block, Table):
-        head = "".join(f"<th>{_text(cell)}</th>" for cell in block.head)
-        rows = "\n".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in block.rows)
-        opened = f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n'
-        return f"{opened}<tbody>\n{rows}\n</tbody></table></div>"
-    if isinstance(block, Text):
-        return f"<p>{_text(block.text)}</p>"
-    if isinstance(block, Bullets):
-        return "<ul>\n" + "\n".join(f"<li>{_text(line)}</li>" for line in block.lines) + "\n</ul>"
-    if isinstance(block, Picture):
-        if block.name not in figures:
-            return ""
-        data = base64.b64encode(figures[block.name].encode()).decode()
-        return f'<figure><img alt="{_text(block.alt)}" src="data:image/svg+xml;base64,{data}"></figure>'
-    return (
-        f"<details><summary>{_text(block.label)} (may be harmful to read)</summary>\n"
-        f"<p>Prompt</p>\n<pre>{_text(block.prompt)}</pre>\n<p>Reply</p>\n<pre>{_text(block.reply)}</pre>\n</details>"
-    )
-
-
-def _text(text: str) -> str:
-    # A lone surrogate or a control character in a reply must not break the file.
-    clean = "".join(char if char in "\n\t" or char.isprintable() else "\ufffd" for char in text)
-    return html.escape(clean.encode("utf-8", "replace").decode("utf-8"), quote=True)
+    pictures = {name: base64.b64encode(svg.encode()).decode() for name, svg in figures.items()}
+    return _PAGE.render(title=title, sections=sections, pictures=pictures)

@@ -1,4 +1,4 @@
-"""The published orderings beside ours: which hold, which do not, and how sure that is.
+"""Compares the published orderings with ours: which hold, which do not, and how sure that is.
 
 The paper's models are larger and its judge is another one, so its numbers are no target; the order of the methods is
 what can be compared. Figures: arXiv 2406.16743 (Zhang, Zhao et al.), harmless rates of 100 prompts a set.
@@ -10,8 +10,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from acd_core.evaluation.harness import Evaluation, is_attacked
 from acd_core.evaluation.intervals import bootstrap_mean
+from acd_core.evaluation.results import Evaluation, is_attacked
 from acd_core.evaluation.utility import Utility
 
 SETS = ("advbench", "malicious-instruct", "harmfulqa", "dangerousqa", "beavertails")

@@ -1,4 +1,8 @@
-"""Prompt files as rows: where they lie, CSV, JSON, JSON lines, plain text, packed or not. No text is ever shown."""
+"""Finds the files of sets in a folder or on the hub, and reads them as rows: CSV, JSON, JSON lines, parquet or text.
+
+From the Hugging Face hub come data files only, when a name asks for one; no loading script is ever run. No text of a
+row is ever shown.
+"""
 
 from __future__ import annotations
 
@@ -10,36 +14,51 @@ import json
 import lzma
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from acd_core.errors import UsageError, missing_extra
-from acd_core.evaluation.items import Item
+import httpx
+import huggingface_hub
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
 
-PROMPT_FIELDS = (
-    "prompt", "question", "instruction", "goal", "Goal", "Behavior", "forbidden_prompt", "Question", "query", "text",
-)  # fmt: skip
-"""What published files call the prompt, in the order tried."""
-CATEGORY_FIELDS = ("category", "Category", "SemanticCategory", "type", "topic")
+from acd_core.errors import UsageError, missing_extra
+
+_NAME_A_FOLDER = "export ACD_DATA=/path/to/folder (or --data /path/to/folder)"
+_ENDINGS = (".csv", ".jsonl", ".json", ".parquet", ".jsonl.xz", ".jsonl.gz", ".json.gz", ".csv.gz", ".txt")
 _UNPACK = {".gz": gzip.decompress, ".xz": lzma.decompress}
 
 
 def data_directory(data: str | Path | None = None) -> Path:
-    """Where the public sets lie: `data`, else ACD_DATA, else shared/data/eval beside the checkout (may not exist)."""
+    """The folder of the public sets: `data`, else the one that ACD_DATA names. It may not exist.
+
+    Raises UsageError where neither is given.
+    """
     given = data or os.environ.get("ACD_DATA")
-    return Path(given) if given else Path(__file__).resolve().parents[3] / "shared" / "data" / "eval"
+    if not given:
+        raise UsageError("No folder of public sets was named.", hint=_NAME_A_FOLDER)
+    return Path(given)
 
 
 def find_file(names: Sequence[str], data: str | Path | None, hint: str = "") -> Path:
     """The first of `names` that lies in the data directory. Raises UsageError naming file, folder and what to do."""
+    if not (data or os.environ.get("ACD_DATA")):
+        raise UsageError(
+            f"The file {names[0]} is wanted, and no folder of public sets was named.", hint=f"{_NAME_A_FOLDER}{hint}"
+        )
     folder = data_directory(data)
     for name in names:
         if (folder / name).is_file():
             return folder / name
     raise UsageError(
         f"The file {names[0]} was not found in {str(folder)!r}.",
-        hint=f"Put {names[0]} there, or name its folder: export ACD_DATA=/path/to/folder (or --data /path/to/folder)"
-        + hint,
+        hint=f"Put {names[0]} there, or name its folder: {_NAME_A_FOLDER}{hint}",
     )
 
 
@@ -108,54 +127,61 @@ def need_columns(name: str, rows: Sequence[Any], *columns: str) -> None:
         )
 
 
-def read_items(
-    name: str, rows: Sequence[Any], prompt: str | None = None, category: str | None = None, target: str | None = None
-) -> list[Item]:
-    """Rows as items: texts, or objects with a prompt in the column `prompt` (None: the first of PROMPT_FIELDS).
+# --- the hub ---
 
-    An object may also hold id, category, prefill (what the reply begins with) and messages (a conversation instead of a
-    prompt; its last user turn is what judges read). Raises UsageError naming the entry.
+
+def fetch_set(dataset_id: str, file: str | None = None, revision: str | None = None) -> Path:
+    """The local path of one data file of a hub data set (downloaded, or from the hub's own cache).
+
+    file: a path in the repository, or a part of one ("harmful" finds data/harmful-behaviors.csv); None takes the only
+    data file, or the test split's. Raises UsageError: no network, no such set, a gated set, several files.
     """
-    named = [column for column in (prompt, category, target) if column is not None]
-    if named:
-        need_columns(name, rows, *named)
-    found = []
-    for number, row in enumerate(rows, start=1):
-        item = Item("", row) if isinstance(row, str) else _item(row, prompt, category, target)
-        if item is None:
-            raise UsageError(
-                f"{name}, entry {number}: no prompt found.",
-                hint="Entries are texts, or objects with a field 'prompt' (or name the column).",
-            )
-        found.append(item)
-    return found
+    try:
+        # An exact name is also found offline, in the cache.
+        name = file if file and file.endswith(_ENDINGS) else pick(dataset_id, _listing(dataset_id, revision), file)
+        return Path(huggingface_hub.hf_hub_download(dataset_id, name, repo_type="dataset", revision=revision))
+    except GatedRepoError as error:
+        raise UsageError(
+            f"The data set {dataset_id!r} is gated.",
+            hint=f"Accept its terms on https://huggingface.co/datasets/{dataset_id}, then: hf auth login",
+        ) from error
+    except EntryNotFoundError as error:
+        if isinstance(error, LocalEntryNotFoundError):
+            raise _unreachable(dataset_id, error) from error
+        raise UsageError(f"{dataset_id!r} has no file {file!r}.", hint="Leave the file out to see them.") from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise UsageError(
+            f"There is no data set {dataset_id!r} on the hub (or it is private).", hint="Write owner/name."
+        ) from error
+    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+        raise _unreachable(dataset_id, error) from error
 
 
-def _item(row: Any, prompt: str | None, category: str | None, target: str | None) -> Item | None:
-    if not isinstance(row, Mapping):
-        return None
-    messages = _messages(row.get("messages"))
-    text = _first(row, (prompt,) if prompt else PROMPT_FIELDS)
-    if text is None:
-        text = next((str(turn["content"]) for turn in reversed(messages) if turn["role"] == "user"), None)
-    if text is None:
-        return None
-    return Item(
-        id=str(row.get("id") or "") if prompt is None else "",
-        prompt=text,
-        category=_first(row, (category,) if category else CATEGORY_FIELDS) or "",
-        messages=messages,
-        prefill=str(row.get("prefill") or ""),
-        target=_first(row, (target,)) or "" if target else "",
+def _unreachable(dataset_id: str, error: Exception) -> UsageError:
+    return UsageError(
+        f"The hub could not be reached for the data set {dataset_id!r} ({type(error).__name__}).",
+        hint="Check the network and HF_HUB_OFFLINE, or download the file yourself and give its path: harmful:FILE",
     )
 
 
-def _first(row: Mapping[str, Any], fields: Sequence[str]) -> str | None:
-    return next((row[field] for field in fields if isinstance(row.get(field), str)), None)
+def _listing(dataset_id: str, revision: str | None) -> list[str]:
+    return list(huggingface_hub.HfApi().list_repo_files(dataset_id, repo_type="dataset", revision=revision))
 
 
-def _messages(value: Any) -> tuple[Mapping[str, Any], ...]:
-    turns = value if isinstance(value, list) else []
-    if not all(isinstance(turn, Mapping) and "role" in turn and isinstance(turn.get("content"), str) for turn in turns):
-        return ()
-    return tuple({"role": turn["role"], "content": turn["content"]} for turn in turns)
+def pick(dataset_id: str, files: Sequence[str], part: str | None = None) -> str:
+    """The data file to read: the one whose path holds `part`; else the only one; else the test split's only one.
+
+    Raises UsageError listing the candidates.
+    """
+    found = [name for name in files if name.endswith(_ENDINGS) and not PurePosixPath(name).name.startswith(".")]
+    chosen = [name for name in found if part is None or part in name]
+    if part is None and len(chosen) > 1:
+        chosen = [name for name in chosen if "test" in PurePosixPath(name).name] or chosen
+    if len(chosen) == 1:
+        return chosen[0]
+    shown = ", ".join((chosen or found)[:8]) or "none"
+    raise UsageError(
+        f"{dataset_id!r} has {'no data file' if not chosen else 'several data files'}"
+        + (f" whose path holds {part!r}." if part else "."),
+        hint=f"Name one of: {shown}",
+    )

@@ -1,25 +1,47 @@
-"""A whole run: which sets, which arms, replies, costs, page. What `acd evaluate` does."""
+"""Plans and runs a whole evaluation: sets, arms, replies, costs, page. What `acd evaluate` does."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from acd_core.errors import UsageError
-from acd_core.evaluation.benchmarks import BUNDLED, LOADERS, Benchmark, check_overlap, data_directory, load_benchmark
-from acd_core.evaluation.calibration import LabelledRow, calibrate, calibrate_model
-from acd_core.evaluation.choices import QuestionSet, general_questions, read_choices, read_truthfulqa
-from acd_core.evaluation.disagreement import disagreements
-from acd_core.evaluation.harness import Arm, Evaluation, evaluate
-from acd_core.evaluation.model_judges import Asker, LabelJudge, ModelJudge, PairwiseModelJudge, Readings, read_replies
+from acd_core.evaluation.benchmarks import BUNDLED, LOADERS, load_benchmark
+from acd_core.evaluation.items import Benchmark, check_overlap
+from acd_core.evaluation.judge_agreement import LabelledRow, calibrate, calibrate_model, disagreements
+from acd_core.evaluation.model_judges import (
+    Asker,
+    LabelJudge,
+    ModelJudge,
+    PairwiseJudge,
+    PairwiseModelJudge,
+    Reading,
+    Readings,
+    read_replies,
+)
+from acd_core.evaluation.multiple_choice import QuestionSet, general_questions, read_choices, read_truthfulqa
 from acd_core.evaluation.paper import ABLATION, OPPOSITE_PROMPT
-from acd_core.evaluation.report import machine, write_report
-from acd_core.evaluation.utility import PairwiseJudge, Utility, measure
+from acd_core.evaluation.records import Completion, RecordFile
+from acd_core.evaluation.report import check_page, machine, write_report
+from acd_core.evaluation.results import Evaluation
+from acd_core.evaluation.runner import Arm, evaluate
+from acd_core.evaluation.set_files import data_directory
+from acd_core.evaluation.utility import Divergence, Judgement, Scores, Utility, measure
+from acd_core.files.saving import check_writable, failing_as
 from acd_core.methods import prompts
 from acd_core.methods.table import METHODS
 
+_KEPT: Mapping[str, type[Any]] = {
+    "completions.jsonl": Completion,
+    "scores.jsonl": Scores,
+    "divergences.jsonl": Divergence,
+    "judgements.jsonl": Judgement,
+    "verdicts.jsonl": Reading,
+}
+"""The files of what a run keeps beside its page, and the records in each."""
 SWEEP = (0.0, 0.2, 0.4, 0.6, 0.8)
 _OPPOSITE = Arm("none", label=OPPOSITE_PROMPT, system=prompts.MANUAL_REVERSE)
 
@@ -61,7 +83,7 @@ class Study:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StudyResult:
     """What a study found, and the files it wrote."""
 
     result: Evaluation
@@ -76,13 +98,14 @@ def run(
     *,
     title: str = "Evaluation",
     shown: bool = True,
-    told: Callable[[str], None] | None = None,
-) -> Outcome:
+    progress: Callable[[str], None] | None = None,
+) -> StudyResult:
     """Run `study` on `lm` into the folder `out`. Started again with the same folder it repeats nothing that was kept.
 
-    shown: bars on stderr. told: hears one line after every method on every set.
-    Raises UsageError where a prompt was tuned on, or an arm or set is named twice.
+    shown: bars on stderr. progress: hears one line after every method on every set.
+    Raises UsageError where a prompt was tuned on, an arm or set is named twice, or `out` cannot be used.
     """
+    check_output(Path(out))
     check_overlap(study.tuned_on, study.sets)
     header = {**machine(), "sampling seed": study.seed, **study.header}
     result = evaluate(
@@ -94,9 +117,9 @@ def run(
         seed=study.seed,
         header=header,
         shown=shown,
-        told=told,
+        progress=progress,
     )
-    judges, tell = study.judges or Judges(), told or _silent
+    judges, tell = study.judges or Judges(), progress or _silent
     readings: dict[str, Readings] = {}
     for task, judge in (("harm", judges.harm), ("refusal", judges.refusal)):
         if judge is not None:
@@ -116,11 +139,22 @@ def run(
             agreement.append((name, calibrate_model(labelled, judges.refusal)))
     others = {readings["refusal"].judge: readings["refusal"].refused} if "refusal" in readings else {}
     found = disagreements(result, study.samples, seed=study.seed, others=others)
-    return Outcome(result, utility, tuple(write_report(result, out, title, utility, found, readings, agreement)))
+    return StudyResult(result, utility, tuple(write_report(result, out, title, utility, found, readings, agreement)))
+
+
+def check_output(out: Path) -> None:
+    """Raise UsageError unless a run can keep all it makes in the folder `out`, and replaces nothing of others there."""
+    with failing_as(UsageError, f"The page cannot be written to {str(out)!r}"):
+        check_writable(out)
+        for name, record in _KEPT.items():
+            if os.path.lexists(out / name):
+                with RecordFile(out / name, record):
+                    pass
+        check_page(out)
 
 
 def _silent(_: str) -> None:
-    """Nobody listens."""
+    """Says nothing."""
 
 
 def chosen_sets(names: Sequence[str], data: str | None, limit: int | None, seed: int) -> list[Benchmark]:
@@ -133,12 +167,12 @@ def chosen_sets(names: Sequence[str], data: str | None, limit: int | None, seed:
     else:
         found = [load_benchmark(name) for name in BUNDLED]
         if data is not None:
-            found += _lying_there(data)
+            found += _sets_in_folder(data)
     found = [each.sample(limit, seed) for each in found if len(each)]
     return sorted(found, key=lambda each: each.kind)
 
 
-def _lying_there(data: str) -> list[Benchmark]:
+def _sets_in_folder(data: str) -> list[Benchmark]:
     folder = data_directory(data)
     if not folder.is_dir():
         raise UsageError(f"There is no folder {data!r}.", hint="acd evaluate --data /path/to/folder")
@@ -203,7 +237,7 @@ def _runnable(pair: bool, expert: bool, allow_adversarial: bool) -> list[str]:
         name
         for name, method in METHODS.items()
         if (pair or not method.needs_pair)
-        and (expert or not method.expert)
+        and (expert or not method.needs_expert)
         and (allow_adversarial or not method.guarded)
     ]
 

@@ -1,4 +1,4 @@
-"""What replies look like as text: how long, how varied, how often they loop. No model, no judge.
+"""Describes replies as text: how long, how varied, how often they loop. No model, no judge.
 
 A rate of refusals cannot tell an answer from garble, so these stand beside every rate.
 """

@@ -1,4 +1,4 @@
-"""What a method costs in usefulness: text statistics, divergence, perplexity, multiple choice and win rate.
+"""Measures what a method costs in usefulness: text statistics, divergence, perplexity, multiple choice and win rate.
 
 Divergence, perplexity and multiple choice are read from the joined distribution itself (`ContrastiveLM.distributions`,
 `loglikelihoods`), which says more than a few hundred replies can. Everything that cost a forward is kept beside the
@@ -12,31 +12,23 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 from acd_core.errors import ContextLengthError
-from acd_core.evaluation.benchmarks import Benchmark
-from acd_core.evaluation.choices import Question, QuestionSet, accuracy, true_share
-from acd_core.evaluation.completions import Completion, RecordFile, completion_key
-from acd_core.evaluation.harness import Arm, Evaluation, arm_settings
-from acd_core.evaluation.identity import identity, reply_facts
 from acd_core.evaluation.intervals import Rate, bootstrap_mean, bootstrap_ratio, wilson
+from acd_core.evaluation.items import Benchmark
+from acd_core.evaluation.model_judges import PairwiseJudge
+from acd_core.evaluation.multiple_choice import Question, QuestionSet, accuracy, true_share
+from acd_core.evaluation.records import Completion, RecordFile, record_key
+from acd_core.evaluation.results import Evaluation
+from acd_core.evaluation.runner import Arm, arm_settings
 from acd_core.evaluation.text_quality import TextQuality, text_quality
+from acd_core.identity import identity, reply_facts
 from acd_core.params import GenerationParams
 from acd_core.tuning.progress import Bar
 
 CHUNK = 16  # conversations between two writes to disk
 Triple = tuple[float, float, float]
-Outcome = Literal["a", "b", "tie"]
-
-
-class PairwiseJudge(Protocol):
-    """Which of two replies is better. Presents them in both orders itself, and says None where it cannot tell."""
-
-    @property
-    def name(self) -> str: ...
-
-    def compare(self, prompt: str, a: str, b: str) -> Outcome | None: ...
 
 
 @dataclass(frozen=True)
@@ -91,7 +83,7 @@ class Perplexity:
 
 
 @dataclass(frozen=True)
-class Choices:
+class ChoiceRates:
     """One set of questions: accuracy (MC1 for TruthfulQA), and MC2's mean share of the true answers where defined.
 
     undecided: questions all of whose choices have probability 0, as a rule that drops tokens may leave them; they are
@@ -126,7 +118,7 @@ class ArmUtility:
     harmful_quality: TextQuality
     of_base: Perplexity | None
     under_base: Perplexity | None
-    choices: Mapping[str, Choices]
+    choices: Mapping[str, ChoiceRates]
     wins: Wins | None
     same: Rate | None = None
     divergence: Triple | None = None
@@ -239,7 +231,7 @@ class _Run:
         """cases: (what, id, conversation, continuations). Those that do not fit the context have no scores."""
         settings = self._settings(arm)
         facts = reply_facts(self._model, settings)
-        keys = [completion_key({**facts, "prompt": asked, "texts": list(texts)}) for _, _, asked, texts in cases]
+        keys = [record_key({**facts, "prompt": asked, "texts": list(texts)}) for _, _, asked, texts in cases]
         missing = [at for at, key in enumerate(keys) if store.get(key) is None]
         if missing:
             with Bar(title, len(missing), shown=self._shown, unit=" prompts/s") as bar:
@@ -291,7 +283,7 @@ class _Run:
         mine, other = self._settings(arm), self._settings(base)
         facts = [reply_facts(self._model, each) for each in (mine, other)]
         keys = [
-            completion_key({"arm": facts[0], "base": facts[1], "prompt": arm.conversation(item), "text": c.completion})
+            record_key({"arm": facts[0], "base": facts[1], "prompt": arm.conversation(item), "text": c.completion})
             for c, item in said
         ]
         missing = [at for at, key in enumerate(keys) if store.get(key) is None]
@@ -332,7 +324,7 @@ class _Run:
             for pair in pairs[given:]:
                 yield from self._departures([pair], mine, other)
 
-    def choices(self, arm: Arm, questions: QuestionSet, store: RecordFile[Scores]) -> Choices:
+    def choices(self, arm: Arm, questions: QuestionSet, store: RecordFile[Scores]) -> ChoiceRates:
         def asked(question: Question) -> Any:
             turn = {"role": "user", "content": question.prompt}
             return [{"role": "system", "content": arm.system}, turn] if arm.system else question.prompt
@@ -346,7 +338,7 @@ class _Run:
         right = wilson(sum(accuracy(each, values) for each, values in decided), len(decided))
         shares = [true_share(each, values) for each, values in decided] if questions.truthful else []
         undecided = len(answered) - len(decided)
-        return Choices(right, bootstrap_mean([shares]) if questions.truthful else None, undecided)
+        return ChoiceRates(right, bootstrap_mean([shares]) if questions.truthful else None, undecided)
 
     def wins(self, arm: Arm, base: Arm, judge: PairwiseJudge, store: RecordFile[Judgement]) -> Wins:
         others = {(each.benchmark, each.id): each for each in _harmless(self._result, base.name, answered=False)}
@@ -358,7 +350,7 @@ class _Run:
             for each in mine:
                 other = others[each.benchmark, each.id]
                 facts = {"judge": judge.name, "prompt": each.prompt, "a": each.completion, "b": other.completion}
-                key = completion_key(facts)
+                key = record_key(facts)
                 known = store.get(key)
                 if known is None:
                     same = each.completion == other.completion

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from acd_core.errors import TuningError
-from acd_core.files.reading import parse_json, read_bytes, said
+from acd_core.files.reading import parse_json, read_bytes, reason_of
 
 
 def records(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Every object in the file with its place in words. Raises TuningError naming the line that is none."""
+    """Yield every object in the file with its place in words. Raises TuningError naming the line that is none."""
     try:
         lines = read_bytes(path).decode("utf-8-sig").split("\n")
     except FileNotFoundError:
         raise TuningError(f"There is no anchor file {str(path)!r}.", hint="Check the path (--anchors).") from None
     except (OSError, ValueError) as error:
-        raise TuningError(f"{str(path)!r} cannot be read: {said(error)}", hint="JSON lines in UTF-8.") from error
+        raise TuningError(f"{str(path)!r} cannot be read: {reason_of(error)}", hint="JSON lines in UTF-8.") from error
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -27,7 +27,9 @@ def records(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         try:
             record = parse_json(line)
         except ValueError as error:
-            raise TuningError(f"{where} is not JSON ({said(error)}).", hint="Every line is one JSON object.") from None
+            raise TuningError(
+                f"{where} is not JSON ({reason_of(error)}).", hint="Every line is one JSON object."
+            ) from None
         if not isinstance(record, Mapping):
             raise TuningError(
                 f"{where} is a JSON {type(record).__name__}, not an object.", hint="Every line is one JSON object."
@@ -36,7 +38,7 @@ def records(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def text_of(record: Mapping[str, Any], name: str, where: str) -> str:
-    """The field `name`. Raises TuningError unless it is a text that says something."""
+    """Return the field `name`. Raises TuningError unless it is a text that says something."""
     value = record.get(name)
     if not isinstance(value, str) or not value.strip():
         raise TuningError(f"{where} has no {name!r} (a non-empty string).", hint=f"Fields there: {sorted(record)[:12]}")

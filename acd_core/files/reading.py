@@ -23,7 +23,7 @@ MOST_DEPTH = 64
 _MOST_DIGITS = 308  # a longer number fits no float
 _MOST_JSON = 256 * 2**20
 _MOST_HEADER = 100 * 2**20  # as safetensors has it
-_SAID = 160  # letters of a foreign error
+_REASON_LETTERS = 160  # letters of a foreign error
 _HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
 
@@ -34,10 +34,10 @@ class Tensors(NamedTuple):
     metadata: dict[str, str]
 
 
-def said(error: BaseException) -> str:
-    """A foreign error on one line."""
+def reason_of(error: BaseException) -> str:
+    """Return a foreign error on one line."""
     text = getattr(error, "strerror", None) or str(error)
-    return " ".join(str(text).split())[:_SAID] or type(error).__name__
+    return " ".join(str(text).split())[:_REASON_LETTERS] or type(error).__name__
 
 
 def check_regular(path: Path) -> os.stat_result:
@@ -50,7 +50,10 @@ def check_regular(path: Path) -> os.stat_result:
 
 
 def read_bytes(path: Path) -> bytes:
-    """All bytes of a regular file. Raises OSError (FileNotFoundError for none), also where memory does not hold it."""
+    """Return all bytes of a regular file.
+
+    Raises OSError (FileNotFoundError for none), also where memory does not hold it.
+    """
     check_regular(path)
     try:
         return path.read_bytes()
@@ -59,48 +62,54 @@ def read_bytes(path: Path) -> bytes:
 
 
 def parse_json(data: bytes | str) -> Any:
-    """The JSON document in `data`. Raises ValueError, and nothing else, for what is none or cannot be trusted."""
+    """Return the JSON document in `data`.
+
+    Raises ValueError, and nothing else, for what is none or cannot be trusted.
+    """
     if len(data) > _MOST_JSON:
         raise ValueError(f"it is {len(data)} bytes long")
     try:
         text = data if isinstance(data, str) else data.decode("utf-8-sig")
-        document = json.loads(text, object_pairs_hook=_once, parse_int=_whole)
+        document = json.loads(text, object_pairs_hook=_refuse_doubles, parse_int=_parse_bounded_integer)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"it is not UTF-8 text ({error.reason} at byte {error.start})") from None
-    _check(document)
+    _check_depth_and_texts(document)
     return document
 
 
 def read_object(path: Path, error: type[ACDError], hint: str | None = None) -> dict[str, Any]:
-    """The JSON object in the file at `path`. Raises `error`; FileNotFoundError only for a file that is not there."""
+    """Return the JSON object in the file at `path`.
+
+    Raises `error`; FileNotFoundError only for a file that is not there.
+    """
     try:
         data = read_bytes(path)
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as wrong:  # a ValueError for a name with a zero byte
-        raise error(f"{str(path)!r} cannot be read: {said(wrong)}.", hint=hint) from wrong
+        raise error(f"{str(path)!r} cannot be read: {reason_of(wrong)}.", hint=hint) from wrong
     return as_object(data, repr(str(path)), error, hint)
 
 
 def as_object(data: bytes, where: str, error: type[ACDError], hint: str | None = None) -> dict[str, Any]:
-    """The JSON object in `data`. where: what an `error` calls it."""
+    """Return the JSON object in `data`. where: what an `error` calls it."""
     try:
         document = parse_json(data)
     except ValueError as wrong:
-        raise error(f"{where} cannot be read: {said(wrong)}.", hint=hint) from None
+        raise error(f"{where} cannot be read: {reason_of(wrong)}.", hint=hint) from None
     if not isinstance(document, dict):
         raise error(f"{where} is a JSON {type(document).__name__}, not an object.", hint=hint)
     return document
 
 
 def as_tensors(data: bytes, where: str, error: type[ACDError], hint: str | None = None) -> Tensors:
-    """What the safetensors file `data` holds. where: what an `error` calls it."""
+    """Return what the safetensors file `data` holds. where: what an `error` calls it."""
     try:
         return parse_tensors(data)
     except ValueError as wrong:
-        raise error(f"{where} is damaged: {said(wrong)}.", hint=hint) from wrong
+        raise error(f"{where} is damaged: {reason_of(wrong)}.", hint=hint) from wrong
 
 
 def parse_tensors(data: bytes) -> Tensors:
@@ -111,12 +120,12 @@ def parse_tensors(data: bytes) -> Tensors:
     try:
         tensors = load(data)
     except Exception as wrong:  # of safetensors, and of torch for dtypes and shapes that it does not know
-        raise ValueError(said(wrong)) from wrong
+        raise ValueError(reason_of(wrong)) from wrong
     return Tensors(tensors, header)
 
 
 def _header(data: bytes) -> dict[str, str]:
-    """The metadata of a safetensors file whose header agrees with its size."""
+    """Return the metadata of a safetensors file whose header agrees with its size."""
     size = int.from_bytes(data[:8], "little")
     if len(data) < 8 or size > min(len(data) - 8, _MOST_HEADER):
         raise ValueError(f"it ends within its header ({len(data)} bytes in all)")
@@ -138,7 +147,7 @@ def _header(data: bytes) -> dict[str, str]:
     return metadata
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _refuse_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
@@ -147,13 +156,13 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _whole(digits: str) -> int:
+def _parse_bounded_integer(digits: str) -> int:
     if len(digits) > _MOST_DIGITS:
         raise ValueError(f"it holds a number of {len(digits)} digits")
     return int(digits)
 
 
-def _check(document: Any) -> None:
+def _check_depth_and_texts(document: Any) -> None:
     """Raise ValueError for a document that is too deep, or a text that is half a character: no file could hold it."""
     level = [document]
     for _ in range(MOST_DEPTH):
@@ -173,7 +182,7 @@ def _check(document: Any) -> None:
 
 
 def is_text(text: str) -> bool:
-    """Whether `text` can be written as UTF-8: a lone surrogate cannot."""
+    """Return whether `text` can be written as UTF-8: a lone surrogate cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -182,6 +191,7 @@ def is_text(text: str) -> bool:
 
 
 def visible(text: str) -> str:
-    """`text` with what a terminal would obey or a reader would not see written out: control characters (C0 but for
-    newline and tab, DEL, C1), the marks that turn the direction of what follows, line separators, lone surrogates."""
+    """Return `text` with what a terminal would obey or a reader would not see written out: control characters (C0 but
+    for newline and tab, DEL, C1), the marks that turn the direction of what follows, line separators, lone surrogates.
+    """
     return _HIDDEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

@@ -26,13 +26,16 @@ from pathlib import Path
 from typing import Union
 
 from acd_core.errors import ACDError
-from acd_core.files.reading import read_bytes, said
+from acd_core.files.reading import read_bytes, reason_of
 
 STAGED = ".acd-saving"
 LOCK = ".acd-saving.lock"
 PATIENCE = 20.0
 """Seconds that a writer waits for another one, and a reader for one state of a folder."""
-_STILL, _PAUSE = 4, 0.02  # a folder that was the same so many times, with such pauses, is damaged and not being written
+_SAME_READS, _PAUSE = (
+    4,
+    0.02,
+)  # a folder that was the same so many times, with such pauses, is damaged and not being written
 _MOVES = 50  # on Windows a file that somebody reads at this moment cannot be replaced
 _FULL = (errno.ENOSPC, errno.EDQUOT) if hasattr(errno, "EDQUOT") else (errno.ENOSPC,)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
@@ -73,11 +76,11 @@ def save_file(path: Path, data: bytes) -> None:
         finally:
             with contextlib.suppress(OSError):
                 beside.unlink(missing_ok=True)
-        _settle(path.parent)
+        _flush_names(path.parent)
 
 
-def litter_of(path: Path) -> list[Path]:
-    """What killed writers of the file `path` may have left beside it."""
+def leftovers_of(path: Path) -> list[Path]:
+    """Return what killed writers of the file `path` may have left beside it."""
     return [beside for end in ("new", "lock") if (beside := path.with_name(f".{path.name}.{end}")).exists()]
 
 
@@ -121,13 +124,13 @@ def save_folder(folder: Path, main: str, files: Mapping[str, bytes], names: Name
     """
     if os.path.lexists(folder) and not folder.is_dir():
         raise ForeignError("is no folder")
-    made = _made(folder)
+    made = _make_with_parents(folder)
     try:
         with locked(folder / LOCK, PATIENCE):
-            _finish(folder, main, names)
+            _put_in_force(folder, main, names)
             check_folder(folder, main, names, files)
             _stage(folder / STAGED, main, files)
-            _finish(folder, main, names)
+            _put_in_force(folder, main, names)
     except BaseException:
         for each in reversed(made):  # only those that are still empty go
             with contextlib.suppress(OSError):
@@ -136,7 +139,8 @@ def save_folder(folder: Path, main: str, files: Mapping[str, bytes], names: Name
 
 
 def read_folder(folder: Path, main: str, parts: Parts) -> dict[str, bytes]:
-    """The main file of the version that is saved in `folder` and the parts it names, all of one version, by name.
+    """Return the main file of the version that is saved in `folder` and the parts it names, all of one version, by
+    name.
 
     Raises FileNotFoundError for a missing file (its `filename` is the path), MixedError, and OSError. A writer at work
     is waited for; nothing is locked and nothing is written.
@@ -146,7 +150,7 @@ def read_folder(folder: Path, main: str, parts: Parts) -> dict[str, bytes]:
     while True:
         missing: OSError | None = None
         try:
-            found, wrong = _version(folder, main, parts)
+            found, wrong = _read_version(folder, main, parts)
             if not wrong:
                 return found
         except (FileNotFoundError, PermissionError) as error:  # the latter on Windows also for a file being replaced
@@ -155,7 +159,7 @@ def read_folder(folder: Path, main: str, parts: Parts) -> dict[str, bytes]:
             found, wrong, missing = {}, str(error), error
         now = (wrong, [(name, hashlib.sha256(data).digest()) for name, data in found.items()])
         still = still + 1 if now == before else 1
-        if still >= _STILL or time.monotonic() - since > PATIENCE:
+        if still >= _SAME_READS or time.monotonic() - since > PATIENCE:
             if missing is not None:
                 raise missing
             raise MixedError(found, wrong)
@@ -164,23 +168,25 @@ def read_folder(folder: Path, main: str, parts: Parts) -> dict[str, bytes]:
 
 
 def has_version(folder: Path, main: str) -> bool:
-    """Whether a version was saved in `folder`, whatever became of it since."""
+    """Return whether a version was saved in `folder`, whatever became of it since."""
     return os.path.lexists(folder / STAGED / main) or os.path.lexists(folder / main)
 
 
-def newest(folder: Path, main: str, name: str) -> Path:
-    """Where the file `name` of the version in `folder` lies now; a killed writer may not have moved it to its place."""
+def newest_place(folder: Path, main: str, name: str) -> Path:
+    """Return where the file `name` of the version in `folder` lies now; a killed writer may not have moved it to its
+    place.
+    """
     staged = folder / STAGED
     return staged / name if (staged / main).is_file() and (staged / name).is_file() else folder / name
 
 
 def digests(files: Mapping[str, bytes]) -> dict[str, str]:
-    """The sha256 of each of `files`, as a main file names its parts."""
+    """Return the sha256 of each of `files`, as a main file names its parts."""
     return {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
 
 
 def digest_of(files: Mapping[str, bytes]) -> str:
-    """A hash of what `read_folder` gave: the same for the same version, wherever it lies."""
+    """Return a hash of what `read_folder` gave: the same for the same version, wherever it lies."""
     digest = hashlib.sha256()
     for name, data in sorted(files.items()):
         digest.update(f"{name}\0{len(data)}\0".encode())
@@ -188,9 +194,9 @@ def digest_of(files: Mapping[str, bytes]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _version(folder: Path, main: str, parts: Parts) -> tuple[dict[str, bytes], str]:
-    """What can be read now, and which part is not the one that the main file names ("" for none)."""
-    text, staged = _main(folder, main)
+def _read_version(folder: Path, main: str, parts: Parts) -> tuple[dict[str, bytes], str]:
+    """Return what can be read now, and which part is not the one that the main file names ("" for none)."""
+    text, staged = _read_main(folder, main)
     found, unsaid, wrong = {main: text}, False, ""
     for name, digest in parts(text).items():
         unsaid = unsaid or digest is None
@@ -206,10 +212,10 @@ def _version(folder: Path, main: str, parts: Parts) -> tuple[dict[str, bytes], s
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder / name))
         wrong = wrong or ("" if right else name)
     # A main file without digests cannot tell its parts from others: it must have been in force to the end.
-    return found, wrong or (main if unsaid and _main(folder, main) != (text, staged) else "")
+    return found, wrong or (main if unsaid and _read_main(folder, main) != (text, staged) else "")
 
 
-def _main(folder: Path, main: str) -> tuple[bytes, bool]:
+def _read_main(folder: Path, main: str) -> tuple[bytes, bool]:
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         return read_bytes(folder / STAGED / main), True
     return read_bytes(folder / main), False
@@ -225,16 +231,16 @@ def _stage(staged: Path, main: str, files: Mapping[str, bytes]) -> None:
         staged.mkdir(exist_ok=True)
         _write(staged / f"{main}.new", files[main])
         for folder in {(staged / name).parent for name in files}:
-            _settle(folder)
+            _flush_names(folder)
         _move(staged / f"{main}.new", staged / main)
     except BaseException:
         if not (staged / main).exists():
             shutil.rmtree(staged, ignore_errors=True)
         raise
-    _settle(staged)
+    _flush_names(staged)
 
 
-def _finish(folder: Path, main: str, names: Names) -> None:
+def _put_in_force(folder: Path, main: str, names: Names) -> None:
     """Move a version that counts to its places, and remove what is left of one that does not. Can be killed anywhere
     and done again."""
     staged = folder / STAGED
@@ -251,9 +257,9 @@ def _finish(folder: Path, main: str, names: Names) -> None:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 _move(staged / name, folder / name)
         for place in {(folder / name).parent for name in fresh}:
-            _settle(place)
+            _flush_names(place)
         _move(staged / main, folder / main)
-        _settle(folder)
+        _flush_names(folder)
     shutil.rmtree(staged)
 
 
@@ -277,7 +283,7 @@ def locked(path: Path, patience: float = 0.0) -> Iterator[None]:
         yield
         return
     until = time.monotonic() + patience
-    while (handle := _taken(path)) is None:
+    while (handle := _open_and_lock(path)) is None:
         if time.monotonic() > until:
             raise BusyError(errno.EBUSY, "another process is at work there", str(path))
         time.sleep(0.01)
@@ -295,8 +301,8 @@ def locked(path: Path, patience: float = 0.0) -> Iterator[None]:
                 path.unlink()
 
 
-def _taken(path: Path) -> int | None:
-    """An open file that holds the lock; None where somebody else has it."""
+def _open_and_lock(path: Path) -> int | None:
+    """Return an open file that holds the lock; None where somebody else has it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -356,7 +362,9 @@ def failing_as(error: type[ACDError], what: str, thing: str = "ours") -> Iterato
         hint = "Check that the folder can be written to, or choose another one."
         if wrong.errno in _FULL:
             hint = "Make room on the disk, or choose a folder on another one. Nothing half-written was left."
-        raise error(f"{what}: {said(wrong)}{f' ({wrong.filename})' if wrong.filename else ''}.", hint=hint) from wrong
+        raise error(
+            f"{what}: {reason_of(wrong)}{f' ({wrong.filename})' if wrong.filename else ''}.", hint=hint
+        ) from wrong
 
 
 def check_writable(folder: Path) -> None:
@@ -375,7 +383,7 @@ def check_writable(folder: Path) -> None:
 # --- steps ---
 
 
-def _made(folder: Path) -> list[Path]:
+def _make_with_parents(folder: Path) -> list[Path]:
     """Make `folder`; the folders that had to be made for it, outermost first."""
     absent, place = [], folder
     while not os.path.lexists(place):
@@ -403,7 +411,7 @@ def _move(source: Path, target: Path) -> None:
             time.sleep(0.02)
 
 
-def _settle(folder: Path) -> None:
+def _flush_names(folder: Path) -> None:
     """Have the names in `folder` written down, where the system can be asked to: else a lost power line may undo
     moves in another order than they were made in."""
     if sys.platform != "win32":

@@ -7,27 +7,23 @@ loosen is refused by name. Never the other way: a rewritten schema lets nothing 
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable, Mapping
-from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from typing import Any, NoReturn
 
 from acd_core.errors import UsageError
 from acd_core.grammar.disjoint import Steps, disjoint, kinds
+from acd_core.grammar.limits import check_costs, check_shapes
+from acd_core.grammar.numbers import inexact_number, make_bounds_exact, multiples_meet_beyond
 from acd_core.grammar.patterns import FORMATS, LLGUIDANCE_FORMATS, LONGEST, NARROWED, UNENFORCEABLE, translated
-from acd_core.grammar.references import endless, gathered, names_resource, tagged, used
-from acd_core.grammar.schemas import (
-    EXACT_INTEGERS,
-    Path,
-    at,
-    closed,
-    inexact,
-    mapped,
-    nodes,
-    place_of,
-    read_exactly,
+from acd_core.grammar.references import (
+    names_resource,
+    why_endless,
+    with_gathered_definitions,
+    with_required_tags,
+    without_unused_definitions,
 )
+from acd_core.grammar.schemas import COUNTS, SHARING, Path, at, closed, mapped, nodes, place_of
 
 _ASKING = frozenset({
     "$ref", "$dynamicRef", "$recursiveRef", "type", "const", "enum",
@@ -46,35 +42,49 @@ _OF_ARRAYS = ("uniqueItems", "contains", "minContains", "maxContains", "unevalua
 _OF_OBJECTS = ("propertyNames", "dependentRequired", "dependentSchemas", "dependencies", "unevaluatedProperties")
 _OF_STRINGS = ("format", "pattern")
 _OF_NAMES = frozenset({"type", "enum", "pattern", "format", "minLength", "maxLength"})
-_COUNTS = (
-    "minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties", "minContains", "maxContains",
-)  # fmt: skip
-# Keywords whose schemas share the value, so that they may evaluate properties or items of it.
-_SHARING = ("$ref", "$dynamicRef", "$recursiveRef", "allOf", "anyOf", "oneOf", "if", "then", "else", "dependentSchemas")
 _OLD_DIALECTS = re.compile(r"json-schema\.org/draft-0[0-3]/")
 _CONTROL = re.compile(r"\\u00[0-9a-f]{2}|\x7f")
-_LARGEST_COEFFICIENT = 2**32
-_BOUNDS = (("minimum", "exclusiveMinimum", 1), ("maximum", "exclusiveMaximum", -1))
-# Decimal places of the number next to 0 that an exclusive bound of 0 leaves. llguidance nests a group for each, and its
-# regexes do not nest 100 deep.
-_PLACES_AT_ZERO = 40
+# One way to write whitespace: a model that is free in it can go on with newlines forever. These are the separators of
+# Python's json and of Jinja's tojson, in which chat models saw their schemas and calls.
+_JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_NO_NUMBERED_ESCAPES = {"json_allowed_escapes": 'nrbtf\\"'}
+
+
+def rule_of(schema: str, what: str) -> str:
+    """Return the grammar rule of `schema`, a JSON text within the limits of `limits.json_of`.
+
+    what: how to call it in a complaint. Raises UsageError for what cannot be enforced, by name.
+    """
+    content = json.loads(schema)
+    check_shapes(content, what)
+    check_costs(content, what)
+    try:
+        asked, numbered_escapes = enforceable(content, what)
+    except RecursionError:
+        raise UsageError(
+            f"The {what} is too deep: its references or parts lead too far into each other.",
+            hint="Fewer definitions that lead to further ones.",
+        ) from None
+    style = _JSON_STYLE if numbered_escapes else {**_JSON_STYLE, **_NO_NUMBERED_ESCAPES}
+    return "%json " + json.dumps({**asked, "x-guidance": style})
 
 
 def enforceable(schema: Mapping[str, Any], what: str) -> tuple[dict[str, Any], bool]:
-    """(`schema` as llguidance is to read it, whether strings may hold escapes by number).
+    """Return (`schema` as llguidance is to read it, whether strings may hold escapes by number).
 
     what: how to call the schema in a complaint. Raises UsageError for what would be loosened, by name.
     """
-    doc = used(gathered(schema, what))
-    number = inexact(doc)
+    doc = without_unused_definitions(with_gathered_definitions(schema, what))
+    number = inexact_number(doc)
     if number is not None:
         _refuse(what, f"names the number {number}, which cannot be enforced to the last digit")
-    result = closed(_Rewriting(used(tagged(doc)), what).result())
-    circle = endless(result)
+    result = closed(_Rewriting(without_unused_definitions(with_required_tags(doc)), what).result())
+    circle = why_endless(result)
     if circle is not None:
         _refuse(what, circle, "Put an object or an array between, or leave a way out: a null, or a shorter list.")
     _check_counts(result, what)
-    _check_multiples(result, what)
+    if multiples_meet_beyond(result):
+        _refuse(what, "uses keywords that cannot be enforced: several multipleOf whose common multiple is too large")
     return result, _escapes(result, what)
 
 
@@ -102,7 +112,7 @@ class _Rewriting:
         schema = self._exclusive(schema)
         # Notes, and keywords that nobody knows: llguidance follows no reference in a circle where one stands beside it.
         out = {key: value for key, value in mapped(schema, self._schema).items() if key in _ASKING | _KEEPING}
-        for key in _COUNTS:
+        for key in COUNTS:
             if isinstance(out.get(key), float) and out[key].is_integer():
                 out[key] = int(out[key])
         self._anchors(out)
@@ -111,11 +121,11 @@ class _Rewriting:
         self._unevaluated(out)
         self._strings(out)
         self._names(out)
-        _bound(out)
+        make_bounds_exact(out)
         return out
 
     def _exclusive(self, schema: Mapping[str, Any]) -> Mapping[str, Any]:
-        """`oneOf` as `anyOf`, where no two of its branches can fit one value."""
+        """Return `oneOf` as `anyOf`, where no two of its branches can fit one value."""
         branches = schema.get("oneOf")
         if not isinstance(branches, list):
             return schema
@@ -138,7 +148,7 @@ class _Rewriting:
         return None if place is None else at(self._doc, place)
 
     def _anchors(self, out: dict[str, Any]) -> None:
-        """Anchors of old dialects and dynamic ones, as far as they mean what an anchor means."""
+        """Rewrite anchors of old dialects and dynamic ones, as far as they mean what an anchor means."""
         if isinstance(out.get("$id"), str) and out["$id"].startswith("#"):
             out["$anchor"] = out.pop("$id")[1:]
         if not self._recursive:
@@ -155,12 +165,12 @@ class _Rewriting:
                 out["$ref"] = out.pop("$dynamicRef")
 
     def _drop(self, out: dict[str, Any]) -> None:
-        """Keywords that ask for nothing here."""
+        """Leave out the keywords that ask for nothing here."""
         left = kinds(out)
         for kind, names in (("array", _OF_ARRAYS), ("object", _OF_OBJECTS), ("string", _OF_STRINGS)):
             for name in names if kind not in left else ():
                 out.pop(name, None)
-        for name, empty in _EMPTY.items():
+        for name, empty in _ASKS_NOTHING.items():
             if name in out and empty(out[name]):
                 del out[name]
         if "contains" not in out or (out.get("minContains") == 0 and "maxContains" not in out):
@@ -180,16 +190,19 @@ class _Rewriting:
             del out["dependentRequired"]
 
     def _arrays(self, out: dict[str, Any]) -> None:
-        """`additionalItems` speaks of what comes behind a list of `items`. Beside anything else it asks for nothing,
-        and llguidance would forget `prefixItems` for it."""
+        """Leave out an `additionalItems` that asks for nothing.
+
+        It speaks of what comes behind a list of `items`. Beside anything else it asks for nothing, and llguidance would
+        forget `prefixItems` for it.
+        """
         if isinstance(out.get("items"), list) and "prefixItems" in out:
             _refuse(self._what, "has both prefixItems and a list of items")
         if not isinstance(out.get("items"), list):
             out.pop("additionalItems", None)
 
     def _unevaluated(self, out: dict[str, Any]) -> None:
-        """`unevaluated...` as `additional...`, where nothing else can have evaluated a part of the value."""
-        shared = any(key in out for key in _SHARING)
+        """Rewrite `unevaluated...` as `additional...`, where nothing else can have evaluated a part of the value."""
+        shared = any(key in out for key in SHARING)
         if "unevaluatedProperties" in out and (not shared or _trivial(out["unevaluatedProperties"])):
             rest = out.pop("unevaluatedProperties")
             out.setdefault("additionalProperties", rest)
@@ -201,7 +214,8 @@ class _Rewriting:
                 out.setdefault("items", rest)
 
     def _strings(self, out: dict[str, Any]) -> None:
-        """Patterns in Rust's syntax; formats that the standard names, by llguidance or by a pattern of ours."""
+        """Rewrite patterns in Rust's syntax, and formats that the standard names as llguidance's or as a pattern of
+        ours."""
         if isinstance(out.get("pattern"), str):
             out["pattern"] = translated(out["pattern"])
         name = out.get("format")
@@ -229,7 +243,7 @@ class _Rewriting:
             out["allOf"] = [*parts, {"pattern": pattern}]
 
     def _names(self, out: dict[str, Any]) -> None:
-        """Patterns of property names, in Rust's syntax; `propertyNames` as properties or as such a pattern."""
+        """Rewrite patterns of names in Rust's syntax, and `propertyNames` as properties or as such a pattern."""
         if isinstance(out.get("patternProperties"), Mapping):
             found: dict[str, Any] = {}
             for pattern, schema in out["patternProperties"].items():
@@ -257,62 +271,12 @@ class _Rewriting:
         out["additionalProperties"] = False
 
 
-def _bound(out: dict[str, Any]) -> None:
-    """Bounds of numbers, so that llguidance holds them exactly.
-
-    Beside an exclusive whole number and another bound within the same unit it allows the whole number itself (0 for
-    `exclusiveMinimum: 0, maximum: 0.5`). Which bounds meet shows only once references and parts are merged, so each
-    such one becomes an inclusive one right inside.
-    """
-    if "number" not in kinds(out):
-        return
-    for plain, exclusive, inward in _BOUNDS:
-        if out.get(exclusive) is True and _is_number(out.get(plain)):  # draft 4
-            out[exclusive] = out.pop(plain)
-        elif out.get(exclusive) is False:
-            del out[exclusive]
-        for name in (plain, exclusive):
-            if isinstance(out.get(name), float) and not read_exactly(out[name]):
-                out[name] = _shortened(out[name], inward)
-        inside = _inside(out.get(exclusive), inward, out.get("type") == "integer")
-        if inside is not None:
-            del out[exclusive]
-            known = out[plain] if _is_number(out.get(plain)) else inside
-            out[plain] = max(known, inside) if inward > 0 else min(known, inside)
-
-
-def _inside(value: Any, inward: int, integer: bool) -> float | None:
-    """The first number inside an exclusive bound, where llguidance does not hold that bound; else None. Between the two
-    lies nothing of up to 15 digits, beyond 0 nothing above 1e-40."""
-    if not _is_number(value) or value != int(value):
-        return None
-    size = abs(value)
-    if EXACT_INTEGERS <= size < 2**63:  # llguidance adds 1, which a double of this size does not show
-        return int(math.nextafter(value, inward * math.inf))
-    if integer or value * inward < 0 or size >= EXACT_INTEGERS:
-        return None
-    places = _PLACES_AT_ZERO if not size else max(k for k in range(17) if not k or size * 10**k < EXACT_INTEGERS)
-    return float(Decimal(value) + inward * Decimal(1).scaleb(-places)) if places else int(value) + inward
-
-
-def _shortened(value: float, inward: int) -> float:
-    """The bound as the next number inside that llguidance reads to the last digit."""
-    inside = Context(prec=15, rounding=ROUND_CEILING if inward > 0 else ROUND_FLOOR)
-    short = float(inside.plus(Decimal(repr(value))))
-    # So small or large that no digits are read exactly: a little further in than the reading can be wrong.
-    return (
-        short
-        if read_exactly(short)
-        else float(inside.fma(abs(Decimal(short)), Decimal(inward) / 10**14, Decimal(short)))
-    )
-
-
 def _trivial(schema: Any) -> bool:
     """Whether every value fits, as can be seen at once."""
     return schema is True or (isinstance(schema, Mapping) and not _ASKING & schema.keys())
 
 
-def _empty(value: Any) -> bool:
+def _all_trivial(value: Any) -> bool:
     """Whether every schema by name is trivial, and every list of names empty."""
     return isinstance(value, Mapping) and all(each == [] or _trivial(each) for each in value.values())
 
@@ -323,39 +287,28 @@ def _any_name(value: Any) -> bool:
     return named or _trivial(value)
 
 
-_EMPTY: dict[str, Callable[[Any], bool]] = {
+_ASKS_NOTHING: dict[str, Callable[[Any], bool]] = {
     "uniqueItems": lambda value: value is False,
     "minProperties": lambda value: value == 0,
     "not": lambda value: value is False,
     "propertyNames": _any_name,
     "unevaluatedItems": _trivial,
-    "dependentRequired": _empty,
-    "dependentSchemas": _empty,
-    "dependencies": _empty,
+    "dependentRequired": _all_trivial,
+    "dependentSchemas": _all_trivial,
+    "dependencies": _all_trivial,
 }
 """Keyword -> whether such a value of it asks for nothing."""
 
 
 def _check_counts(schema: Mapping[str, Any], what: str) -> None:
-    """llguidance counts a name that is written twice as two properties; a reader of JSON counts it once."""
+    """Refuse counts of properties with free names. llguidance counts a name that is written twice as two properties; a
+    reader of JSON counts it once."""
     for _, node in nodes(schema):
         least, required = node.get("minProperties"), node.get("required")
         sure = len(set(required)) if isinstance(required, list) else 0
         free = node.get("additionalProperties") is not False or node.get("patternProperties")
         if isinstance(least, int) and free and least > sure + 1:
             _refuse(what, f"uses keywords that cannot be enforced: minProperties {least} of properties with free names")
-
-
-def _check_multiples(schema: Mapping[str, Any], what: str) -> None:
-    """llguidance meets two `multipleOf` by their least common multiple, in 32 bits and without a word beyond them."""
-    found = {node["multipleOf"] for _, node in nodes(schema) if _is_number(node.get("multipleOf"))}
-    meeting = any(key in node for _, node in nodes(schema) for key in _SHARING)
-    if len(found) < 2 or not meeting:
-        return
-    exact = [Decimal(repr(value)).copy_abs() for value in found]
-    places = max(0, *(-int(value.normalize().as_tuple().exponent) for value in exact))
-    if math.lcm(*(int(value.scaleb(places)) for value in exact)) >= _LARGEST_COEFFICIENT:
-        _refuse(what, "uses keywords that cannot be enforced: several multipleOf whose common multiple is too large")
 
 
 def _escapes(schema: Mapping[str, Any], what: str) -> bool:
@@ -370,10 +323,6 @@ def _escapes(schema: Mapping[str, Any], what: str) -> bool:
     if free and named:
         _refuse(what, "has both free property names and a control character in a constant or a name")
     return not free
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _refuse(what: str, why: str, hint: str = "") -> NoReturn:

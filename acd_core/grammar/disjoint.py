@@ -26,7 +26,7 @@ class Steps:
 
 
 def kind_of(value: Any) -> str:
-    """The JSON type of a value; an integer is a number."""
+    """Return the JSON type of a value. An integer is a number."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -37,7 +37,7 @@ def kind_of(value: Any) -> str:
 
 
 def kinds(schema: Mapping[str, Any]) -> frozenset[str]:
-    """The JSON types that the schema's own `type`, `const` and `enum` leave."""
+    """Return the JSON types that the schema's own `type`, `const` and `enum` leave."""
     found = _KINDS
     named = schema.get("type")
     if named is not None:
@@ -75,7 +75,7 @@ def disjoint(one: Any, other: Any, resolve: Resolve, depth: int = _DEEPEST, step
 
 
 def same(one: Any, other: Any) -> bool:
-    """Equality of JSON values: 1 is 1.0, and true is not 1."""
+    """Whether two JSON values are equal: 1 is 1.0, and true is not 1."""
     if kind_of(one) != kind_of(other):
         return False
     if isinstance(one, Mapping):
@@ -113,7 +113,7 @@ Edge = tuple[float, bool]  # where a range ends, and whether the end itself is o
 
 
 def _range(schema: Mapping[str, Any], kind: str) -> tuple[Edge, Edge]:
-    """The numbers, lengths or counts that the schema leaves: from, to."""
+    """Return the numbers, lengths or counts that the schema leaves: from, to."""
     values = [value for value in _values(schema) or () if kind_of(value) == kind]
     if values:
         sizes = [value if kind == "number" else len(value) for value in values]
@@ -144,7 +144,7 @@ def _number(value: Any, otherwise: float) -> float:
 
 
 def _values(schema: Mapping[str, Any]) -> list[Any] | None:
-    """The values that `const` or `enum` name, or None."""
+    """Return the values that `const` or `enum` name, or None."""
     if "const" in schema:
         return [schema["const"]]
     return list(schema["enum"]) if isinstance(schema.get("enum"), list) else None
@@ -156,7 +156,7 @@ def _listed(schema: Mapping[str, Any], key: str) -> Iterable[Any]:
 
 
 def _item(schema: Mapping[str, Any], index: int) -> Any:
-    """What the schema asks of the item at `index`. True: nothing that is known."""
+    """Return what the schema asks of the item at `index`; True where nothing is known."""
     items = schema.get("items", True)
     first = items if isinstance(items, list) else schema.get("prefixItems")
     if isinstance(first, list) and index < len(first):
@@ -165,7 +165,7 @@ def _item(schema: Mapping[str, Any], index: int) -> Any:
 
 
 def _property(schema: Mapping[str, Any], name: str) -> Any:
-    """What the schema asks of a property. True: nothing that is known."""
+    """Return what the schema asks of a property; True where nothing is known."""
     properties = schema.get("properties")
     if isinstance(properties, Mapping) and name in properties:
         return properties[name]

@@ -15,7 +15,7 @@ from typing import Any, Union
 
 from acd_core.errors import UsageError
 from acd_core.grammar.patterns import FORMATS
-from acd_core.grammar.schemas import LISTS, NAMED, ONE
+from acd_core.grammar.schemas import COUNTS, LISTS, NAMED, ONE, is_number
 
 MOST_BYTES = 256 * 1024
 """Bytes of a schema, or of all tools together, as JSON."""
@@ -32,21 +32,18 @@ MOST_RESTS = 500_000
 LARGEST_COUNT = 2**31 - 1
 """Of minItems, maxLength and their like."""
 
-_COUNTS = (
-    "minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties", "minContains", "maxContains",
-)  # fmt: skip
 _TOO_LONG = 10**1000  # Python itself writes no more than 4300 digits
 _Place = Union[tuple["_Place", Union[str, int]], None]
 """Where a value stands: its holder's place and its key there. Written out only for a complaint: a long key in front of
 thousands of values would otherwise take gigabytes."""
 _REPEAT = re.compile(r"\{(\d{1,20})(,(\d{0,20}))?\}")
 # Below these a schema costs some milliseconds, whatever it says.
-_MODEST_BYTES, _MODEST_VALUES, _MODEST_REPEATED, _MODEST_PATTERN, _MODEST_PARTS = 32 * 1024, 4000, 1000, 256, 8
-_MODEST_BRANCHES, _MODEST_PROPERTIES, _MODEST_MULTIPLE = 32, 400, 20_000
+_CHEAP_BYTES, _CHEAP_VALUES, _CHEAP_REPEATED, _CHEAP_PATTERN, _CHEAP_PARTS = 32 * 1024, 4000, 1000, 256, 8
+_CHEAP_BRANCHES, _CHEAP_PROPERTIES, _CHEAP_MULTIPLE = 32, 400, 20_000
 
 
 def json_of(value: Any, what: str) -> str:
-    """`value` as JSON. what: how to call it in a complaint.
+    """Write `value` as JSON. what: how to call it in a complaint.
 
     Raises UsageError naming the place of what is no JSON (a key that is no string, NaN, half a character, a set, a
     value that holds itself) and for what is beyond the limits above.
@@ -59,7 +56,7 @@ def json_of(value: Any, what: str) -> str:
         if seen > MOST_VALUES:
             raise _too_much(what, f"holds more than {MOST_VALUES} values")
         if depth > DEEPEST:
-            raise _too_much(what, f"is nested deeper than {DEEPEST} levels, or holds itself ({_shown(place)})")
+            raise _too_much(what, f"is nested deeper than {DEEPEST} levels, or holds itself ({_path_text(place)})")
         if isinstance(each, Mapping):
             for key, item in each.items():
                 if not isinstance(key, str):
@@ -78,30 +75,34 @@ def json_of(value: Any, what: str) -> str:
             raise _no_json(what, place, "is an integer of more than 1000 digits")
         elif each is not None and not isinstance(each, (int, float)):
             raise _no_json(what, place, f"is {type(each).__name__}")
-    written = json.dumps(_plain(value))
+    written = json.dumps(_as_dicts(value))
     if len(written) > MOST_BYTES:
         raise _too_much(what, f"takes {len(written)} bytes as JSON, and {MOST_BYTES} is the most")
     return written
 
 
-def _plain(value: Any) -> Any:
-    """Mappings of any kind as dicts, which is all that json writes. Not deeper than the limits, which were checked."""
+def _as_dicts(value: Any) -> Any:
+    """Turn mappings of any kind into dicts, which is all that json writes. The limits of depth were checked."""
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+        return {key: _as_dicts(item) for key, item in value.items()}
+    return [_as_dicts(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _check_text(text: str, what: str, place: _Place) -> None:
     if len(text) > LONGEST_TEXT:
-        raise _too_much(what, f"has a text of {len(text)} letters ({_shown(place)}), and {LONGEST_TEXT} is the most")
+        raise _too_much(
+            what, f"has a text of {len(text)} letters ({_path_text(place)}), and {LONGEST_TEXT} is the most"
+        )
     if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
         raise _no_json(what, place, "holds half of a character (a surrogate)")
 
 
-def check_functions(tools: Sequence[Mapping[str, Any]]) -> None:
-    """Whether the fields of OpenAI-style tools have the kinds that templates and grammars read. UsageError names the
-    tool and the field. Each field may be None."""
-    json_of(list(tools), "list of tools")
+def check_functions(tools: Sequence[Mapping[str, Any]]) -> str:
+    """Check that the fields of OpenAI-style tools have the kinds that templates and grammars read. Each may be None.
+
+    Returns the tools as JSON. Raises UsageError naming the tool and the field.
+    """
+    written = json_of(list(tools), "list of tools")
     for index, tool in enumerate(tools):
         function = tool.get("function", tool)
         name = function.get("name")
@@ -118,7 +119,8 @@ def check_functions(tools: Sequence[Mapping[str, Any]]) -> None:
                     hint="A tool is written as OpenAI's API wants it: name, description, parameters.",
                 )
         if isinstance(function.get("parameters"), Mapping):
-            check_shapes(_plain(function["parameters"]), f"schema of the {what}", shown=True)
+            check_shapes(_as_dicts(function["parameters"]), f"schema of the {what}", shown=True)
+    return written
 
 
 def check_shapes(schema: Mapping[str, Any], what: str, *, shown: bool = False) -> None:
@@ -135,13 +137,14 @@ def check_shapes(schema: Mapping[str, Any], what: str, *, shown: bool = False) -
 
         def wrong(key: str, wanted: str, place: _Place = place, node: Any = node) -> UsageError:
             return UsageError(
-                f"The {what} is no JSON schema: {_shown((place, key))} is {_kind(node[key])}, not {wanted}.",
+                f"The {what} is no JSON schema: {_path_text((place, key))} is {_kind(node[key])}, not {wanted}.",
                 hint=_STANDARD,
             )
 
         if not isinstance(node, Mapping):
             raise UsageError(
-                f"The {what} is no JSON schema: {_shown(place) or 'it'} is {_kind(node)}, not a schema.", hint=_STANDARD
+                f"The {what} is no JSON schema: {_path_text(place) or 'it'} is {_kind(node)}, not a schema.",
+                hint=_STANDARD,
             )
         for key in ("enum", *(each for each in LISTS if each not in ONE)):
             if key in node and not isinstance(node[key], list):
@@ -157,8 +160,8 @@ def check_shapes(schema: Mapping[str, Any], what: str, *, shown: bool = False) -
         for key in ("$ref", "pattern", "format", "$dynamicRef"):
             if key in node and not isinstance(node[key], str):
                 raise wrong(key, "text")
-        for key in (*_COUNTS, "multipleOf", "minimum", "maximum"):
-            if key in node and not _is_number(node[key]):
+        for key in (*COUNTS, "multipleOf", "minimum", "maximum"):
+            if key in node and not is_number(node[key]):
                 raise wrong(key, "a number")
 
 
@@ -174,11 +177,11 @@ def check_costs(schema: Mapping[str, Any], what: str) -> None:
                 f"{_rests(node['multipleOf'])} rests of a division, and {MOST_RESTS} is the most.",
                 hint="Leave it out and check the value afterwards, for instance in a Pydantic validator.",
             )
-        for key in _COUNTS:
+        for key in COUNTS:
             if node.get(key, 0) > LARGEST_COUNT:
                 raise _too_much(what, f"has {key} {node[key]}, and {LARGEST_COUNT} is the most")
         for pattern in _patterns(node):
-            if repeated(pattern) > MOST_REPEATED:
+            if count_signs(pattern) > MOST_REPEATED:
                 raise _too_much(
                     what,
                     f"has a pattern that asks for more than {MOST_REPEATED} signs, {_shortened(pattern)}",
@@ -187,7 +190,7 @@ def check_costs(schema: Mapping[str, Any], what: str) -> None:
 
 
 def _schemas(schema: Any) -> Iterator[tuple[_Place, Any]]:
-    """Every schema in `schema` with its place; what should be one and is none, too. True and false are schemas."""
+    """Give every schema in `schema` with its place, also what should be one and is none; but not true and false."""
     waiting: list[tuple[_Place, Any]] = [(None, schema)]
     while waiting:
         place, node = waiting.pop()
@@ -209,9 +212,11 @@ def _schemas(schema: Any) -> Iterator[tuple[_Place, Any]]:
                 waiting.append(((place, key), value))
 
 
-def repeated(pattern: str, at_most: bool = False) -> int:
-    """How many signs `pattern` has once its counts are written out, nested ones multiplied: as few as it allows, or
-    (at_most) as many. What a count without an end leaves open is not counted."""
+def count_signs(pattern: str, at_most: bool = False) -> int:
+    """Count the signs of `pattern` with its counts written out, nested ones multiplied.
+
+    That is as few as it allows, or (at_most) as many. What a count without an end leaves open is not counted.
+    """
     totals, last, at, in_class = [0], [0], 0, False  # of the groups that are open; of the last part in each
     while at < len(pattern):
         sign = pattern[at]
@@ -239,12 +244,12 @@ def repeated(pattern: str, at_most: bool = False) -> int:
     return sum(totals) + sum(last)
 
 
-def modest(rules: str) -> bool:
+def is_cheap(rules: str) -> bool:
     """Whether no part of `rules`, a schema as JSON, can cost much to compile: few values, small counts, short patterns.
 
     Everything else is tried in a process of its own first.
     """
-    if len(rules) > _MODEST_BYTES:
+    if len(rules) > _CHEAP_BYTES:
         return False
     parts = patterns = values = multiples = elsewhere = exclusive = 0
     waiting: list[Any] = [json.loads(rules)]
@@ -264,9 +269,9 @@ def modest(rules: str) -> bool:
                 exclusive += len(branches) if key == "oneOf" else 0
         for pattern in _patterns(node):
             patterns += 1
-            if len(pattern) > _MODEST_PATTERN or repeated(pattern, at_most=True) > _MODEST_REPEATED:
+            if len(pattern) > _CHEAP_PATTERN or count_signs(pattern, at_most=True) > _CHEAP_REPEATED:
                 return False
-        if len(node) > _MODEST_PROPERTIES or (isinstance(node.get("enum"), list) and len(node["enum"]) > 2000):
+        if len(node) > _CHEAP_PROPERTIES or (isinstance(node.get("enum"), list) and len(node["enum"]) > 2000):
             return False
         ref = node.get("$ref")
         if isinstance(ref, str) and not ref.startswith(("#/$defs/", "#/definitions/")):
@@ -275,22 +280,22 @@ def modest(rules: str) -> bool:
         if multiple is not None:
             multiples += 1
             whole = isinstance(multiple, int) or (isinstance(multiple, float) and multiple.is_integer())
-            least = _digits(multiple) if _is_number(multiple) else 0
-            if least > 10 and (int(multiple) if whole else least) > _MODEST_MULTIPLE:  # 1000, 0.25, 5000000: cheap
+            least = _digits(multiple) if is_number(multiple) else 0
+            if least > 10 and (int(multiple) if whole else least) > _CHEAP_MULTIPLE:  # 1000, 0.25, 5000000: cheap
                 return False
-    if exclusive > _MODEST_BRANCHES or (exclusive and values > _MODEST_VALUES // 4) or elsewhere > _MODEST_PARTS:
+    if exclusive > _CHEAP_BRANCHES or (exclusive and values > _CHEAP_VALUES // 4) or elsewhere > _CHEAP_PARTS:
         return False
-    together = patterns > 2 * _MODEST_PARTS or multiples > 1
-    return values <= _MODEST_VALUES and parts <= _MODEST_PARTS and not (parts > 1 and together)
+    together = patterns > 2 * _CHEAP_PARTS or multiples > 1
+    return values <= _CHEAP_VALUES and parts <= _CHEAP_PARTS and not (parts > 1 and together)
 
 
 def _digits(value: float) -> int:
-    """The digits of a number as an integer, without zeros at either end."""
+    """Return the digits of a number as an integer, without zeros at either end."""
     return int("".join(map(str, Decimal(repr(value)).normalize().as_tuple().digits)))
 
 
 def _rests(value: float) -> int:
-    """The part of a divisor that is prime to 10: at least so many states tell its multiples from other numbers."""
+    """Return the part of a divisor that is prime to 10: at least so many states recognise its multiples."""
     left = _digits(value) or 1
     for prime in (2, 5):
         while left % prime == 0:
@@ -299,7 +304,7 @@ def _rests(value: float) -> int:
 
 
 def _patterns(node: Mapping[str, Any]) -> Sequence[str]:
-    """The patterns of one schema that are not ours."""
+    """Return the patterns of one schema that are not ours."""
     named = node.get("patternProperties")
     found = [node.get("pattern"), *(named if isinstance(named, Mapping) else ())]
     return [each for each in found if isinstance(each, str) and each not in _OURS]
@@ -313,16 +318,12 @@ def _texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
 def _kind(value: Any) -> str:
     return "null" if value is None else type(value).__name__
 
 
-def _shown(place: _Place) -> str:
-    """A place as a path, empty for the whole value."""
+def _path_text(place: _Place) -> str:
+    """Write a place as a path, empty for the whole value."""
     keys: list[str] = []
     while place is not None:
         place, key = place
@@ -335,7 +336,7 @@ def _shortened(text: str) -> str:
 
 
 def _no_json(what: str, place: _Place, why: str) -> UsageError:
-    where = f"{_shown(place)} " if place else "it "
+    where = f"{_path_text(place)} " if place else "it "
     return UsageError(
         f"The {what} cannot be written as JSON: {where}{why}.",
         hint="Lists instead of sets, text instead of objects, text as keys, and finite numbers.",

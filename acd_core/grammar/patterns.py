@@ -33,7 +33,10 @@ def translated(pattern: str) -> str:
 
 
 def _class(pattern: str, at: int) -> tuple[str, int]:
-    """The class that opens at `at`, and where it ends. JavaScript knows no classes in classes and no set operations."""
+    """Read the class that opens at `at`. Returns it in Rust's syntax, and where it ends.
+
+    JavaScript knows no classes in classes and no set operations.
+    """
     start, at, out = at, at + 1, ["["]
     if pattern[at : at + 1] == "^":
         out.append("^")
@@ -70,7 +73,7 @@ def _literal(pattern: str, at: int) -> tuple[str, int]:
 
 
 def _escape(pattern: str, at: int, in_class: bool) -> tuple[str, int]:
-    """The escape at `at`, and where it ends."""
+    """Read the escape at `at`. Returns it in Rust's syntax, and where it ends."""
     letter = pattern[at + 1 : at + 2]
     if letter == "s":
         return (_SPACE if in_class else f"[{_SPACE}]"), at + 2
@@ -113,7 +116,7 @@ _VARIABLE = r"(?:\w|%[0-9A-Fa-f]{2})(?:\.?(?:\w|%[0-9A-Fa-f]{2}))*(?::[1-9][0-9]
 
 
 def _reference(letters: str, relative: bool) -> str:
-    """RFC 3986 (3987 with `letters` beyond ASCII), hosts in brackets left out."""
+    """Return a pattern of RFC 3986 (3987 with `letters` beyond ASCII), hosts in brackets left out."""
     plain = rf"A-Za-z0-9\-._~!$&'()*+,;={letters}"
     coded = "%[0-9A-Fa-f]{2}"
     piece = rf"(?:[{plain}:@]|{coded})"

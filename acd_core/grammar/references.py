@@ -17,8 +17,8 @@ _DEFINITIONS = ("$defs", "definitions")
 _MOST_COPIES = 500
 
 
-def used(doc: Mapping[str, Any]) -> Mapping[str, Any]:
-    """`doc` without the definitions that nothing refers to: they ask for nothing."""
+def without_unused_definitions(doc: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return `doc` without the definitions that nothing refers to: they ask for nothing."""
     if any(place_of(node[key]) is None for _, node in nodes(doc) for key in _REFERENCES if key in node):
         return doc  # a name that is looked up otherwise than by its place
     defined = {path + step for path, node in nodes(doc) for step, _ in children(node) if step[0] in _DEFINITIONS}
@@ -49,8 +49,9 @@ def used(doc: Mapping[str, Any]) -> Mapping[str, Any]:
     return found
 
 
-def gathered(schema: Mapping[str, Any], what: str) -> Mapping[str, Any]:
-    """`schema` with what its references name among its definitions, wherever it stood (`#/components/schemas/Pet`).
+def with_gathered_definitions(schema: Mapping[str, Any], what: str) -> Mapping[str, Any]:
+    """Return `schema` with what its references name among its definitions, wherever it stood
+    (`#/components/schemas/Pet`).
 
     A place that holds no schema by the standard would else be read by llguidance and not by us.
     """
@@ -70,35 +71,35 @@ def gathered(schema: Mapping[str, Any], what: str) -> Mapping[str, Any]:
                     hint="Put what it refers to under $defs.",
                 )
             moved[place] = _new_name(doc, place[-1])
-            doc = _moved(doc, place, moved[place])
+            doc = _with_moved_definition(doc, place, moved[place])
             break
         else:
             return doc
 
 
 def _new_name(doc: Mapping[str, Any], wish: str) -> str:
-    """A name for a definition that none has yet, plain enough for a reference."""
+    """Return a name for a definition that none has yet, plain enough for a reference."""
     plain, taken = re.sub(r"\W", "_", wish, flags=re.ASCII), doc.get("$defs") or {}
     names = itertools.chain([plain], (f"{plain}_{number}" for number in itertools.count(2)))
     return next(name for name in names if name not in taken)
 
 
-def _moved(doc: Mapping[str, Any], place: Path, name: str) -> dict[str, Any]:
-    """`doc` with a definition `name` of what stands at `place`, and references there led to it."""
+def _with_moved_definition(doc: Mapping[str, Any], place: Path, name: str) -> dict[str, Any]:
+    """Return `doc` with a definition `name` of what stands at `place`, and references to that place led to it."""
 
-    def led(_: Path, schema: Any) -> Any:
+    def redirected(_: Path, schema: Any) -> Any:
         if not isinstance(schema, Mapping):
             return schema
-        out = mapped(schema, led)
+        out = mapped(schema, redirected)
         return {**out, "$ref": f"#/$defs/{name}"} if place_of(out.get("$ref")) == place else out
 
     definitions = doc["$defs"] if isinstance(doc.get("$defs"), Mapping) else {}
-    found: dict[str, Any] = led((), {**doc, "$defs": {**definitions, name: at(doc, place)}})
+    found: dict[str, Any] = redirected((), {**doc, "$defs": {**definitions, name: at(doc, place)}})
     return found
 
 
-def tagged(doc: Mapping[str, Any]) -> Mapping[str, Any]:
-    """`doc` with the tag of each discriminated union required in its branches, where that tells them apart.
+def with_required_tags(doc: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return `doc` with the tag of each discriminated union required in its branches, where that tells them apart.
 
     A tag that has a default may be left out by the letter; then nothing tells the branches apart, and Pydantic accepts
     no such value. A branch that is a reference gets a copy of what it refers to, since other places may refer to that
@@ -106,11 +107,11 @@ def tagged(doc: Mapping[str, Any]) -> Mapping[str, Any]:
     """
     if any(names_resource(node) for path, node in nodes(doc) if path):
         return doc  # references there start from other places
-    tags = {path: tag for path, node in nodes(doc) if (tag := _tag(doc, node)) is not None}
-    return _Tagging(doc, tags).result() if tags else doc
+    tags = {path: tag for path, node in nodes(doc) if (tag := _distinguishing_tag(doc, node)) is not None}
+    return _TagRequirer(doc, tags).result() if tags else doc
 
 
-class _Tagging:
+class _TagRequirer:
     """Tags becoming required. tags: the places of unions, each with its tag."""
 
     def __init__(self, doc: Mapping[str, Any], tags: Mapping[Path, str]) -> None:
@@ -138,7 +139,7 @@ class _Tagging:
         return out
 
     def _tagged(self, schema: Mapping[str, Any], tag: str) -> dict[str, Any]:
-        """`schema` with the property `tag` required where it is listed."""
+        """Return `schema` with the property `tag` required where it is listed."""
         if tag in (schema.get("properties") or ()):
             return _requiring(schema, tag)
         place = place_of(schema.get("$ref"))
@@ -163,8 +164,8 @@ class _Tagging:
         return self._names[source, tags]
 
 
-def _tag(doc: Mapping[str, Any], union: Mapping[str, Any]) -> str | None:
-    """The property that tells the branches of `union` apart wherever it is there, or None."""
+def _distinguishing_tag(doc: Mapping[str, Any], union: Mapping[str, Any]) -> str | None:
+    """Return the property that tells the branches of `union` apart wherever it is there, or None."""
     note, branches = union.get("discriminator"), union.get("oneOf")
     tag = note.get("propertyName") if isinstance(note, Mapping) else None
     if not isinstance(tag, str) or not isinstance(branches, list):
@@ -175,26 +176,26 @@ def _tag(doc: Mapping[str, Any], union: Mapping[str, Any]) -> str | None:
         return None if place is None else at(doc, place)
 
     steps = Steps()
-    views = [_with_tag(branch, tag, resolve, steps) for branch in branches]
+    views = [_least_with_tag(branch, tag, resolve, steps) for branch in branches]
     pairs = itertools.combinations(views, 2)
     if None in views or not all(disjoint(one, other, resolve, steps=steps) for one, other in pairs):
         return None
     return tag
 
 
-def _with_tag(
+def _least_with_tag(
     schema: Any, tag: str, resolve: Callable[[Any], Any], steps: Steps, depth: int = 12
 ) -> Mapping[str, Any] | None:
-    """What `schema` asks at least of a value with the property `tag`; None where it does not list that."""
+    """Return what `schema` asks at least of a value with the property `tag`; None where it does not list that."""
     if not isinstance(schema, Mapping) or not depth or not steps.take():
         return None
     if tag in (schema.get("properties") or ()):
         return _requiring(schema, tag)
     if "$ref" in schema:
-        return _with_tag(resolve(schema["$ref"]), tag, resolve, steps, depth - 1)
+        return _least_with_tag(resolve(schema["$ref"]), tag, resolve, steps, depth - 1)
     for key in ("anyOf", "oneOf"):
         if isinstance(schema.get(key), list):
-            options = [_with_tag(option, tag, resolve, steps, depth - 1) for option in schema[key]]
+            options = [_least_with_tag(option, tag, resolve, steps, depth - 1) for option in schema[key]]
             return None if None in options or not options else {"anyOf": options}
     return None
 
@@ -204,8 +205,8 @@ def _requiring(schema: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {**schema, "required": required if name in required else [*required, name]}
 
 
-def endless(doc: Mapping[str, Any]) -> str | None:
-    """Why some value of `doc` could never be written to its end, or None.
+def why_endless(doc: Mapping[str, Any]) -> str | None:
+    """Say why some value of `doc` could never be written to its end; None where all can.
 
     Either a schema refers to itself for the same value, with nothing between, or each value of it holds another one.
     """
@@ -242,7 +243,7 @@ def _pointer(path: Path) -> str:
 
 
 def _of_same_value(path: Path, node: Mapping[str, Any], target: Callable[[Path, Any], Path | None]) -> list[Path]:
-    """The schemas that `node` lays on the value it is laid on itself."""
+    """Return the places of the schemas that `node` lays on the same value."""
     place = target(path, node.get("$ref"))
     parts = [path + step for step, _ in children(node) if step[0] in ("allOf", "anyOf", "oneOf")]
     return parts if place is None else [*parts, place]
@@ -283,7 +284,7 @@ def _ends(
 
 
 def _targets(doc: Mapping[str, Any]) -> Callable[[Path, Any], Path | None]:
-    """From (where a reference stands, the reference) to the place it names; None where that is not in `doc`."""
+    """Return a function from (where a reference stands, the reference) to the place it names; None beyond `doc`."""
     everywhere = list(nodes(doc))
     uris: dict[Path, str] = {(): ""}
 

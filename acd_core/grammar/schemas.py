@@ -6,7 +6,6 @@ An object has the properties it lists and no others, unless it says otherwise.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from decimal import Decimal
 from typing import Any
 from urllib.parse import unquote
 
@@ -17,16 +16,18 @@ ONE = (
 )  # fmt: skip
 LISTS = ("anyOf", "oneOf", "allOf", "prefixItems", "items")
 NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies")
-_NUMBERS = ("const", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
-
-EXACT_INTEGERS = 2**53
-"""Up to here every integer is a double."""
+COUNTS = (
+    "minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties", "minContains", "maxContains",
+)  # fmt: skip
+"""Keywords that count."""
+# Keywords whose schemas share the value, so that they may evaluate properties or items of it.
+SHARING = ("$ref", "$dynamicRef", "$recursiveRef", "allOf", "anyOf", "oneOf", "if", "then", "else", "dependentSchemas")
 
 Path = tuple[str, ...]
 
 
 def children(schema: Any) -> Iterator[tuple[Path, Any]]:
-    """The schemas that stand directly in `schema`, each with its place in it."""
+    """Give the schemas that stand directly in `schema`, each with its place in it."""
     if not isinstance(schema, Mapping):
         return
     for key, value in schema.items():
@@ -39,7 +40,7 @@ def children(schema: Any) -> Iterator[tuple[Path, Any]]:
 
 
 def nodes(schema: Any, path: Path = ()) -> Iterator[tuple[Path, Mapping[str, Any]]]:
-    """`schema` and every schema in it that is an object, each with its place."""
+    """Give `schema` and every schema in it that is an object, each with its place."""
     if isinstance(schema, Mapping):
         yield path, schema
         for step, child in children(schema):
@@ -47,7 +48,7 @@ def nodes(schema: Any, path: Path = ()) -> Iterator[tuple[Path, Mapping[str, Any
 
 
 def mapped(schema: Mapping[str, Any], change: Callable[[Path, Any], Any]) -> dict[str, Any]:
-    """A copy of `schema` with `change(place, child)` for each schema that stands directly in it."""
+    """Return a copy of `schema` with `change(place, child)` for each schema that stands directly in it."""
     out = dict(schema)
     for step, child in children(schema):
         changed = change(step, child)
@@ -61,14 +62,14 @@ def mapped(schema: Mapping[str, Any], change: Callable[[Path, Any], Any]) -> dic
 
 
 def place_of(ref: Any) -> Path | None:
-    """The place that a reference into the same document names (`#/$defs/a`); None for any other reference."""
+    """Return the place that a reference into the same document names (`#/$defs/a`); None for any other reference."""
     if not isinstance(ref, str) or not (ref == "#" or ref.startswith("#/")):
         return None
     return tuple(unquote(step).replace("~1", "/").replace("~0", "~") for step in ref[2:].split("/")) if ref[1:] else ()
 
 
 def at(schema: Any, path: Path) -> Any:
-    """What stands at a place of a document; None where there is nothing."""
+    """Return what stands at a place of a document; None where there is nothing."""
     for step in path:
         if isinstance(schema, Mapping) and step in schema:
             schema = schema[step]
@@ -79,41 +80,13 @@ def at(schema: Any, path: Path) -> Any:
     return schema
 
 
-def inexact(schema: Any) -> float | None:
-    """A number of `schema` for which llguidance would enforce its neighbour, or None: an integer that a double cannot
-    hold, or a fraction in a constant that is not read to the last digit."""
-    for _, node in nodes(schema):
-        for key in _NUMBERS:
-            for value in _numbers(node[key]) if key in node else ():
-                if isinstance(value, int) and (abs(value) >= 10**300 or int(float(value)) != value):
-                    return value
-                if isinstance(value, float) and key in ("const", "enum") and not read_exactly(value):
-                    return value
-    return None
-
-
-def read_exactly(value: float) -> bool:
-    """Whether llguidance reads the written `value` as this double. Its parser takes the digits as one double and scales
-    it by a power of ten as another, and only where both are exact the result is sure."""
-    _, digits, exponent = Decimal(repr(value)).normalize().as_tuple()
-    coefficient, scale = int("".join(map(str, digits))), int(exponent)
-    return coefficient <= EXACT_INTEGERS and scale >= -22 and (scale <= 22 or coefficient <= 1)
-
-
-def _numbers(value: Any) -> Iterator[float]:
-    if isinstance(value, (int, float)):
-        yield value
-    elif isinstance(value, (list, Mapping)):
-        for each in value.values() if isinstance(value, Mapping) else value:
-            yield from _numbers(each)
-
-
 def closed(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """`schema` with `additionalProperties: false` in every object that lists properties and does not decide itself.
+    """Return `schema` with `additionalProperties: false` in every object that lists properties and does not decide
+    itself.
 
     Schemas that share one object stay open, also those named by `$ref`: the parts of an `allOf`, and a reference or a
-    choice beside listed properties. Each of them lists only a part of the object. A property that is required counts
-    as listed.
+    choice beside listed properties. Each of them lists only a part of the object. A property that is required counts as
+    listed.
     """
     open_at: set[Path] = set()
     _find_parts(schema, open_at)
@@ -177,3 +150,8 @@ def _lists(root: Any, schema: Mapping[str, Any]) -> bool:
         if target is not None:
             waiting.append(at(root, target))
     return False
+
+
+def is_number(value: Any) -> bool:
+    """Whether `value` is a number of JSON: true and false are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -57,7 +57,7 @@ def serve() -> None:
 
 def _rule(schema: str, what: str) -> dict[str, Any]:
     from acd_core.errors import UsageError
-    from acd_core.grammar.rule import rule_of
+    from acd_core.grammar.dialect import rule_of
 
     try:
         return {"rule": rule_of(schema, what)}
@@ -97,7 +97,7 @@ def _step_back() -> None:
 
 
 def _limit() -> None:
-    """Limits of the system for the next grammar, where the system has any (not on Windows; there the clock does it)."""
+    """Set the system's limits for the next grammar, where it has any (not on Windows; there the clock does it)."""
     try:
         import resource
     except ImportError:
@@ -121,7 +121,7 @@ def _set_limit(kind: int, value: int, resource: Any) -> None:
 
 
 def _peak() -> int:
-    """Bytes that this process had at most at once."""
+    """Return the bytes that this process had at most at once."""
     try:
         import resource
     except ImportError:

@@ -20,7 +20,7 @@ from typing import Any
 
 from acd_core.errors import EngineError, QueueFullError, UsageError
 from acd_core.grammar.trial_process import CPU_SECONDS, MEMORY
-from acd_core.locks import ForkSafeLock
+from acd_core.locks import ForkSafeLock, after_fork
 
 WALL_SECONDS = 20.0
 """How long a trial may take by the clock, on a machine that is busy or knows no limits on processor time."""
@@ -28,7 +28,7 @@ MOST_PROCESSES = 3
 MOST_WAITING = 12
 """Requests that wait for a process; further ones are told to come again."""
 _LIMITS_TIME = os.name == "posix"  # of the processor: elsewhere the clock is the only limit
-_FROM_OUTSIDE = frozenset((-1, -2, -9, -14, -15))  # hang-up, interrupt, kill, alarm, terminate
+_OUTSIDE_SIGNALS = frozenset((-1, -2, -9, -14, -15))  # hang-up, interrupt, kill, alarm, terminate
 _ENDING_SECONDS = 1.0
 _INTERPRETER = re.compile(r"python|pypy", re.IGNORECASE)
 
@@ -43,34 +43,34 @@ class Trials:
         self._tokenizer, self._n_vocab, self._eos_ids = tokenizer, n_vocab, eos_ids
         self._lock = ForkSafeLock()
         self._begin()
+        after_fork(self._begin)
 
     def _begin(self) -> None:
-        self._owner = os.getpid()
+        """Begin with no process; in a forked child those there are, and the places, are the parent's."""
         self._free = threading.BoundedSemaphore(MOST_PROCESSES)
         self._places = threading.BoundedSemaphore(MOST_PROCESSES + MOST_WAITING)
         self._idle: list[_Process] = []
         weakref.finalize(self, _end, self._idle)
 
     def rule(self, schema: str, what: str) -> str:
-        """The rule of a schema (`acd_core.grammar.rule`). Raises UsageError as that does, and for one that costs too
-        much."""
+        """Return the rule of a schema (`acd_core.grammar.dialect`). Raises UsageError as that does, and for one that
+        costs too much."""
         answer = self._ask({"schema": schema, "what": what}, what)
         if "message" in answer:
             raise UsageError(answer["message"], hint=answer["hint"])
         return str(answer["rule"])
 
     def compile(self, grammar: str, what: str) -> tuple[str, int]:
-        """(llguidance's complaint about a grammar, or "", bytes that it took). Raises UsageError for one that costs
-        too much."""
+        """Compile a grammar. Returns (llguidance's complaint, or ""; bytes that it took).
+
+        Raises UsageError for one that costs too much.
+        """
         answer = self._ask({"grammar": grammar}, what)
         if "mask" in answer:
             raise _too_costly(what, answer["mask"] or "one token under it takes too long")
         return str(answer.get("refused", "")), int(answer["bytes"])
 
     def _ask(self, request: dict[str, Any], what: str) -> dict[str, Any]:
-        with self._lock:
-            if self._owner != os.getpid():  # forked: processes and places are those of the parent
-                self._begin()
         if not self._places.acquire(blocking=False):
             raise QueueFullError(
                 f"{MOST_PROCESSES + MOST_WAITING} schemas are being tried at the moment.", hint="Try again later."
@@ -147,25 +147,25 @@ class _Process:
 
     @property
     def alive(self) -> bool:
-        return self._ours and self._child.poll() is None
+        return self._started_here and self._child.poll() is None
 
     @property
-    def _ours(self) -> bool:
-        """False in a process that was forked from the one that started the child: the pipes are that one's."""
+    def _started_here(self) -> bool:
+        """Whether this process started the child. In one that was forked from it the pipes are not its own."""
         return self._owner == os.getpid()
 
     @property
     def interrupted(self) -> bool:
         """Whether a signal from outside ended the child: its alarm, because nothing came for long; a service that ends,
         a system that is short of memory."""
-        return not self.late and self._child.poll() in _FROM_OUTSIDE
+        return not self.late and self._child.poll() in _OUTSIDE_SIGNALS
 
     def _end_late(self) -> None:
         self.late = True
         self._child.kill()
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any] | None:
-        """The answer; None from a child that ended, or had to be ended."""
+        """Send a request and return the answer; None from a child that ended, or had to be ended."""
         assert self._child.stdin is not None
         assert self._child.stdout is not None
         clock = threading.Timer(WALL_SECONDS, self._end_late)
@@ -194,7 +194,7 @@ class _Process:
 
     def end(self) -> None:
         """End the child, and let go of its pipes."""
-        if self._ours:
+        if self._started_here:
             self._child.kill()
             self._child.wait()
         for pipe in (self._child.stdin, self._child.stdout):
@@ -206,8 +206,11 @@ class _Process:
 
 
 def _started(head: dict[str, Any], what: str) -> _Process:
-    """A child that is ready. Never this program once more: a frozen one, or one that embeds Python, is its own
-    `sys.executable`, and would start again."""
+    """Start a child and wait until it is ready.
+
+    Never this program once more: a frozen one, or one that embeds Python, is its own `sys.executable`, and would start
+    again.
+    """
     interpreter = not getattr(sys, "frozen", False) and _INTERPRETER.search(Path(sys.executable or "").name)
     why = "" if interpreter else "this program is no Python interpreter that could be started again"
     if not why:

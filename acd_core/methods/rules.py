@@ -1,20 +1,65 @@
-"""How two rows of logits become one. Pure functions on float32 scores [n, vocab]; what is forbidden is masked after.
+"""How streams' rows of logits become one. Pure functions on float32 scores [n, vocab]; masks come after.
 
 -inf - alpha * (-inf) is NaN and a token masked only in the subtracted row would win with +inf, so whatever forbids
 tokens from outside (grammar, plausibility, top-p) comes after a rule.
 
 All rules have one signature and one strength alpha in [0, 1), 0 being the kept row alone (the engine then computes no
 other row). Papers that write an unbounded factor are served by a change of variable, stated at each rule.
+torch itself is not imported: the table of methods must be cheap to read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Union
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
-Rule = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+Join = Callable[..., Any]
 """(kept [n, vocab], other [n, vocab], alpha [n, 1], rescale [n, 1] bool) -> scores [n, vocab], all float32."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How the kept stream and the mix of the others (`mixed`) become one row of scores.
+
+    join: a function of this file. narrows: whether it leaves a few tokens only. Where a grammar or the model's own
+    config allows none of them, the kept stream alone decides; the scores of other rules are masked as they are.
+    most_streams: how many it can join, None for any number.
+    """
+
+    name: str
+    join: Join
+    narrows: bool = False
+    most_streams: int | None = None
+
+    def __call__(
+        self, kept: torch.Tensor, other: torch.Tensor, alpha: torch.Tensor, rescale: torch.Tensor
+    ) -> torch.Tensor:
+        scores: torch.Tensor = self.join(kept, other, alpha, rescale)
+        return scores
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What is known when a token is to be chosen.
+
+    alpha: the request's own. said: the reply's token ids so far. kept, others: logits [vocab] float32 of the streams.
+    reading: what the request's gate read last, None without a gate.
+    """
+
+    alpha: float
+    said: Sequence[int]
+    kept: torch.Tensor
+    others: Sequence[torch.Tensor]
+    reading: float | None = None
+
+
+Strength = Callable[[Moment], Union[float, "torch.Tensor"]]
+"""The alpha of one token: a number, or a scalar tensor on the logits' device. Taken into [0, 1)."""
 
 AGREEMENT = 0.9
 """AdaCD's lambda."""
@@ -24,6 +69,8 @@ FLOOR = 1e-8
 """SafeDecoding's least probability of a common token."""
 LEAST_REST = 2.0**-24
 """Least 1 - alpha that scores are divided by: an alpha within [0, 1) can be 1 once it is a float32."""
+MOST_ALPHA = 1.0 - LEAST_REST
+"""Largest alpha of a token that a method's `Strength` makes."""
 
 
 def contrast(kept: torch.Tensor, other: torch.Tensor, alpha: torch.Tensor, rescale: torch.Tensor) -> torch.Tensor:
@@ -58,7 +105,7 @@ def adaptive(kept: torch.Tensor, other: torch.Tensor, alpha: torch.Tensor, resca
     rank = 1 + (kept > kept.gather(-1, best)).sum(dim=-1, keepdim=True)
     certain = _largest_probability(kept) >= AGREEMENT * _largest_probability(other)
     refuses = (1.0 / rank >= AGREEMENT) & certain
-    score = torch.where(refuses, (2.0 - alpha) * other - kept, kept - alpha * other)
+    score = ((2.0 - alpha) * other - kept).where(refuses, kept - alpha * other)
     return _rescaled(score, alpha, rescale)
 
 
@@ -76,7 +123,7 @@ def intersect(kept: torch.Tensor, other: torch.Tensor, alpha: torch.Tensor, resc
     first, second = kept.softmax(dim=-1), other.softmax(dim=-1)
     strength = alpha / _rest(alpha)
     moved = (first + strength * (second - first)).clamp_min(FLOOR).log()
-    return moved.masked_fill(~common(kept, other), -torch.inf).log_softmax(dim=-1)
+    return moved.masked_fill(~common(kept, other), -math.inf).log_softmax(dim=-1)
 
 
 def common(kept: torch.Tensor, other: torch.Tensor, at_least: int = COMMON_TOKENS) -> torch.Tensor:
@@ -85,13 +132,31 @@ def common(kept: torch.Tensor, other: torch.Tensor, at_least: int = COMMON_TOKEN
     A token is in both top-k sets from k = the worse of its two ranks on, so the k sought is the `at_least`-th smallest
     of those. Equal logits rank in order of their ids.
     """
-    worse = torch.maximum(_ranks(kept), _ranks(other))
+    worse = _ranks(kept).maximum(_ranks(other))
     least = worse.topk(min(at_least, worse.shape[-1]), dim=-1, largest=False).values[..., -1:]
     return worse <= least
 
 
-RULES: Mapping[str, Rule] = {"contrast": contrast, "adaptive": adaptive, "intersect": intersect}
-"""The rules by the name a method gives."""
+CONTRAST = Rule("contrast", contrast)
+ADAPTIVE = Rule("adaptive", adaptive, most_streams=2)
+INTERSECT = Rule("intersect", intersect, narrows=True, most_streams=2)
+RULES: Mapping[str, Rule] = {rule.name: rule for rule in (CONTRAST, ADAPTIVE, INTERSECT)}
+"""The rules by name."""
+
+
+def mixed(others: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
+    """The streams that are not kept as one: the mean of their logits by `weights`, which need not add up to one.
+
+    So that two contrasts kept - a * first - b * second are one of alpha = a + b over weights (a, b), and rescaling by
+    1 - alpha leaves streams that agree as they are. One stream is itself, bit for bit.
+    """
+    if len(others) == 1:
+        return others[0].float()
+    total = sum(weights)
+    mix = others[0].float() * (weights[0] / total)
+    for weight, other in zip(weights[1:], others[1:]):
+        mix = mix + other.float() * (weight / total)
+    return mix
 
 
 def plausible(kept: torch.Tensor, beta: torch.Tensor) -> torch.Tensor:
@@ -101,7 +166,7 @@ def plausible(kept: torch.Tensor, beta: torch.Tensor) -> torch.Tensor:
     intersection). beta: [n, 1] in [0, 1); 0 keeps everything. Returns bool [n, vocab], never all False in a row.
     """
     best = kept.amax(dim=-1, keepdim=True)
-    return (beta == 0) | (kept >= best + torch.log(beta.clamp_min(1e-30)))
+    return (beta == 0) | (kept >= best + beta.clamp_min(1e-30).log())
 
 
 def divergence(kept: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
@@ -110,7 +175,7 @@ def divergence(kept: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 
 
 def _rescaled(score: torch.Tensor, alpha: torch.Tensor, rescale: torch.Tensor) -> torch.Tensor:
-    return torch.where(rescale, score / _rest(alpha), score)
+    return (score / _rest(alpha)).where(rescale, score)
 
 
 def _rest(alpha: torch.Tensor) -> torch.Tensor:
@@ -124,5 +189,4 @@ def _largest_probability(logits: torch.Tensor) -> torch.Tensor:
 def _ranks(logits: torch.Tensor) -> torch.Tensor:
     """Int64 [n, vocab]: each token's place, from 0, when the row is sorted downwards."""
     order = logits.argsort(dim=-1, descending=True, stable=True)
-    places = torch.arange(logits.shape[-1], device=logits.device).expand_as(order)
-    return torch.empty_like(order).scatter_(-1, order, places)
+    return order.argsort(dim=-1)

@@ -57,16 +57,18 @@ class Sampler:
             self.generator = torch.Generator(device=device if device.type != "mps" else "cpu").manual_seed(self.seed)
 
     @property
-    def bends(self) -> bool:
+    def changes_scores(self) -> bool:
         """Whether `bend` does anything."""
-        return self._penalty != 1.0 or self.bans
+        return self._penalty != 1.0 or self.may_forbid
 
     @property
-    def bans(self) -> bool:
+    def may_forbid(self) -> bool:
         """Whether `bend` may rule tokens out."""
         return bool(self._before or self._after)
 
-    def bend(self, scores: torch.Tensor, prompt: Sequence[int], reply: Sequence[int], begun: int = 0) -> torch.Tensor:
+    def adjusted(
+        self, scores: torch.Tensor, prompt: Sequence[int], reply: Sequence[int], begun: int = 0
+    ) -> torch.Tensor:
         """scores [1, vocab] after the repetition penalty and the model's own processors. prompt: real token ids, never
         soft vectors, the first `begun` of the reply's included; reply: all ids said so far. Where both are the objects
         of the call before, only what was appended to the reply meanwhile is copied to the device."""

@@ -29,11 +29,11 @@ from acd_core.model.hidden_states import reading_layers
 from acd_core.model.interventions import Acting, acting
 from acd_core.model.model_files import (
     ADAPTER_WEIGHTS,
+    as_model_error,
     check_adapter,
     file_states,
     local_path,
     read_config_and_tokenizer,
-    telling,
     text_config,
 )
 from acd_core.model.on_disk import CONTEXT_FIELDS, REFERENCE, adapter_base, bounded, positions
@@ -151,9 +151,9 @@ class Backbone:
             placed = {"device_map": {"": device}}  # quantised weights are made where they stay; .to() refuses them
         subject = f"The model {name!r}"
         files = weights.weight_files(source, revision)  # here, so that no other model waits for a download
-        with telling(name):
+        with as_model_error(name):
             weights.check_files(files, config, subject)
-            loaded = weights.built(
+            loaded = weights.build_checked(
                 lambda: AutoModelForCausalLM.from_pretrained(
                     source, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False,
                     output_loading_info=True, ignore_mismatched_sizes=True, **placed, **options,
@@ -183,7 +183,7 @@ class Backbone:
         device_reason: str,
     ) -> Backbone:
         found = gguf_files.load(file, name, dtype, **({"device_map": "auto"} if device_map else {}))
-        with telling(name):
+        with as_model_error(name):
             loaded = _frozen(found.model if device_map else found.model.to(device))
         _check(loaded, f"The GGUF file {name!r}")
         dtype_reason = f"{dtype_reason}; dequantised from {found.kinds}: {gguf_files.WHY}"
@@ -199,8 +199,8 @@ class Backbone:
         """`base`, which is nobody else's, under the adapter in `folder`, as transformers itself loads one."""
         fingerprint_before = base.fingerprint
         known = {id(each) for each in base.model.parameters()}
-        with telling(name):
-            weights.adapting(lambda: base.model.load_adapter(folder))
+        with as_model_error(name):
+            weights.change_adapters(lambda: base.model.load_adapter(folder))
         model, tokenizer = _frozen(base.model), read_config_and_tokenizer(name)[1]
         _check(model, f"The adapter {name!r}", known)
         reasons = {"dtype_reason": base.dtype_reason, "device_reason": base.device_reason}
@@ -257,8 +257,8 @@ class Backbone:
 
         inputs: token ids [rows, tokens] int64, or embeddings [rows, tokens, width]. positions: [rows, tokens] int64,
         kept back from models that take none. mask: [rows, keys] of 0 and 1; or additive [rows, 1, tokens, keys], one
-        for all layers or one a kind of layer. cache: filled in place; None: nothing is kept. last: how many positions at
-        the end logits are wanted of; None: all. interventions: what acts on which rows. layers: numbers from 1 of
+        for all layers or one a kind of layer. cache: filled in place; None: nothing is kept. last: how many positions
+        at the end logits are wanted of; None: all. interventions: what acts on which rows. layers: numbers from 1 of
         decoder layers whose output is wanted as well. only_layers: end behind the last of those, without logits.
         Gradients flow where torch's mode has them.
         """
@@ -336,7 +336,7 @@ class Backbone:
 _loaded: weakref.WeakValueDictionary[tuple[Any, ...], Backbone] = weakref.WeakValueDictionary()
 _loading = Locks()
 """One at a time for each model: who comes second finds what the first has loaded. Other models wait only while
-transformers builds one (`weights.built`)."""
+transformers builds one (`weights.build_checked`)."""
 
 
 def _check(model: Any, subject: str, known: Collection[int] = ()) -> None:

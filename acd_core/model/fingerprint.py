@@ -127,7 +127,7 @@ class Fingerprint(str):
 
 
 def difference(one: str, other: str) -> str | None:
-    """Why two fingerprints are not of one model, in words that continue a sentence; None if they may be."""
+    """Say why two fingerprints are not of one model, in words that continue a sentence; None if they may be."""
     if not isinstance(one, Fingerprint) or not isinstance(other, Fingerprint):
         texts = [{each.head, str(each)} if isinstance(each, Fingerprint) else {each} for each in (one, other)]
         return None if texts[0] & texts[1] else "another architecture or other embeddings"
@@ -144,14 +144,17 @@ def difference(one: str, other: str) -> str | None:
 
 
 def fields(fingerprint: str | None) -> dict[str, str | None]:
-    """What a file keeps of a fingerprint: what earlier versions of this library compare, and the sample."""
+    """Return what a file keeps of a fingerprint: what earlier versions of this library compare, and the sample."""
     if isinstance(fingerprint, Fingerprint):
         return {"fingerprint": fingerprint.head, "weights_sample": fingerprint.sample.packed()}
     return {"fingerprint": fingerprint}
 
 
 def of_fields(document: Mapping[str, Any]) -> Any:
-    """The fingerprint that `fields` made part of `document`; one without a sample as it stands. Raises ValueError."""
+    """Return the fingerprint that `fields` made part of `document`; one without a sample as it stands.
+
+    Raises ValueError.
+    """
     head, packed = document.get("fingerprint"), document.get("weights_sample")
     if packed is None:
         return head
@@ -190,13 +193,13 @@ def fingerprint_of(model: Any, config: Any, rows: torch.Tensor | None = None) ->
 
 
 def sampled_rows(count: int) -> list[int]:
-    """The rows of an embedding of `count` rows that the head reads."""
+    """Return the rows of an embedding of `count` rows that the head reads."""
     # Whatever torch's default dtype is at this moment: another thread's load may have changed it.
     return [int(row) for row in torch.linspace(0, count - 1, min(_ROWS, count), dtype=torch.float32).long()]
 
 
 def named_weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """The parameters that are the model's own, under the names they have without adapters around them."""
+    """Yield the parameters that are the model's own, under the names they have without adapters around them."""
     base = model.get_base_model() if callable(getattr(model, "get_base_model", None)) else model
     modules = dict(base.named_modules())
     for name, weight in base.named_parameters():
@@ -231,13 +234,13 @@ def _values(model: Any, embedding: torch.Tensor | None) -> dict[int, Values]:
 
 
 def _is_plain(weight: Any) -> bool:
-    """Whether its values can be read one by one: an ordinary tensor of a type that is no packing."""
+    """Return whether its values can be read one by one: an ordinary tensor of a type that is no packing."""
     ordinary = type(weight) in (torch.Tensor, torch.nn.Parameter) and weight.layout is torch.strided
     return ordinary and weight.dtype in _CODES and not weight.is_meta and weight.numel() > 0
 
 
 def _views(weight: torch.Tensor, many: int) -> list[torch.Tensor]:
-    """The same few elements of a tensor however it is laid out, as views of one element each."""
+    """Return the same few elements of a tensor however it is laid out, as views of one element each."""
     count = prod(weight.shape)
     found = []
     for number in range(1, min(many, count) + 1):

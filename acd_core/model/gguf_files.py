@@ -48,24 +48,24 @@ class Loaded(NamedTuple):
 
 
 def read_config_and_tokenizer(path: Path, name: str) -> tuple[Any, Any]:
-    """Config and tokenizer out of the file at `path`, which is called `name`, without its weights.
+    """Return config and tokenizer out of the file at `path`, which is called `name`, without its weights.
 
     Raises ModelError for a file that is not usable, MissingExtraError where the packages for GGUF are not installed.
     """
-    header = _checked(path)
-    with _told(header, name), _borrowed(), tempfile.TemporaryDirectory() as empty:
+    header = _read_checked_header(path)
+    with _as_model_error(header, name), _reading_fast_and_offline(), tempfile.TemporaryDirectory() as empty:
         return _config(header, name, empty), _tokenizer(header, name, empty)
 
 
 def load(path: Path, name: str, dtype: torch.dtype, **placed: Any) -> Loaded:
-    """The model of the file at `path`, dequantised to `dtype`. placed: a device_map, if any. Raises as above."""
-    header = _checked(path)
-    with _told(header, name), _borrowed(), tempfile.TemporaryDirectory() as empty:
+    """Return the model of the file at `path`, dequantised to `dtype`. placed: a device_map, if any. Raises as above."""
+    header = _read_checked_header(path)
+    with _as_model_error(header, name), _reading_fast_and_offline(), tempfile.TemporaryDirectory() as empty:
         config, tokenizer = _config(header, name, empty), _tokenizer(header, name, empty)
         packing = getattr(transformers, "GgufConfig", None)  # releases without it know nothing but dequantising
         if packing is not None:
             placed["quantization_config"] = packing(dequantize=True)
-        model = weights.built(
+        model = weights.build_checked(
             lambda: AutoModelForCausalLM.from_pretrained(
                 empty, gguf_file=str(header.path), config=config, dtype=dtype, output_loading_info=True,
                 trust_remote_code=False, **placed,
@@ -111,14 +111,16 @@ def _check_foreign(header: Header, model: Any, name: str) -> None:
 
 
 def embedding_rows(path: Path, rows: Sequence[int]) -> torch.Tensor:
-    """These rows of the embedding in float32 [rows, width], as the file has them whatever the model is loaded in."""
+    """Return these rows of the embedding in float32 [rows, width], as the file has them whatever the model is loaded
+    in.
+    """
     return _values(read_header(path), EMBEDDING, rows)
 
 
 # -- what is checked before transformers sees a file -------------------------------------------------------------------
 
 
-def _checked(path: Path) -> Header:
+def _read_checked_header(path: Path) -> Header:
     for package in ("gguf", "accelerate"):
         if importlib.util.find_spec(package) is None:
             raise missing_extra(package, "gguf")
@@ -190,7 +192,7 @@ def _config(header: Header, name: str, empty: str) -> Any:
     config._name_or_path = name
     text = config.get_text_config()
     text.eos_token_id = list(header.end_ids) or text.eos_token_id
-    _complete(header, text)
+    _complete_config(header, text)
     _scale_positions(header, text)
     return config
 
@@ -201,7 +203,7 @@ def _tokenizer(header: Header, name: str, empty: str) -> Any:
     return tokenizer
 
 
-def _complete(header: Header, config: Any) -> None:
+def _complete_config(header: Header, config: Any) -> None:
     """Take over what transformers (5.23) leaves at the value of another model of the family."""
     width, window = header.own("attention.key_length"), header.own("attention.sliding_window")
     if isinstance(width, int) and getattr(config, "head_dim", None):
@@ -216,7 +218,7 @@ def _complete(header: Header, config: Any) -> None:
 def _scale_positions(header: Header, config: Any) -> None:
     """Take over how the file stretches rotary positions, which transformers (5.23) leaves out of most configs."""
     known = getattr(config, "rope_parameters", None)
-    scaled = _scaling(header)
+    scaled = _position_scaling(header)
     if scaled is None or not isinstance(known, dict) or known.get("rope_type", "default") != "default":
         return
     if "original_max_position_embeddings" in scaled and hasattr(config, "original_max_position_embeddings"):
@@ -229,7 +231,7 @@ def _scale_positions(header: Header, config: Any) -> None:
         _check_llama3(header, config)
 
 
-def _scaling(header: Header) -> dict[str, Any] | None:
+def _position_scaling(header: Header) -> dict[str, Any] | None:
     factors = {end: f"rope_factors_{end}.weight" for end in ("short", "long")}
     if "rope_freqs.weight" in header.tensors:  # Llama 3.1 and later
         return {"rope_type": "llama3", "factor": float(_values(header, "rope_freqs.weight", [0]).max()), **_LLAMA3}
@@ -249,7 +251,7 @@ def _scaling(header: Header) -> dict[str, Any] | None:
 
 
 def _check_llama3(header: Header, config: Any) -> None:
-    """The file lists a factor for each frequency, transformers computes them from four numbers: they must agree."""
+    """Raise where the file's factors of frequencies are not those that transformers computes from four numbers."""
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
     listed = _values(header, "rope_freqs.weight", [0])[0]
@@ -266,7 +268,7 @@ def _check_llama3(header: Header, config: Any) -> None:
 
 
 @contextlib.contextmanager
-def _told(header: Header, name: str) -> Iterator[None]:
+def _as_model_error(header: Header, name: str) -> Iterator[None]:
     """Whatever transformers or gguf raise, as a ModelError."""
     try:
         yield
@@ -282,7 +284,7 @@ def _told(header: Header, name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _borrowed() -> Iterator[None]:
+def _reading_fast_and_offline() -> Iterator[None]:
     """While it lasts, transformers reads GGUF faster, silently and offline; what it gives is the same.
 
     It parses the file anew for the config, the tokenizer and the weights, and builds gguf's table of names once for
@@ -293,7 +295,7 @@ def _borrowed() -> Iterator[None]:
     from transformers.utils import logging
 
     with _reading:
-        swaps = [each for each in _swaps() if hasattr(each[0], each[1])]
+        swaps = [each for each in _replacements() if hasattr(each[0], each[1])]
         theirs = [(module, name, getattr(module, name)) for module, name, _ in swaps]
         bars = logging.is_progress_bar_enabled()
         logging.disable_progress_bar()
@@ -308,8 +310,8 @@ def _borrowed() -> Iterator[None]:
                 logging.enable_progress_bar()
 
 
-def _swaps() -> list[tuple[Any, str, Any]]:
-    """What takes the place of what: a module, the name in it, ours."""
+def _replacements() -> list[tuple[Any, str, Any]]:
+    """Return what takes the place of what: a module, the name in it, ours."""
     import gguf
     from transformers import modeling_gguf_pytorch_utils as conversion
 

@@ -76,12 +76,12 @@ class Header:
         return found if isinstance(found, str) else None
 
     def own(self, key: str) -> Any:
-        """The architecture's own field `key`, None where the file has none."""
+        """Return the architecture's own field `key`, None where the file has none."""
         return self.fields.get(f"{self.architecture}.{key}")
 
 
 def gguf_file(name: str | os.PathLike[str]) -> Path | None:
-    """The GGUF file that `name` means, None if it means something else (a folder, a hub id). It need not exist.
+    """Return the GGUF file that `name` means, None if it means something else (a folder, a hub id). It need not exist.
 
     Raises ModelError for "smollm2" where the package that holds it is not installed.
     """
@@ -108,7 +108,7 @@ def _smollm2() -> Path:
 
 
 def read_header(path: Path) -> Header:
-    """The header of the GGUF file at `path`, read again only when the file has changed.
+    """Return the header of the GGUF file at `path`, read again only when the file has changed.
 
     Raises ModelError for a file that is not there, not readable, not GGUF, truncated, or at odds with itself.
     """
@@ -182,7 +182,7 @@ class _Cursor:
         return self.raw().decode("utf-8", "replace")
 
     def value(self) -> Any:
-        """A metadata value; an array of texts as a list of bytes, one of numbers as a tuple."""
+        """Return a metadata value; an array of texts as a list of bytes, one of numbers as a tuple."""
         kind = self.number("I")
         if kind != _ARRAY:
             return self._single(kind)

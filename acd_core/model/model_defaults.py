@@ -67,7 +67,7 @@ class ModelDefaults:
 
     @classmethod
     def of(cls, model: Any, eos_ids: frozenset[int], device: torch.device) -> ModelDefaults:
-        """The defaults in the generation_config of `model`. eos_ids: what ends a reply.
+        """Return the defaults in the generation_config of `model`. eos_ids: what ends a reply.
 
         Raises ValueError, from the processors, for an impossible value in the config.
         """
@@ -112,24 +112,26 @@ class ModelDefaults:
             value = asked(name, 0, [])
             if value is not None:
                 after.append((own, make(value)))
-                honoured.append(_told(name, value))
+                honoured.append(_in_words(name, value))
         stop = asked("stop_strings", []) or ()
         if stop:
-            honoured.append(_told("stop_strings", stop))
+            honoured.append(_in_words("stop_strings", stop))
         return cls(
             repetition_penalty=1.0 if penalty is None else float(penalty),
             before=() if bias is None else ((False, SequenceBiasLogitsProcessor(bias)),),
             after=tuple(after),
             stop=(stop,) if isinstance(stop, str) else tuple(stop),
             honoured=tuple(honoured),
-            sampling=tuple(_told(name, value) for name in SAMPLING if (value := asked(name, False)) is not None),
+            sampling=tuple(_in_words(name, value) for name in SAMPLING if (value := asked(name, False)) is not None),
             ignored=tuple(
-                _told(name, value) for name, neutral in _NEUTRAL.items() if (value := asked(name, *neutral)) is not None
+                _in_words(name, value)
+                for name, neutral in _NEUTRAL.items()
+                if (value := asked(name, *neutral)) is not None
             ),
         )
 
     def describe(self) -> dict[str, str]:
-        """What `acd doctor` prints."""
+        """Return what `acd doctor` prints."""
         told = {"model's own decoding": f"{', '.join(self.honoured)} (in force)" if self.honoured else "plain scores"}
         suggested = f"; its files suggest {', '.join(self.sampling)}, for calls that ask" if self.sampling else ""
         told["drawing"] = f"greedy unless a call asks for a temperature{suggested}"
@@ -138,7 +140,7 @@ class ModelDefaults:
         return told
 
 
-def _told(name: str, value: Any) -> str:
+def _in_words(name: str, value: Any) -> str:
     if isinstance(value, (list, tuple)) and len(value) > 4:
         return f"{name} of {len(value)}"
     return f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"

@@ -32,7 +32,7 @@ _AGAIN = "Get the folder again from where it came."
 
 
 def local_path(model: str | os.PathLike[str]) -> Path | None:
-    """Where the model of this name lies, None for a hub id and what is not here.
+    """Return where the model of this name lies, None for a hub id and what is not here.
 
     Raises UsageError for what is no name, ModelError for a place that cannot be looked at.
     """
@@ -54,7 +54,7 @@ def local_path(model: str | os.PathLike[str]) -> Path | None:
 
 
 def file_states(path: Path) -> tuple[tuple[str, int, int], ...]:
-    """Name, size and time of the file or of the files in the folder that a model is read from."""
+    """Return name, size and time of the file or of the files in the folder that a model is read from."""
     files = [each for each in path.iterdir() if each.suffix in _READ] if path.is_dir() else [path]
     found = []
     for each in sorted(files):
@@ -65,7 +65,7 @@ def file_states(path: Path) -> tuple[tuple[str, int, int], ...]:
 
 
 def read_config_and_tokenizer(model: str, *, revision: str | None = None) -> tuple[Any, Any]:
-    """Config and tokenizer of a local folder, a hub id, a GGUF file or "reference", without the weights.
+    """Return config and tokenizer of a local folder, a hub id, a GGUF file or "reference", without the weights.
 
     Raises ModelError.
     """
@@ -79,13 +79,13 @@ def read_config_and_tokenizer(model: str, *, revision: str | None = None) -> tup
         check_adapter(source, base)
         config, tokenizer = read_config_and_tokenizer(base)
         if (Path(source) / "tokenizer_config.json").is_file():
-            with telling(model):
+            with as_model_error(model):
                 tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
                 _check_tokenizer(tokenizer, model)
         return config, tokenizer
     _check_source(source, model)
     options: dict[str, Any] = {"revision": revision} if revision else {}
-    with telling(model):
+    with as_model_error(model):
         config = AutoConfig.from_pretrained(source, trust_remote_code=False, **options)
         _check_config(config, model)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
@@ -94,7 +94,7 @@ def read_config_and_tokenizer(model: str, *, revision: str | None = None) -> tup
 
 
 @contextmanager
-def telling(name: str) -> Iterator[None]:
+def as_model_error(name: str) -> Iterator[None]:
     """Whatever transformers and the libraries below it raise, as a ModelError about the model `name`."""
     try:
         yield
@@ -111,7 +111,7 @@ def telling(name: str) -> Iterator[None]:
 
 
 def text_config(config: Any) -> Any:
-    """The text part of a (possibly multimodal) config."""
+    """Return the text part of a (possibly multimodal) config."""
     getter = getattr(config, "get_text_config", None)
     return getter() if callable(getter) else config
 
@@ -167,12 +167,12 @@ def _check_folder(path: Path, name: str) -> None:
             hint=f"Give a folder saved with save_pretrained, a hub id, {inside}, or 'reference'.",
         )
     for file in _OBJECTS:
-        document = _json(path / file, name) if (path / file).is_file() else {}
+        document = _read_json(path / file, name) if (path / file).is_file() else {}
         if not isinstance(document, dict):
             raise ModelError(f"{file} of {name!r} is a {type(document).__name__}, not an object.", hint=_AGAIN)
 
 
-def _json(path: Path, name: str) -> Any:
+def _read_json(path: Path, name: str) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

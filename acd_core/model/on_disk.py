@@ -31,8 +31,10 @@ CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_
 
 
 def model_folder(name: str | os.PathLike[str], revision: str | None = None) -> Path | None:
-    """The folder of a model: a local one, the bundled one for "reference", a hub download, or None. Of a model that is
-    one GGUF file it is that file, for `context_length` and `mentions_tools` to read."""
+    """Return the folder of a model: a local one, the bundled one for "reference", a hub download, or None.
+
+    Of a model that is one GGUF file it is that file, for `context_length` and `mentions_tools` to read.
+    """
     try:
         file = gguf_file(name)
     except ModelError:  # "smollm2" without its package
@@ -48,8 +50,10 @@ def pair_folder(name: str | os.PathLike[str], revision: str | None = None) -> Pa
 
 
 def known_folder(kind: Kind, name: str | os.PathLike[str], revision: str | None = None) -> Path | None:
-    """Where the model, pair or expert `name` lies: a folder here, the bundled one, or a hub download; None for a hub id
-    that was not downloaded yet. Touches no network.
+    """Return where the model, pair or expert `name` lies: a folder here, the bundled one, or a hub download; None for a
+    hub id that was not downloaded yet.
+
+    Touches no network.
 
     Raises ModelError, PairError or ExpertError where `name` can only be a folder, and there is none: a path, or
     something like "out/mine" with a folder "out" here and no download of that name. Experts are folders only.
@@ -64,14 +68,16 @@ def known_folder(kind: Kind, name: str | os.PathLike[str], revision: str | None 
     if found is not None or (kind == "model" and text == SMOLLM2):
         return found
     if kind == "expert" or os.path.lexists(text) or (text.count("/") and not is_hub_id(text)) or _has_owner(text):
-        raise not_here(kind, text)
+        raise not_found(kind, text)
     if text.startswith((".", "~")) or "\\" in text or (kind == "pair" and not is_hub_id(text)):
-        raise not_here(kind, text)
+        raise not_found(kind, text)
     return None
 
 
-def not_here(kind: Kind, name: str, why: str = "") -> ACDError:
-    """The error for a `name` that means nothing here, saying all that it could have been. why: what the hub said."""
+def not_found(kind: Kind, name: str, why: str = "") -> ACDError:
+    """Return the error for a `name` that means nothing here, saying all that it could have been. why: what the hub
+    said.
+    """
     if kind == "expert" or not is_hub_id(name):
         what = {"model": "model folder", "pair": "prompt pair", "expert": "expert"}[kind]
         return _ERRORS[kind](f"There is no {what} {name!r} here.", hint=_MAKE[kind])
@@ -83,7 +89,7 @@ def not_here(kind: Kind, name: str, why: str = "") -> ACDError:
 
 
 def _has_owner(name: str) -> bool:
-    """Whether the part before the slash is a folder here, so that `name` is a path whose end is missing."""
+    """Return whether the part before the slash is a folder here, so that `name` is a path whose end is missing."""
     return is_hub_id(name) and os.path.isdir(os.path.dirname(name))
 
 
@@ -100,12 +106,16 @@ def _folder(name: str, bundled: Mapping[str, Path], file: str, revision: str | N
 
 
 def is_hub_id(name: Any) -> bool:
-    """Whether `name` has the form owner/name. The hub also knows names without an owner, and paths look alike."""
+    """Return whether `name` has the form owner/name.
+
+    The hub also knows names without an owner, and paths look alike.
+    """
     return isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name) is not None
 
 
 def adapter_base(folder: str | os.PathLike[str]) -> str | None:
-    """The model that the adapter in `folder` (PEFT's layout) was made for; None for a folder that is no bare adapter.
+    """Return the model that the adapter in `folder` (PEFT's layout) was made for; None for a folder that is no bare
+    adapter.
 
     A path is read as it stands, else from the adapter's own folder.
     """
@@ -118,14 +128,14 @@ def adapter_base(folder: str | os.PathLike[str]) -> str | None:
 
 
 def _base_folder(folder: Path) -> Path | None:
-    """Where the base of the adapter in `folder` is; None for one that is not here and for what is no adapter."""
+    """Return where the base of the adapter in `folder` is; None for one that is not here and for what is no adapter."""
     base = adapter_base(folder) if folder.is_dir() else None
     found = model_folder(base) if base else None
     return found if found is not None and (found.is_file() or not adapter_base(found)) else None
 
 
 def context_length(folder: Path) -> int | None:
-    """Positions of the model in `folder`, None where its files do not say."""
+    """Return positions of the model in `folder`, None where its files do not say."""
     folder = _base_folder(folder) or folder
     if folder.is_file():
         header = _header(folder)
@@ -139,17 +149,17 @@ def context_length(folder: Path) -> int | None:
 
 
 def positions(config: Mapping[str, Any]) -> int | None:
-    """The context length a config's fields name; the first of CONTEXT_FIELDS counts."""
+    """Return the context length a config's fields name; the first of CONTEXT_FIELDS counts."""
     return next((limit for limit in (bounded(config.get(name)) for name in CONTEXT_FIELDS) if limit), None)
 
 
 def bounded(limit: Any) -> int | None:
-    """`limit` if it is a real one: tokenizers without a limit say 10**30."""
+    """Return `limit` if it is a real one: tokenizers without a limit say 10**30."""
     return int(limit) if isinstance(limit, int) and 0 < limit < 10**9 else None
 
 
 def mentions_tools(folder: Path) -> bool | None:
-    """Whether the chat template of a model's folder so much as names tools; None if there is no template to see."""
+    """Return whether the chat template of a model's folder so much as names tools; None if there is no template."""
     if folder.is_file():
         header = _header(folder)
         return "tools" in header.chat_template if header and header.chat_template else None
@@ -170,7 +180,7 @@ def _header(path: Path) -> Header | None:
 
 
 def read_if_any(path: Path) -> dict[str, Any]:
-    """A JSON object, empty where there is none: loading says what is wrong with a file, and says it better."""
+    """Return a JSON object, empty where there is none: loading says what is wrong with a file, and says it better."""
     try:
         return read_object(path, ModelError)
     except (ModelError, FileNotFoundError):

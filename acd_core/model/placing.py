@@ -14,7 +14,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 
 def choose_device(device: str = "auto") -> tuple[torch.device, str]:
-    """The device to load on, with the reason. Raises UsageError for one that is unknown or not here,
+    """Return the device to load on, with the reason. Raises UsageError for one that is unknown or not here,
     MissingExtraError for "map" without accelerate."""
     if device == "map":
         if importlib.util.find_spec("accelerate") is None:
@@ -24,7 +24,7 @@ def choose_device(device: str = "auto") -> tuple[torch.device, str]:
             )
         return torch.device("cuda" if torch.cuda.is_available() else "cpu"), "device_map='auto' over all devices"
     if device != "auto":
-        return _named(device), "asked for"
+        return _usable_device(device), "asked for"
     if torch.cuda.is_available():
         return torch.device("cuda"), "a CUDA device is available"
     if torch.backends.mps.is_available():
@@ -33,7 +33,7 @@ def choose_device(device: str = "auto") -> tuple[torch.device, str]:
 
 
 def choose_dtype(dtype: str = "auto", device: torch.device | None = None) -> tuple[torch.dtype, str]:
-    """The dtype to load in, with the reason."""
+    """Return the dtype to load in, with the reason."""
     if dtype != "auto":
         if not isinstance(dtype, str) or dtype not in _DTYPES:
             raise UsageError(f"Unknown dtype {dtype!r}.", hint=f"Use 'auto' or one of {', '.join(_DTYPES)}.")
@@ -51,18 +51,18 @@ def choose_dtype(dtype: str = "auto", device: torch.device | None = None) -> tup
 
 
 def devices_of(model: Any) -> set[str]:
-    """The devices that hold the weights of `model`."""
+    """Return the devices that hold the weights of `model`."""
     return {str(weight.device) for weight in model.parameters()}
 
 
 def gpu_has_bf16(device: torch.device) -> bool:
-    """Whether this CUDA device computes in bf16 itself; before Ampere it is emulated, slower than float32."""
+    """Return whether this CUDA device computes in bf16 itself; before Ampere it is emulated, slower than float32."""
     with torch.cuda.device(device):
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def cpu_has_fast_bf16() -> bool:
-    """Whether bf16 matrix products on this CPU run in hardware (oneDNN on AMX or AVX512_BF16)."""
+    """Return whether bf16 matrix products on this CPU run in hardware (oneDNN on AMX or AVX512_BF16)."""
     check = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
     if check is None or not check():
         return False
@@ -71,7 +71,7 @@ def cpu_has_fast_bf16() -> bool:
     return "avx512_bf16" in text or "amx_bf16" in text
 
 
-def _named(device: Any) -> torch.device:
+def _usable_device(device: Any) -> torch.device:
     try:
         found = torch.device(device)
     except (RuntimeError, ValueError, TypeError, OverflowError):
@@ -79,7 +79,7 @@ def _named(device: Any) -> torch.device:
             f"Unknown device {device!r}.", hint="Use 'auto', 'cpu', 'cuda', 'cuda:0', 'mps' or 'map'."
         ) from None
     if found.type == "meta":
-        raise UsageError("The device 'meta' holds no values, so no model can reply on it.", hint=_here())
+        raise UsageError("The device 'meta' holds no values, so no model can reply on it.", hint=_devices_here())
     if found.type == "cpu":
         return torch.device("cpu")
     try:
@@ -89,12 +89,12 @@ def _named(device: Any) -> torch.device:
         why = said[0].split(". ")[0][:160] if said else type(error).__name__
         if why.startswith("Could not run") or "INTERNAL ASSERT" in why:  # torch's words for a backend it is without
             why = "this torch has no backend for it"
-        raise UsageError(f"The device {device!r} cannot be used here: {why}.", hint=_here()) from None
+        raise UsageError(f"The device {device!r} cannot be used here: {why}.", hint=_devices_here()) from None
     return found
 
 
-def _here() -> str:
-    """What can be used on this machine."""
+def _devices_here() -> str:
+    """Return what can be used on this machine."""
     found = ["'cpu'"]
     if torch.cuda.is_available():
         found += [f"'cuda:{number}'" for number in range(torch.cuda.device_count())]

@@ -37,7 +37,7 @@ class TurnEnds:
         return frozenset(self.stated) | frozenset(self.written)
 
     def describe(self) -> str:
-        """One line for a person."""
+        """Return one line for a person."""
 
         def listed(found: Mapping[int, str]) -> str:
             return ", ".join(f"{text} ({token})" for token, text in sorted(found.items()))
@@ -49,34 +49,34 @@ class TurnEnds:
 
 
 def turn_ends(tokenizer: Any, stated: frozenset[int]) -> TurnEnds:
-    """What ends a turn of this tokenizer's model. stated: the eos ids of its files.
+    """Return what ends a turn of this tokenizer's model. stated: the eos ids of its files.
 
     The template is rendered with a mark as the reply, and with one in a tool call; neither the tokenizer nor the
     template is changed. A template that cannot render that adds nothing, and the note says so.
     """
-    added = _added(tokenizer)
+    added = _added_tokens(tokenizer)
     written: dict[int, str] = {}
     note = ""
     if getattr(tokenizer, "chat_template", None):
-        closing, note = _after_reply(tokenizer, added)
+        closing, note = _tokens_after_reply(tokenizer, added)
         ends = stated | {added[token] for token in closing}
         if closing and not stated & {added[token] for token in closing}:
             written[added[closing[0]]] = closing[0]
-        for end in _after_calls(tokenizer, added, ends):
+        for end in _tokens_after_calls(tokenizer, added, ends):
             written[added[end]] = end
     texts = {token: text for text, token in added.items()}
-    known = {token: texts.get(token) or _text(tokenizer, token) for token in stated}
+    known = {token: texts.get(token) or _token_text(tokenizer, token) for token in stated}
     return TurnEnds(known, {token: text for token, text in written.items() if token not in stated}, note)
 
 
-def _after_reply(tokenizer: Any, added: Mapping[str, int]) -> tuple[list[str], str]:
-    """The tokens that close a reply, and a note for a person."""
+def _tokens_after_reply(tokenizer: Any, added: Mapping[str, int]) -> tuple[list[str], str]:
+    """Return the tokens that close a reply, and a note for a person."""
     user, reply = {"role": "user", "content": "a"}, {"role": "assistant", "content": _MARK}
-    last = _tail(tokenizer, [user, reply])
-    inside = _tail(tokenizer, [user, reply, user])
+    last = _text_after_reply(tokenizer, [user, reply])
+    inside = _text_after_reply(tokenizer, [user, reply, user])
     if last is None and inside is None:
         return [], "the chat template shows no reply's end"
-    closing, following = _leading(last or "", added), _leading(inside or "", added)
+    closing, following = _leading_tokens(last or "", added), _leading_tokens(inside or "", added)
     if not closing and (last or "").strip():
         text = " ".join((last or "").split())[:24]
         return [], f"the chat template closes a reply with the text {text!r}, which is no token: give it as stop"
@@ -87,17 +87,19 @@ def _after_reply(tokenizer: Any, added: Mapping[str, int]) -> tuple[list[str], s
     return both or closing[:1], ""
 
 
-def _after_calls(tokenizer: Any, added: Mapping[str, int], ends: frozenset[int]) -> list[str]:
-    """Tokens that end a reply behind a tool call, where none of `ends` does. A mark that closes each of two calls ends
-    a call, not the reply."""
+def _tokens_after_calls(tokenizer: Any, added: Mapping[str, int], ends: frozenset[int]) -> list[str]:
+    """Return tokens that end a reply behind a tool call, where none of `ends` does.
+
+    A mark that closes each of two calls ends a call, not the reply.
+    """
     found = []
     for more in ({}, {"builtin_tools": [_NAME]}):  # Llama 3.1 ends a call of a built-in tool by <|eom_id|>
         for as_text in (False, True):
-            one = _call_tail(tokenizer, 1, as_text, more)
+            one = _text_after_call(tokenizer, 1, as_text, more)
             if one is None:
                 continue
-            two = _call_tail(tokenizer, 2, as_text, more)
-            tokens = _all(one, added)
+            two = _text_after_call(tokenizer, 2, as_text, more)
+            tokens = _tokens_in(one, added)
             last = tokens[-1] if tokens and one.rstrip().endswith(tokens[-1]) else None
             repeated = two is not None and two.count(last or "") > 1
             if last is not None and not repeated and not any(added[token] in ends for token in tokens):
@@ -106,8 +108,8 @@ def _after_calls(tokenizer: Any, added: Mapping[str, int], ends: frozenset[int])
     return found
 
 
-def _call_tail(tokenizer: Any, calls: int, as_text: bool, more: Mapping[str, Any]) -> str | None:
-    """What follows the first mark in a turn of `calls` tool calls."""
+def _text_after_call(tokenizer: Any, calls: int, as_text: bool, more: Mapping[str, Any]) -> str | None:
+    """Return what follows the first mark in a turn of `calls` tool calls."""
     arguments: Any = {"x": _MARK}
     made = [
         {
@@ -127,7 +129,7 @@ def _call_tail(tokenizer: Any, calls: int, as_text: bool, more: Mapping[str, Any
     return text.partition(_MARK)[2]
 
 
-def _tail(tokenizer: Any, turns: list[dict[str, Any]]) -> str | None:
+def _text_after_reply(tokenizer: Any, turns: list[dict[str, Any]]) -> str | None:
     text = _rendered(tokenizer, turns)
     return None if text is None or _MARK not in text else text.rpartition(_MARK)[2]
 
@@ -139,14 +141,14 @@ def _rendered(tokenizer: Any, turns: list[dict[str, Any]], **options: Any) -> st
         return None
 
 
-def _added(tokenizer: Any) -> dict[str, int]:
-    """Tokens that are one id whatever stands around them: text -> id. Whitespace is ordinary text."""
+def _added_tokens(tokenizer: Any) -> dict[str, int]:
+    """Return tokens that are one id whatever stands around them: text -> id. Whitespace is ordinary text."""
     known = getattr(tokenizer, "added_tokens_decoder", None) or {}
     return {str(token): int(number) for number, token in known.items() if str(token).strip()}
 
 
-def _leading(text: str, added: Mapping[str, int]) -> list[str]:
-    """The tokens `text` begins with, nothing but whitespace before and between them."""
+def _leading_tokens(text: str, added: Mapping[str, int]) -> list[str]:
+    """Return the tokens `text` begins with, nothing but whitespace before and between them."""
     found: list[str] = []
     while True:
         text = text.lstrip()
@@ -157,8 +159,8 @@ def _leading(text: str, added: Mapping[str, int]) -> list[str]:
         text = text[len(token) :]
 
 
-def _all(text: str, added: Mapping[str, int]) -> list[str]:
-    """All such tokens in `text`, in order; of those that begin at one place the longest."""
+def _tokens_in(text: str, added: Mapping[str, int]) -> list[str]:
+    """Return all such tokens in `text`, in order; of those that begin at one place the longest."""
     found: list[str] = []
     at = 0
     while at < len(text):
@@ -169,7 +171,7 @@ def _all(text: str, added: Mapping[str, int]) -> list[str]:
     return found
 
 
-def _text(tokenizer: Any, token: int) -> str:
+def _token_text(tokenizer: Any, token: int) -> str:
     try:
         return str(tokenizer.decode([token], skip_special_tokens=False))
     except Exception:

@@ -73,25 +73,25 @@ class WeightState:
         self._grown: dict[str, list[set[Setting]]] = {}
 
     def current(self) -> State:
-        """Equal to an earlier state only if the model computes what it did then."""
+        """Return the state now, equal to an earlier state only if the model computes what it did then."""
         try:
-            tensors = self._look()
+            tensors = self._read_model()
         except RuntimeError:  # somebody is adding a module this very moment
-            self._changed()
+            self._note_change()
             self._places = []
-            return self._new(b"", {})
+            return self._new_state(b"", {})
         places: list[Any] = [id(module) for module in self._modules]
-        places += [_place(name, tensor) for name, tensor in tensors]
+        places += [_tensor_identity(name, tensor) for name, tensor in tensors]
         moved = places != self._places
         if moved or self._views is None:
             self._places, self._views = places, _views([tensor for _, tensor in tensors])
         sampled = [torch.cat(views).cpu().view(torch.uint8).numpy().tobytes() for views in self._views]
         if moved or sampled != self._sampled:
             self._sampled = sampled
-            self._changed()
+            self._note_change()
         if self._last is None:
             rest = hashlib.sha256(b"".join(each.rest for each in self._settings.values())).digest()
-            self._last = self._known(self._new(rest, self._numbers()))
+            self._last = self._equal_known_state(self._new_state(rest, self._numbers()))
         return self._last
 
     def watching_a_forward(self, kind: str) -> AbstractContextManager[None]:
@@ -108,11 +108,11 @@ class WeightState:
         before: dict[Setting, int] = {}
         after: dict[Setting, int] = {}
         with suppress(RuntimeError):  # as in `current`; nothing is learnt then
-            self._look()
+            self._read_model()
             before = self._numbers()
         yield
         with suppress(RuntimeError):
-            self._look()
+            self._read_model()
             after = self._numbers()
         grown = self._grown[kind]
         grown.append({key for key, value in after.items() if value > before.get(key, value)})
@@ -120,36 +120,39 @@ class WeightState:
             self._counters |= learnt
             earlier, self._states, self._last = list(self._states.values()), {}, None
             for state in earlier:
-                state.id = self._known(state).id
+                state.id = self._equal_known_state(state).id
 
     def _numbers(self) -> dict[Setting, int]:
         return {key: value for each in self._settings.values() for key, value in each.numbers.items()}
 
-    def _look(self) -> list[tuple[str, torch.Tensor]]:
-        """The tensors now; notes the modules and their settings, of which only those that changed are read anew."""
-        modules, watched, tensors = _walk(self._model)
+    def _read_model(self) -> list[tuple[str, torch.Tensor]]:
+        """Return the tensors now, and note the modules and their settings; only those that changed are read anew."""
+        modules, watched, tensors = _modules_and_tensors(self._model)
         before, self._settings = self._settings, {}
         for module, way in watched:
             place = id(module)
             known = before.get(place)
-            if known is None or not known.hold(module, way):
+            if known is None or not known.still_hold(module, way):
                 known, self._last = _Settings(module, way), None
             self._settings[place] = known
         if modules != self._modules or before.keys() != self._settings.keys():
             self._modules, self._last = modules, None
         return tensors
 
-    def _changed(self) -> None:
+    def _note_change(self) -> None:
         self._changes += 1
         self._states.clear()
         self._last = None
 
-    def _new(self, rest: bytes, numbers: Mapping[Setting, int]) -> State:
+    def _new_state(self, rest: bytes, numbers: Mapping[Setting, int]) -> State:
         self._made += 1
         return State(self._made, self._changes, rest, numbers)
 
-    def _known(self, state: State) -> State:
-        """The equal state that is known already, else `state`. The least recently met go where there are too many."""
+    def _equal_known_state(self, state: State) -> State:
+        """Return the equal state that is known already, else `state`.
+
+        The least recently met go where there are too many.
+        """
         key = state.rest, frozenset(item for item in state.numbers.items() if item[0] not in self._counters)
         found = self._states[key] = self._states.pop(key, state)
         if len(self._states) > _MOST_STATES:
@@ -162,7 +165,9 @@ class _Settings:
 
     def __init__(self, module: Any, way: Any) -> None:
         self._inside, self._way = module.__dict__, way
-        copied = {name: value if name in _MODULES_OWN else _copy(value) for name, value in [*self._inside.items()]}
+        copied = {
+            name: value if name in _MODULES_OWN else _copy_containers(value) for name, value in [*self._inside.items()]
+        }
         self._names, self._values = [*copied], [*copied.values()]
         plain = _settings(copied)
         numbers = {name: value for name, value in plain if type(value) is int and name not in _ADAPTERS_OWN}
@@ -170,8 +175,8 @@ class _Settings:
         self.numbers = {(id(module), name): value for name, value in numbers.items()}
         self.rest = hashlib.sha256(repr((id(module), type(module), way, rest)).encode()).digest()
 
-    def hold(self, module: Any, way: Any) -> bool:
-        """Whether they still are what they were."""
+    def still_hold(self, module: Any, way: Any) -> bool:
+        """Return whether they still are what they were."""
         inside = self._inside
         try:
             same = inside is module.__dict__ and [*inside] == self._names and [*inside.values()] == self._values
@@ -181,10 +186,10 @@ class _Settings:
 
 
 def adapter_settings(model: Any) -> tuple[Any, ...]:
-    """The settings of a model's PEFT adapters: the same in every process, empty where it has none."""
+    """Return the settings of a model's PEFT adapters: the same in every process, empty where it has none."""
     for _ in range(_TRIES):
         with suppress(RuntimeError):  # somebody is adding a module this very moment
-            insides = [module.__dict__ for module in _walk(model)[0]]
+            insides = [module.__dict__ for module in _modules_and_tensors(model)[0]]
             return tuple(tuple(_settings(inside)) for inside in insides if "_active_adapter" in inside)
     raise ModelError(
         f"The adapters of {type(model).__name__} cannot be read: its modules change all the time.",
@@ -192,9 +197,12 @@ def adapter_settings(model: Any) -> tuple[Any, ...]:
     )
 
 
-def _walk(model: Any) -> tuple[list[Any], list[tuple[Any, Any]], list[tuple[str, torch.Tensor]]]:
-    """All modules, in an order that is always the same; those whose settings count, with what stands in the way of
-    their own forward; all tensors with their names. Lean, because a request meets thousands of modules twice."""
+def _modules_and_tensors(model: Any) -> tuple[list[Any], list[tuple[Any, Any]], list[tuple[str, torch.Tensor]]]:
+    """Return all modules, in an order that is always the same; those whose settings count, with what stands in the way
+    of their own forward; all tensors with their names.
+
+    Lean, because a request meets thousands of modules twice.
+    """
     stack, seen = [model], {None}
     modules: list[Any] = []
     watched: list[tuple[Any, Any]] = []
@@ -230,8 +238,9 @@ def _walk(model: Any) -> tuple[list[Any], list[tuple[Any, Any]], list[tuple[str,
 
 
 def _way(forward: Any, *hooks: Mapping[int, Any]) -> tuple[Any, ...] | None:
-    """A replaced forward, and the numbers of hooks but for ours: those act on the thread that set them only, and come
-    and go."""
+    """Return a replaced forward, and the numbers of hooks but for ours: those act on the thread that set them only, and
+    come and go.
+    """
     numbers = [
         number
         for each in hooks
@@ -242,7 +251,7 @@ def _way(forward: Any, *hooks: Mapping[int, Any]) -> tuple[Any, ...] | None:
 
 
 def kept_elsewhere(module: Any, name: str) -> torch.Tensor | None:
-    """The values of `module`'s parameter `name` where accelerate keeps them in memory while no forward runs."""
+    """Return the values of `module`'s parameter `name` where accelerate keeps them in memory while no forward runs."""
     hook = module.__dict__.get("_hf_hook")
     prefixes = {
         str(getattr(getattr(each, "weights_map", None), "prefix", "")) for each in getattr(hook, "hooks", (hook,))
@@ -256,7 +265,7 @@ def kept_elsewhere(module: Any, name: str) -> torch.Tensor | None:
 
 
 def _kept_elsewhere(hook: Any) -> Iterator[Mapping[str, Any]]:
-    """The weights in memory that accelerate's hook puts into a module for the time of its forward."""
+    """Yield the weights in memory that accelerate's hook puts into a module for the time of its forward."""
     for each in getattr(hook, "hooks", (hook,)):
         weights = getattr(each, "weights_map", None)
         weights = getattr(weights, "dataset", weights)
@@ -266,40 +275,42 @@ def _kept_elsewhere(hook: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def _settings(inside: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Plain attributes of a module, and containers of them."""
+    """Return plain attributes of a module, and containers of them."""
     found: list[tuple[str, Any]] = []
     for name, value in [*inside.items()]:
         kind = type(value)
         if kind in _PLAIN:
             found.append((name, value))
         elif kind in _CONTAINERS and name not in _MODULES_OWN:
-            plain = _plain(value)
+            plain = _plain_value(value)
             if plain is not _OTHER:
                 found.append((name, plain))
     return found
 
 
-def _plain(value: Any) -> Any:
-    """A container as a value to compare, `_OTHER` where it holds something else than plain values."""
+def _plain_value(value: Any) -> Any:
+    """Return a container as a value to compare, `_OTHER` where it holds something else than plain values."""
     if isinstance(value, dict):
         items = [*value.items()]
-        keys, parts = _plain([key for key, _ in items]), [part for _, part in items]
+        keys, parts = _plain_value([key for key, _ in items]), [part for _, part in items]
     else:
         keys, parts = (), [*value]
         if isinstance(value, (set, frozenset)):
             parts.sort(key=repr)
-    parts = [each if type(each) in _PLAIN else _plain(each) if type(each) in _CONTAINERS else _OTHER for each in parts]
+    parts = [
+        each if type(each) in _PLAIN else _plain_value(each) if type(each) in _CONTAINERS else _OTHER for each in parts
+    ]
     return _OTHER if keys is _OTHER or any(each is _OTHER for each in parts) else (keys, *parts)
 
 
-def _copy(value: Any) -> Any:
-    """A copy of a container and of the containers in it: what others change in place stays as it was here."""
+def _copy_containers(value: Any) -> Any:
+    """Return a copy of a container and of the containers in it: what others change in place stays as it was here."""
     if type(value) is dict:
-        return {key: _copy(part) for key, part in [*value.items()]}
-    return type(value)(map(_copy, [*value])) if type(value) in _CONTAINERS else value
+        return {key: _copy_containers(part) for key, part in [*value.items()]}
+    return type(value)(map(_copy_containers, [*value])) if type(value) in _CONTAINERS else value
 
 
-def _place(name: str, tensor: torch.Tensor) -> tuple[Any, ...]:
+def _tensor_identity(name: str, tensor: torch.Tensor) -> tuple[Any, ...]:
     if tensor.is_meta:  # an offload puts new ones after each forward; what they stand for is met elsewhere
         return name, tensor.shape, tensor.dtype
     version = 0 if tensor.is_inference() else tensor._version
@@ -310,7 +321,7 @@ def _place(name: str, tensor: torch.Tensor) -> tuple[Any, ...]:
 
 
 def _views(tensors: list[torch.Tensor]) -> list[list[torch.Tensor]]:
-    """A few values of each tensor, as views by device and type: one small copy a group reads them all."""
+    """Return a few values of each tensor, as views by device and type: one small copy a group reads them all."""
     groups: dict[tuple[Any, ...], list[torch.Tensor]] = {}
     for tensor in tensors:
         count = tensor.numel()

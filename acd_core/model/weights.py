@@ -33,22 +33,26 @@ _building = ForkSafeLock()
 thread of the process, and two at once would leave them changed for good. What can be done outside is (downloads)."""
 
 
-def built(make: Callable[[], Any], subject: str, hint: str = _AGAIN) -> Any:
-    """The model that `make` loads, checked. make: gives the model and transformers' loading info. subject: what is
-    loaded, as a sentence begins. Raises ModelError."""
+def build_checked(make: Callable[[], Any], subject: str, hint: str = _AGAIN) -> Any:
+    """Return the model that `make` loads, checked. make: gives the model and transformers' loading info. subject: what
+    is loaded, as a sentence begins.
+
+    Raises ModelError.
+    """
     with _building:
         model, report = make()
     absent = sorted(str(each) for each in report["missing_keys"])
     if absent:
         raise ModelError(
             f"{subject} lacks {len(absent)} weights of its architecture {_architecture(model)!r}, "
-            f"for example {_some(absent)}.",
+            f"for example {_some_names(absent)}.",
             hint=hint,
         )
     other = sorted(str(each[0]) for each in report.get("mismatched_keys") or ())
     if other:
         raise ModelError(
-            f"{subject} holds {len(other)} weights of another shape than its config gives, for example {_some(other)}.",
+            f"{subject} holds {len(other)} weights of another shape than its config gives, "
+            f"for example {_some_names(other)}.",
             hint=_TOGETHER,
         )
     if getattr(model.config, "quantization_config", None) is None:  # packings bring tensors of their own
@@ -56,7 +60,7 @@ def built(make: Callable[[], Any], subject: str, hint: str = _AGAIN) -> Any:
     return model
 
 
-def adapting(change: Callable[[], None]) -> None:
+def change_adapters(change: Callable[[], None]) -> None:
     """Run `change`, which builds adapters into a model, while nothing else builds."""
     with _building:
         change()
@@ -92,14 +96,15 @@ def check_finite(model: nn.Module, subject: str, known: Collection[int] = ()) ->
             half = next(iter(model.parameters())).dtype == torch.float16
             raise ModelError(
                 f"{subject} holds values that are not finite (NaN or infinity) in {len(wrong)} weights, "
-                f"for example {_some(wrong)}.",
+                f"for example {_some_names(wrong)}.",
                 hint="float16 ends at 65504: try --dtype bfloat16 or float32." if half else _AGAIN,
             )
 
 
 def weight_files(source: str, revision: str | None) -> list[Path]:
-    """The safetensors files of a folder or hub id, downloaded where they are not here; empty where that cannot be
-    told: loading says why, and says it better."""
+    """Return the safetensors files of a folder or hub id, downloaded where they are not here; empty where that cannot
+    be told: loading says why, and says it better.
+    """
     folder = Path(source)
     try:
         if folder.is_dir():
@@ -156,7 +161,8 @@ def check_files(files: Sequence[Path], config: Any, subject: str) -> None:
 
 
 def embedding_rows(model: Any, files: Iterable[Path], rows: Sequence[int]) -> torch.Tensor | None:
-    """These rows of the embedding as `files` have them, float32 [rows, width]; None where they are not found there.
+    """Return these rows of the embedding as `files` have them, float32 [rows, width]; None where they are not found
+    there.
 
     For a model that holds them rounded to float16: rounded again, they would not be what bfloat16 gives.
     """
@@ -197,13 +203,13 @@ def _check_foreign(model: Any, keys: Iterable[Any], subject: str) -> None:
     if wrong:
         raise ModelError(
             f"{subject} holds {len(wrong)} weights that its architecture {_architecture(model)!r} has no place for, "
-            f"for example {_some(sorted(wrong))}: without them the model would be another one.",
+            f"for example {_some_names(sorted(wrong))}: without them the model would be another one.",
             hint="Its config.json belongs to another model (layers, biases, quantisation); take both from one place.",
         )
 
 
 def _predicts_more(model: Any, parts: Sequence[str]) -> bool:
-    """Whether a weight is of the layers behind the last that guess further tokens (multi-token prediction)."""
+    """Return whether a weight is of the layers behind the last that guess further tokens (multi-token prediction)."""
     getter = getattr(model.config, "get_text_config", None)
     config = getter() if callable(getter) else model.config
     more, layers = getattr(config, "num_nextn_predict_layers", None), getattr(config, "num_hidden_layers", None)
@@ -221,5 +227,5 @@ def _architecture(model: Any) -> str:
     return str(getattr(model.config, "model_type", type(model).__name__))
 
 
-def _some(names: Sequence[str]) -> str:
+def _some_names(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")

@@ -1,7 +1,7 @@
 """The wording of refusals as patterns: data for `judges.RefusalJudge`, all of it ours.
 
 Every pattern is matched on lower-case text with plain quotes (see `judges.plain`). They describe how English says no
-(other languages: `refusal_languages`); no pattern quotes a benchmark or a labelled completion.
+(other languages: `languages`); no pattern quotes a benchmark or a labelled completion.
 """
 
 from __future__ import annotations

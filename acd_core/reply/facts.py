@@ -10,6 +10,7 @@ from acd_core.artifacts.pair import PromptPair
 from acd_core.chat import SOFT, Chat
 from acd_core.methods.table import Method, Slot, Source, method_named
 from acd_core.model.backbone import context_length_of, read_config_and_tokenizer, text_config
+from acd_core.params import default_method
 from acd_core.toolcalls import parses_tools, response_template_for
 
 # A word may be one token together with the space before it, or two: what stands in front of a text changes its tokens.
@@ -50,21 +51,24 @@ def read_facts(
     pair: str | os.PathLike[str] | PromptPair | None = None,
     method: str | None = None,
     *,
+    expert: object | None = None,
     revision: str | None = None,
 ) -> ModelFacts:
     """The facts of a model that need not be loaded: a folder, a hub id or "reference". Reads no weights.
+
+    expert: what is given as one; it is not read, and matters only where no method is named.
 
     Raises ModelError, TemplateError, PairError and UsageError as `ContrastiveLM.from_pretrained` does, except for a
     pair that belongs to another model: only weights can tell.
     """
     config, tokenizer = read_config_and_tokenizer(model, revision=revision)
     found = pair if isinstance(pair, PromptPair) or pair is None else PromptPair.load(pair)
-    name = method if method is not None else ("acd" if found is not None else "none")
+    chosen = method_named(method if method is not None else default_method(found, expert))
     chat = Chat(tokenizer)
     kind = getattr(text_config(config), "model_type", None)
     readable = parses_tools(response_template_for(tokenizer, kind))
-    chosen, gated = method_named(name), found is not None and found.gate is not None
     length = context_length_of(text_config(config), tokenizer)
+    gated = found is not None and found.gate is not None
     return facts_of(chat, length, found, chosen, readable, contrasts=_contrasts(chosen, found), gated=gated)
 
 
@@ -121,7 +125,7 @@ def _added(
             return len(chat.layout(asked, prompt, wrap_user=method.wrap_user))
         return int(prompt.shape[0]) + len(chat.layout(asked, SOFT, wrap_user=method.wrap_user))
 
-    sources = (method.kept, method.other) if method.other is not None and contrasts else (method.kept,)
+    sources = [stream.prompt for stream in (method.streams if contrasts else method.streams[:1])]
     sizes = [taken(source) for source in sources if source is not None]
     return max([*sizes, plain] if gated and method.name != "none" else sizes) - plain
 

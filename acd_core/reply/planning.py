@@ -13,19 +13,21 @@ from acd_core.artifacts.gate import GateRules
 from acd_core.artifacts.lora import Expert
 from acd_core.artifacts.pair import PromptPair
 from acd_core.chat import SOFT, Chat, Conversation, Layout, check_conversation, is_continued
-from acd_core.engine import Branch, Matcher, Request, TextStream, soft_branch
+from acd_core.engine import Asked, Branch, Matcher, Request, TextStream, soft_branch
 from acd_core.engine.request import Gating, Item
 from acd_core.errors import ContextLengthError, UsageError
 from acd_core.methods.sampling import Sampler
-from acd_core.methods.table import Method, Slot, Source, method_named
+from acd_core.methods.table import Learnt, Method, Slot, Source, Stream, method_named
 from acd_core.model.backbone import Backbone
+from acd_core.model.interventions import Intervention
 from acd_core.model.model_defaults import ModelDefaults
 from acd_core.params import GenerationParams
 from acd_core.reply.facts import own_tokens
 from acd_core.reply.formats import Formats
-from acd_core.reply.free_words import LONGEST_PROBE, MOST_TOKENS, NoSilence, refuses, thought_settings
+from acd_core.reply.free_words import LONGEST_PROBE, MOST_TOKENS, NoSilence, thought_settings
+from acd_core.reply.plan import Plan, demonstrated
 from acd_core.reply.policy import Effective, Policy
-from acd_core.reply.session import Plan, demonstrated
+from acd_core.reply.stance import refuses
 
 DEFAULT_MAX_TOKENS = 1024
 _DEFAULT_TEXT = 256  # tokens that a system text of a template's own may have
@@ -42,11 +44,15 @@ def runnable(
             f"The method {name!r} needs a prompt pair and none was given.",
             hint=f"acd tune --model {backbone.model_id} --out my-pair, then pair='my-pair'.",
         )
-    if method.expert and expert is None:
+    if method.needs_expert and expert is None:
         raise UsageError(
             f"The method {name!r} needs a LoRA expert and none was given.",
             hint=f"acd expert --model {backbone.model_id} --out my-expert, then expert='my-expert'.",
         )
+    for stream in method.streams:
+        for intervention in stream.under:
+            if not isinstance(intervention, Learnt):
+                intervention.check(backbone)
     return method
 
 
@@ -140,30 +146,32 @@ class Planner:
         messages = conversation
         if method.demonstration is not None:
             messages = demonstrated(messages, method.demonstration)
-        layouts: dict[str | None, Layout] = {}  # both soft prompts share one rendering
+        layouts: dict[tuple[str | None, str | None, bool], Layout] = {}  # what is equal is rendered once
 
-        def branch(source: Source, expert: Expert | None = None) -> Branch:
-            prompt = self._prompt(source)
+        def layout(turns: Conversation, text: str | None, wrap: str | None = None) -> Layout:
+            key = (text, wrap, turns is conversation)
+            if key not in layouts:
+                layouts[key] = self._chat.layout(turns, text, form.tools, wrap, variables)
+            return layouts[key]
+
+        def branch(stream: Stream) -> Branch:
+            prompt = self._prompt(stream.prompt)
             text = prompt if isinstance(prompt, str) or prompt is None else SOFT
-            if text not in layouts:
-                layouts[text] = self._chat.layout(messages, text, form.tools, method.wrap_user, variables)
-            layout = layouts[text]
+            made, under = layout(messages, text, method.wrap_user), tuple(map(self._intervention, stream.under))
             if isinstance(prompt, torch.Tensor):
-                return soft_branch(layout.before, prompt, layout.after)
-            return Branch(layout.ids, interventions=() if expert is None else (expert,))
+                return replace(soft_branch(made.before, prompt, made.after), interventions=under)
+            return Branch(made.ids, interventions=under)
 
-        kept = branch(method.kept)
         contrasts = self.contrasts(method, settings)
-        other = None
-        if method.other is not None and contrasts:
-            other = branch(method.other, self._expert if method.expert else None)
+        streams = method.streams if contrasts else method.streams[:1]
+        branches = tuple(branch(stream) for stream in streams)
+        kept = branches[0]
         self._gate.check_method(method.name, default_method)
         floor = max((each.gate_floor for each in policies if each.gate_floor is not None), default=None)
         longest = min((each.max_recheck for each in policies if each.max_recheck is not None), default=None)
         # Nothing would take over from "none".
         opening = self._gate.of(asked, floor, longest) if method.name != "none" else None
-        plain = functools.cache(lambda: self._chat.layout(conversation, None, form.tools, variables=variables).ids)
-        alone = Branch(plain()) if opening is not None else kept
+        alone = Branch(layout(conversation, None).ids) if opening is not None else kept
         start = self._chat.turn_start(conversation, form.tools, alone.ids, variables) if opening is not None else 0
         continued = is_continued(messages)
         key = (name, contrasts, opening is not None)
@@ -172,24 +180,43 @@ class Planner:
         most, beside_system = self._own[key]
         max_tokens, room = self._room(
             settings,
-            (alone, kept, other),
+            (alone, *branches),
             beside_system if any(each["role"] == "system" and each["content"] for each in messages) else most,
-            lambda: len(plain()),
+            lambda: len(layout(conversation, None)),
             LONGEST_PROBE if form.forced else 0,
         )
-        prefix = self._chat.text(messages, form.tools, variables) if form.needs_prefix else ""
+        prefix = layout(messages, None).text if form.needs_prefix else ""
         request = next((str(each["content"]) for each in reversed(messages) if each["role"] == "user"), "")
         begun = [each for each in kept.ids[-_CONTEXT_IDS:] if each >= 0] if continued else []
         begun_text = str(messages[-1]["content"]) if continued else ""
         device = self._backbone.device
+
+        soft = layouts.get((SOFT, method.wrap_user, messages is conversation))
+        wanted = Asked(
+            branches if opening is None else (alone,),
+            max_tokens,
+            self._backbone.eos_ids,
+            rule=method.rule,
+            weights=tuple(stream.weight for stream in streams[1:]),
+            alpha=alpha,
+            strength=method.strength,
+            rescale=asked.rescale,
+            plausibility=plausibility,
+            contrast_tokens=contrast_tokens,
+            logprobs=settings.logprobs,
+            deadline=deadline,
+            alone=self._deterministic,
+            method=method.name,
+            space=space,
+            bare_head=soft is not None and soft.before == self._bare_head,
+        )
 
         def gating() -> Gating | None:
             if opening is None:
                 return None
             return Gating(
                 opening.gate,
-                kept,
-                other,
+                branches,
                 threshold=opening.threshold,
                 again=opening.again,
                 header=self._chat.appended_header if opening.gate.reply is not None else (),
@@ -207,26 +234,12 @@ class Planner:
             # Nor may one end the free words before them, which are ours: half a refusal is none.
             stops = () if form.forced else (*settings.stop, *self._defaults.stop)
             return Request(
-                kept=alone,
-                other=other if opening is None else None,
+                wanted,
                 sampler=Sampler(settings, self._backbone.device, self._defaults),
                 sink=sink,
                 text=TextStream(self._decoder, stops, hidden, begun),
-                max_tokens=max_tokens,
-                eos_ids=self._backbone.eos_ids,
-                rule=method.rule,
-                method=method.name,
-                alpha=alpha,
-                rescale=asked.rescale,
-                plausibility=plausibility,
-                contrast_tokens=contrast_tokens,
-                logprobs=settings.logprobs,
                 matcher=matcher,
-                deadline=deadline,
-                alone=self._deterministic,
                 gating=gating(),
-                space=space,
-                bare_head=SOFT in layouts and layouts[SOFT].before == self._bare_head,
             )
 
         def speak(sink: Callable[[Item], None]) -> Request:
@@ -236,20 +249,25 @@ class Planner:
             silence = NoSilence(
                 self._backbone.eos_ids,
                 functools.partial(self._decoder.decode, skip_special_tokens=False),
-                form.thoughts,
+                form.thought_marks,
                 self._decoder.all_special_tokens,
-                lambda: made.turned or 0,
+                lambda: made.moved_tokens or 0,
             )
             defaults = replace(self._defaults, after=(*self._defaults.after, (True, silence)))
+            free = replace(
+                wanted,
+                max_tokens=min(room, max_tokens + MOST_TOKENS if form.thought_marks else max(max_tokens, MOST_TOKENS)),
+                contrast_tokens=None if own is None or contrast_tokens is None else max(own, contrast_tokens),
+            )
             made = replace(
                 make(None, sink),
+                asked=free,
+                max_tokens=free.max_tokens,
                 sampler=Sampler(GenerationParams(), device, defaults),
-                max_tokens=min(room, max_tokens + MOST_TOKENS if form.thoughts else max(max_tokens, MOST_TOKENS)),
-                contrast_tokens=None if own is None or contrast_tokens is None else max(own, contrast_tokens),
             )
             return made
 
-        draws_thoughts = form.forced and form.thoughts and settings.temperature > 0.0
+        draws_thoughts = form.forced and form.thought_marks and settings.temperature > 0.0
         return Plan(
             make=make,
             speak=speak if form.forced else None,
@@ -259,7 +277,7 @@ class Planner:
             prompt_tokens=len(alone.visible),
             matcher=form.matcher,
             probes_refusal=form.forced,
-            free=lambda said: form.free(prefix + said, continued and not said),
+            free_reader=lambda said: form.free_reader(prefix + said, continued and not said),
             refuses=lambda text: refuses(request, text, begun_text),
             decode=self._decoded,
             closing=form.closing,
@@ -267,8 +285,8 @@ class Planner:
             header=self._chat.appended_header if opening is not None else (),
             max_tokens=max_tokens,
             asked=request,
-            thoughts=form.thoughts,
-            thought=Sampler(thought_settings(settings), device, self._defaults) if draws_thoughts else None,
+            thought_marks=form.thought_marks,
+            thought_sampler=Sampler(thought_settings(settings), device, self._defaults) if draws_thoughts else None,
         )
 
     @property
@@ -289,10 +307,16 @@ class Planner:
         assert self._pair is not None
         return self._pair.safeguarding if source is Slot.PAIR_SAFE else self._pair.adversarial
 
+    def _intervention(self, given: Learnt | Intervention) -> Intervention:
+        if not isinstance(given, Learnt):
+            return given
+        assert self._expert is not None
+        return self._expert
+
     def _room(
         self,
         settings: GenerationParams,
-        branches: tuple[Branch | None, ...],
+        branches: tuple[Branch, ...],
         own: int,
         asked: Callable[[], int],
         words: int,
@@ -305,7 +329,7 @@ class Planner:
         our prompts.
         """
         context, wanted = self._backbone.context_length, settings.max_tokens
-        prompt = max(len(branch.ids) for branch in branches if branch is not None)
+        prompt = max(len(branch.ids) for branch in branches)
         free = context - prompt
         if own and free - own - _DEFAULT_TEXT < max(
             DEFAULT_MAX_TOKENS if wanted is None else wanted, words

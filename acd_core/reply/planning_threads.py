@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import os
 import time
-import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import TypeVar
 
 from acd_core.errors import DeadlineError
-from acd_core.locks import ForkSafeLock
+from acd_core.locks import ForkSafeLock, after_fork
 
 T = TypeVar("T")
 THREADS = 32
@@ -30,10 +28,11 @@ class PlanningThreads:
     def __init__(self) -> None:
         self._starting = ForkSafeLock()
         self._pool: ThreadPoolExecutor | None = None
-        _all.add(self)
+        after_fork(self._forget)
 
     def within(self, make: Callable[[], T], deadline: float | None) -> T:
-        """What `make` makes; DeadlineError at `deadline` (time.monotonic's clock), whatever `make` is at then."""
+        """Return what `make` makes. Raises DeadlineError at `deadline` (time.monotonic's clock), whatever `make` is at
+        then."""
         if deadline is None:
             return make()
         made = self._submit(make)
@@ -46,7 +45,7 @@ class PlanningThreads:
             raise _late() from None
 
     async def awithin(self, make: Callable[[], T], deadline: float | None) -> T:
-        """`within` without blocking the event loop."""
+        """Do as `within`, without blocking the event loop."""
         made = asyncio.wrap_future(self._submit(make))
         left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
         try:
@@ -64,8 +63,8 @@ class PlanningThreads:
         if pool is not None:
             pool.shutdown(wait=False)
 
-    def forget(self) -> None:
-        """In a forked process, which has none of these threads."""
+    def _forget(self) -> None:
+        """Forget the threads, in a forked process, which has none of them."""
         self._pool = None
 
     def _submit(self, make: Callable[[], T]) -> Future[T]:
@@ -75,17 +74,5 @@ class PlanningThreads:
             return self._pool.submit(contextvars.copy_context().run, make)
 
 
-_all: weakref.WeakSet[PlanningThreads] = weakref.WeakSet()
-
-
 def _late() -> DeadlineError:
     return DeadlineError("The request's deadline passed before it was planned.", hint="Raise deadline_s.")
-
-
-def _after_fork() -> None:
-    for threads in list(_all):
-        threads.forget()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

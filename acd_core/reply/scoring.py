@@ -16,9 +16,9 @@ from transformers import DynamicCache
 
 from acd_core.chat import Chat, Conversation
 from acd_core.engine import Branch, Request
-from acd_core.engine.faults import check_request, embedding_rows, unsound
+from acd_core.engine.choosing import constrain, join
+from acd_core.engine.faults import check_request, embedding_rows, no_token_error
 from acd_core.engine.request import Gating
-from acd_core.engine.step import constrain, join
 from acd_core.errors import PolicyError, UsageError
 from acd_core.methods.sampling import Sampler
 from acd_core.model.backbone import Backbone
@@ -69,9 +69,8 @@ class _Case:
 
     @property
     def branches(self) -> list[Branch]:
-        # A second row that no position needs (alpha 0, no contrasted token) is not computed.
-        contrasting = self.step(0).contrasting
-        return [self.request.kept, *([self.request.other] if contrasting and self.request.other else [])]
+        # Rows that no position needs (alpha 0, no contrasted token) are not computed.
+        return list(self.request.branches[: self.step(0).rows_needed])
 
     def step(self, at: int) -> Request:
         """The request as the engine has it when it chooses the token `at` of `ids`."""
@@ -216,18 +215,18 @@ class Scorer:
         states = self._states(gating, prompt)
         turn = gating.gate.logits("token", {layer: out[gating.start :] for layer, out in states.items()}).tolist()
         header = float(gating.gate.logits("header", {layer: out[-1] for layer, out in states.items()}))
-        gating.note(gating.gate.of_prompt(turn, None if gating.appended else header), 0, appended=False)
+        gating.record(gating.gate.of_prompt(turn, None if gating.appended else header), 0, appended=False)
         room = self._backbone.context_length - len(prompt) - len(gating.header)
         for said in range(len(ids)):
-            if not (gating.due(said) or (said == 0 and gating.begun_unread)):
+            if not (gating.must_read(said) or (said == 0 and gating.begun_reply_unread)):
                 continue
             if said > room or not gating.header:
                 if said == 0:
-                    gating.note(None, 0, appended=True)
+                    gating.record(None, 0, appended=True)
                 break
             states = self._states(gating, (*prompt, *ids[:said], *gating.header))
             last = {layer: out[-1] for layer, out in states.items()}
-            gating.note(float(gating.gate.logits("appended", last)), said, appended=True)
+            gating.record(float(gating.gate.logits("appended", last)), said, appended=True)
         return gating.opened_at
 
     def _states(self, gating: Gating, ids: Sequence[int]) -> dict[int, torch.Tensor]:
@@ -265,7 +264,7 @@ class Scorer:
                 first = len(branch.ids) - 1 - start
                 spans.append(logits[row, first : first + len(case.ids)])
                 row += 1
-            results.append(read(case, _decided(case, *_two(spans))))
+            results.append(read(case, _decided(case, spans)))
         return results
 
     @torch.inference_mode()
@@ -300,7 +299,7 @@ class Scorer:
             ).logits
             for row, case in enumerate(cases):
                 spans[row].append(logits[row, : len(case.ids)])
-        return [read(case, _decided(case, *_two(span))) for case, span in zip(cases, spans)]
+        return [read(case, _decided(case, span)) for case, span in zip(cases, spans)]
 
     def _places(self, start: int, count: int, rows: int) -> torch.Tensor:
         return torch.arange(start, start + count, device=self._backbone.device).expand(rows, count)
@@ -315,22 +314,19 @@ class Scorer:
         return embeds
 
 
-def _two(spans: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
-    return spans[0].float(), spans[1] if len(spans) > 1 else None
-
-
-def _decided(case: _Case, kept: torch.Tensor, other: torch.Tensor | None) -> _Scores:
+def _decided(case: _Case, spans: Sequence[torch.Tensor]) -> _Scores:
     """What the method makes of the branches' logits, all [tokens, vocab], before each token of the continuation."""
     steps = [case.step(at) for at in range(len(case.ids))]
-    second = [other[at] if other is not None and step.contrasting else None for at, step in enumerate(steps)]
-    joined = join(steps, kept, second)
+    kept = spans[0].float()
+    others = [[span[at] for span in spans[1:]] if step.contrasting else [] for at, step in enumerate(steps)]
+    joined = join(steps, kept, others)
     finite = torch.stack(list(joined)).amax(-1).isfinite()
     if not bool(finite.all()):
         at = int(finite.logical_not().nonzero()[0])
-        raise unsound(steps[at], kept[at], second[at], joined[at], None)
+        raise no_token_error(steps[at], kept[at], others[at], joined[at], None)
     bent = torch.stack([constrain(*each) for each in zip(steps, joined, kept)])
     picks = bent.argmax(dim=-1)
-    if not case.request.sampler.bends:
+    if not case.request.sampler.changes_scores:
         return _Scores(bent, picks)
     unbent = Sampler(GenerationParams(), kept.device)
     plain = torch.stack([constrain(replace(step, sampler=unbent), *each) for step, *each in zip(steps, joined, kept)])

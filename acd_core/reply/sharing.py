@@ -91,8 +91,8 @@ def defaults_of(backbone: Backbone) -> ModelDefaults:
             hint="Mend generation_config.json, or leave it out of account: generation_defaults=False.",
         ) from error
     with _registry:
-        if found.ignored and backbone.attached.get("told") != found.ignored:
-            backbone.attached["told"] = found.ignored
+        if found.ignored and backbone.attached.get("ignored defaults") != found.ignored:
+            backbone.attached["ignored defaults"] = found.ignored
             _log.warning(
                 "The generation_config of %r asks for %s, which is not done here: replies may differ from `generate`.",
                 backbone.model_id,

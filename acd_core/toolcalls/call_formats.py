@@ -44,51 +44,57 @@ class ToolCallFormat:
 
     @classmethod
     def around(cls, open_text: str, close_text: str) -> ToolCallFormat:
-        """`open_text {"name": name, "arguments": arguments} close_text`, repeated with a newline between."""
+        """Make the format `open_text {"name": name, "arguments": arguments} close_text`, repeated with a newline
+        between."""
         head, tail = open_text + '{"name": "', "}" + close_text
         return cls(head, '", "arguments": ', tail, tail + "\n" + head)
 
 
 def chat_template_text(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The tokenizer's chat template as one string (several named ones joined); "" without."""
+    """Return the tokenizer's chat template as one string (several named ones joined); "" without."""
     template = getattr(tokenizer, "chat_template", None) or ""
     return "\n".join(template.values()) if isinstance(template, dict) else str(template)
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
-    """Every special token by its id: the named ones (BOS, EOS, ...) and those the vocabulary marks (Llama 3's
-    `<|python_tag|>`, say), which `all_special_ids` leaves out."""
+    """Return every special token by its id.
+
+    Those are the named ones (BOS, EOS, ...) and those the vocabulary marks (Llama 3's `<|python_tag|>`, say), which
+    `all_special_ids` leaves out.
+    """
     named = zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)
     marked = ((i, token.content) for i, token in tokenizer.added_tokens_decoder.items() if token.special)
     return {int(i): str(text) for i, text in (*named, *marked)}
 
 
 def response_template_for(tokenizer: PreTrainedTokenizerBase, model_type: str | None = None) -> dict[str, Any] | None:
-    """The tokenizer's own response template, else the first row of our table that applies, else None.
+    """Return the tokenizer's own response template, else the first row of our table that applies, else None.
 
-    `model_type` is the config's; a row that lists model types applies to those only.
+    model_type: the config's; a row that lists model types applies to those only.
     """
     own = getattr(tokenizer, "response_template", None)
     if own is not None:
         return dict(own)
-    found = _row(tokenizer, model_type)
+    found = _matching_row(tokenizer, model_type)
     return found[1] if found else None
 
 
 def reopening(tokenizer: PreTrainedTokenizerBase, model_type: str | None = None) -> str:
-    """What a model writes behind a thought before anything else, where the thought ends its turn (gpt-oss)."""
-    found = _row(tokenizer, model_type)
+    """Return what a model writes behind a thought before anything else, where the thought ends its turn (gpt-oss)."""
+    found = _matching_row(tokenizer, model_type)
     return found[0].get("reopens", "") if found else ""
 
 
 def answering(tokenizer: PreTrainedTokenizerBase, model_type: str | None = None) -> str:
-    """What a model writes at the head of its words, where they have a mark of their own (gpt-oss)."""
-    found = _row(tokenizer, model_type)
+    """Return what a model writes at the head of its words, where they have a mark of their own (gpt-oss)."""
+    found = _matching_row(tokenizer, model_type)
     return found[0].get("answers", "") if found else ""
 
 
-def _row(tokenizer: PreTrainedTokenizerBase, model_type: str | None) -> tuple[TemplateRow, dict[str, Any]] | None:
-    """The first row that applies, and its template with an anchor."""
+def _matching_row(
+    tokenizer: PreTrainedTokenizerBase, model_type: str | None
+) -> tuple[TemplateRow, dict[str, Any]] | None:
+    """Return the first row that applies, and its template with an anchor."""
     chat = chat_template_text(tokenizer)
     for row in ROWS:
         if row.get("model_types") and model_type not in row["model_types"]:
@@ -105,7 +111,8 @@ def _row(tokenizer: PreTrainedTokenizerBase, model_type: str | None) -> tuple[Te
 
 
 def _with_thought(template: dict[str, Any], chat: str) -> dict[str, Any]:
-    """`template` reading the thoughts of `chat`, which may have been changed for a model that was taught to think."""
+    """Return `template` reading the thoughts of `chat`, which may have been changed for a model that was taught to
+    think."""
     fields = template["fields"]
     if "</think>" not in chat or any(open_mark == "<think>" for open_mark, _ in thought_marks(template)):
         return template
@@ -114,7 +121,7 @@ def _with_thought(template: dict[str, Any], chat: str) -> dict[str, Any]:
 
 
 def thought_marks(template: Mapping[str, Any] | None) -> Iterator[tuple[str, str]]:
-    """(opening mark, closing mark) of every kind of thought whose marks are plain."""
+    """Give (opening mark, closing mark) of every kind of thought whose marks are plain."""
     for name, field in (template or {}).get("fields", {}).items():
         if not name.startswith(("reasoning", "thinking")) or not isinstance(field, Mapping):
             continue
@@ -126,8 +133,10 @@ def thought_marks(template: Mapping[str, Any] | None) -> Iterator[tuple[str, str
 
 
 def _header(tokenizer: PreTrainedTokenizerBase, template: Mapping[str, Any]) -> str:
-    """What the chat template puts before a reply, without a thought that it opens or leaves out; "" if it cannot be
-    told."""
+    """Return what the chat template puts before a reply; "" if it cannot be told.
+
+    A thought that it opens or leaves out is no part of that.
+    """
     try:
         plain = str(tokenizer.apply_chat_template([_USER], tokenize=False, add_generation_prompt=False))
         prompt = str(tokenizer.apply_chat_template([_USER], tokenize=False, add_generation_prompt=True))
@@ -145,8 +154,11 @@ def render_with_tools(
     tools: Sequence[Mapping[str, Any]],
     **options: Any,
 ) -> Iterator[str]:
-    """The conversation with `tools` shown, in every way that templates take tools: as `tools`, under other names
-    (SmolLM3, Firefunction), in the system message (GLM-4, Phi-4-mini). What a template refuses is left out."""
+    """Give the conversation with `tools` shown, in every way that templates take tools.
+
+    That is as `tools`, under other names (SmolLM3, Firefunction), and in the system message (GLM-4, Phi-4-mini). What a
+    template refuses is left out.
+    """
     shown, text = list(tools), json.dumps(list(tools))
     named: dict[str, Any] = {"tools": shown, "xml_tools": shown, "functions": text, "datetime": "today"}
     ways: list[tuple[list[Any], dict[str, Any]]] = [
@@ -165,15 +177,15 @@ def render_with_tools(
 def tool_call_format(
     tokenizer: PreTrainedTokenizerBase, eos_ids: Iterable[int] = (), variables: Mapping[str, Any] | None = None
 ) -> ToolCallFormat | None:
-    """How the model writes calls: as its own chat template renders them, else as is known of its family. None when
-    neither says, or arguments are not written as JSON (then a call can be read but not forced).
+    """Find out how the model writes calls: as its own chat template renders them, else as is known of its family.
 
-    A thought that the generation prompt opens is closed at the head.
+    A thought that the generation prompt opens is closed at the head. eos_ids: ids that end a turn, beside the
+    tokenizer's own EOS; what the template writes from there on is no part of a call. variables: of the chat template,
+    where a request sets some.
 
-    `eos_ids` end a turn (the tokenizer's own EOS counts in any case): what the template writes from there on is no
-    part of a call. variables: of the chat template, where a request sets some.
+    Returns None when neither says, or arguments are not written as JSON (then a call can be read but not forced).
     """
-    found = _row(tokenizer, None)
+    found = _matching_row(tokenizer, None)
     own = response_template_for(tokenizer)
     options = dict(variables or {})
     ends = {tokenizer.eos_token, *tokenizer.convert_ids_to_tokens(sorted(eos_ids))} - {None}
@@ -188,7 +200,9 @@ def tool_call_format(
     if found is None or "call_format" not in found[0] or found[1] != own or not prompts:
         return None
     head, middle, tail, separator = found[0]["call_format"]
-    return ToolCallFormat(_closing(_after_anchor(prompts[0], own), own) + head, middle, tail, separator or None)
+    return ToolCallFormat(
+        _with_thought_closed(_after_anchor(prompts[0], own), own) + head, middle, tail, separator or None
+    )
 
 
 class _Written:
@@ -209,7 +223,7 @@ class _Written:
         head = next((each for each in heads if each is not None), None)
         if head is None:
             return None
-        middle, tail = one[1], _until(one[2], ends, template)
+        middle, tail = one[1], _up_to_turn_end(one[2], ends, template)
         if "zq" in head + middle + tail:
             return None
         two = self._split(2)  # Llama 3's templates refuse several calls in one reply
@@ -221,8 +235,10 @@ class _Written:
         return ToolCallFormat(bare, middle, tail, separator or None)
 
     def _split(self, count: int, content: str = "") -> list[str] | None:
-        """[head, middle, tail] of one call, [head, middle, between, middle, tail] of two; None where the template
-        refuses them, leaves them out, or writes the arguments in another way than JSON."""
+        """Return [head, middle, tail] of one call, [head, middle, between, middle, tail] of two.
+
+        None where the template refuses them, leaves them out, or writes the arguments in another way than JSON.
+        """
         pattern = "(.*)"
         for n in range(count):
             pattern += rf'zqname{n}(.*?)\{{\s*"zqkey{n}"\s*:\s*"zqvalue{n}"\s*\}}(.*{"?" if n + 1 < count else ""})'
@@ -250,7 +266,8 @@ class _Written:
         return {"id": f"zqcall{n:03d}", "type": "function", "function": function}
 
     def _without_empty_marks(self, head: str, written: str) -> str:
-        """`head` without a pair of special tokens that holds the text of the turn (Llama 4), of which there is none."""
+        """Return `head` without a pair of special tokens that holds the text of the turn (Llama 4), of which there is
+        none."""
         split = self._split(1, "zqtext")
         if split is None or split[0].count("zqtext") != 1 or split[0].replace("zqtext", "") != written:
             return head
@@ -262,26 +279,30 @@ class _Written:
 
 
 def _without_ids(text: str) -> str:
-    """`text` without the ids of calls: no reader needs them, and a grammar cannot make them up."""
+    """Return `text` without the ids of calls: no reader needs them, and a grammar cannot make them up."""
     return re.sub(r',\s*"id":\s*"zqcall\d+"|"id":\s*"zqcall\d+",\s*|\[CALL_ID\]zqcall\d+', "", text)
 
 
 def _head(prompt: str, written: str, template: Mapping[str, Any] | None) -> str | None:
-    """What the model writes between `prompt` and the first call's name, where the template wrote `written` before
-    that. Templates may put things after the conversation (Command-R) or open a thought only for a new reply (QwQ)."""
+    """Return what the model writes between `prompt` and the first call's name. written: what the template wrote before
+    that.
+
+    Templates may put things after the conversation (Command-R) or open a thought only for a new reply (QwQ).
+    """
     if written.startswith(prompt):
-        return _closing(_after_anchor(prompt, template), template, written[len(prompt) :])
+        return _with_thought_closed(_after_anchor(prompt, template), template, written[len(prompt) :])
     begun, turn = _after_anchor(prompt, template), _after_anchor(written, template)
     if begun is None or turn is None or "zquser" in turn:
         return None
     if turn.startswith(begun):
-        return _closing(begun, template, turn[len(begun) :])
-    closing = _closing(begun, template)
+        return _with_thought_closed(begun, template, turn[len(begun) :])
+    closing = _with_thought_closed(begun, template)
     return closing + turn if closing else None
 
 
-def _closing(begun: str | None, template: Mapping[str, Any] | None, head: str = "") -> str:
-    """`head` behind the end of the thought that `begun`, the reply's beginning, leaves open; as it is if it ends it."""
+def _with_thought_closed(begun: str | None, template: Mapping[str, Any] | None, head: str = "") -> str:
+    """Return `head`, behind the end of a thought that `begun`, the reply's beginning, leaves open and `head` does not
+    end."""
     for opening, close in thought_marks(template) if begun else ():
         if begun and opening in begun and close not in begun[begun.rindex(opening) :] and close not in head:
             gap = "" if begun.endswith("\n\n") else "\n" if begun.endswith("\n") else ""
@@ -290,7 +311,7 @@ def _closing(begun: str | None, template: Mapping[str, Any] | None, head: str = 
 
 
 def _after_anchor(text: str, template: Mapping[str, Any] | None) -> str | None:
-    """What stands behind the last beginning of a reply in `text`; None where there is none."""
+    """Return what stands behind the last beginning of a reply in `text`; None where there is none."""
     pattern = _anchor(template)
     found = list(pattern.finditer(text)) if pattern else []
     return text[found[-1].end() :] if found else None
@@ -305,15 +326,15 @@ def _anchor(template: Mapping[str, Any] | None) -> re.Pattern[str] | None:
 
 
 def _compiled(pattern: Any) -> re.Pattern[str] | None:
-    """`pattern` of a response template; None for one that only the `regex` module of transformers understands."""
+    """Compile a `pattern` of a response template; None for one that only the `regex` module understands."""
     try:
         return re.compile(pattern, re.DOTALL) if isinstance(pattern, str) else None
     except re.error:
         return None
 
 
-def _until(tail: str, ends: Iterable[str], template: Mapping[str, Any] | None) -> str:
-    """`tail` up to the end of the turn."""
+def _up_to_turn_end(tail: str, ends: Iterable[str], template: Mapping[str, Any] | None) -> str:
+    """Return `tail` up to the end of the turn."""
     found = [tail.find(end) for end in ends if end in tail]
     content = (template or {}).get("fields", {}).get("content", {})
     pattern = _compiled(content.get("close_pattern")) if isinstance(content, Mapping) else None

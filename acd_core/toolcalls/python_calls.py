@@ -29,7 +29,7 @@ _ESCAPED = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v
 
 
 def python_calls(text: str) -> list[dict[str, Any]]:
-    """The calls in `text`, [{"name", "arguments"}, ...]: a list of calls, or calls that follow each other.
+    """Read the calls in `text`, [{"name", "arguments"}, ...]: a list of calls, or calls that follow each other.
 
     Raises ValueError for anything else: a call that is cut off, an argument without a name, one that is no literal.
     """
@@ -52,9 +52,10 @@ def python_calls(text: str) -> list[dict[str, Any]]:
 
 
 def python_literal(text: str, quotes: Sequence[str] = ()) -> Any:
-    """The literal (string, number, list, object, true, false, null) in `text`. Raises ValueError for no literal.
+    """Read the literal (string, number, list, object, true, false, null) in `text`.
 
     quotes: marks that stand on both sides of a string, within which nothing is escaped; keys may stand without any.
+    Raises ValueError for no literal.
     """
     reader = _Reader(text.strip(), quotes)
     value = reader.value(_ENDS_ITEM, 0)
@@ -114,7 +115,7 @@ class _Reader:
         return position
 
     def value(self, ends: re.Pattern[str], depth: int) -> Any:
-        """One literal. ends: what must follow the end of a string here."""
+        """Read one literal. ends: what must follow the end of a string here."""
         if depth > MAX_DEPTH:
             raise ValueError("the arguments are nested too deeply")
         self.position = self._next()

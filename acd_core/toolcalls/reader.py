@@ -1,4 +1,4 @@
-"""Tool calls and reasoning out of a model's text, by transformers' response parser.
+"""Tool calls and reasoning read out of a model's text, by transformers' response parser.
 
 The parser is driven by a *response template*: the tokenizer's own, or a row of `response_templates`, or none
 (then everything is text). It wants its delimiters in the text, and in many models those are special tokens: feed the
@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from acd_core.errors import TemplateError
 from acd_core.params import Event, InvalidToolCall, ReasoningDelta, TextDelta, ToolCall, ToolCallDelta
+from acd_core.toolcalls.arguments import call_shapes, cast_arguments, why_not_json
 from acd_core.toolcalls.call_formats import special_tokens
-from acd_core.toolcalls.reply_parser import call_shapes, cast, make_parser, no_json
+from acd_core.toolcalls.reply_parser import make_parser
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -84,9 +85,6 @@ class ToolCallReader:
     made from prefix, position and text, so that equal requests give equal ids.
     """
 
-    kept_special_ids: frozenset[int]
-    needs_special_tokens: bool
-
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
@@ -99,8 +97,7 @@ class ToolCallReader:
     ) -> None:
         self._parallel = parallel
         used = _usable(template, with_calls=bool(tools))
-        self.kept_special_ids = kept_special_ids(tokenizer, used)
-        self.needs_special_tokens = bool(self.kept_special_ids)
+        self._tokenizer, self._template = tokenizer, used
         self._id_seed = blake2b(prefix.encode("utf-8", "surrogatepass")).digest()
         self._text = _Channel(TextDelta)
         self._reasoning = _Channel(ReasoningDelta)
@@ -118,8 +115,18 @@ class ToolCallReader:
                     self._text.broken = self.marked = True
 
     @property
+    def kept_special_ids(self) -> frozenset[int]:
+        """Ids of the special tokens that the reader needs to see."""
+        return kept_special_ids(self._tokenizer, self._template)
+
+    @property
+    def needs_special_tokens(self) -> bool:
+        """Whether there are any of them."""
+        return bool(self.kept_special_ids)
+
+    @property
     def region(self) -> str:
-        """Where the reply stands: in its "text", in "reasoning", or in a "call"."""
+        """Say where the reply stands: in its "text", in "reasoning", or in a "call"."""
         field = self._parser._current if self._parser is not None else None
         if field is None or field == getattr(self._parser, "implicit_field", None):
             return "text"
@@ -127,17 +134,17 @@ class ToolCallReader:
 
     @property
     def pending(self) -> str:
-        """What is held back, because it may become a mark."""
+        """Return what is held back, because it may become a mark."""
         return "" if self._parser is None else str(self._parser._buffer[self._parser._pos :])
 
     def feed(self, text_delta: str) -> list[Event]:
-        """New text of the reply; the events it completes."""
+        """Take new text of the reply. Returns the events it completes."""
         if self._parser is None:
             return self._text.add(text_delta)
         return self._translate(self._parser.feed(text_delta))
 
     def finish(self) -> tuple[list[Event], ParsedReply]:
-        """The end of the reply: the last events, and the whole."""
+        """End the reply. Returns the last events, and the whole."""
         events: list[Event] = []
         if self._parser is not None:
             events += self._translate(self._parser.close())
@@ -171,8 +178,11 @@ class ToolCallReader:
         return events
 
     def _calls_of(self, event: dict[str, Any]) -> list[Event]:
-        """A closed call region as events. Nothing but JSON at the reply's start marks a bare call, so one that is not
-        a call of a tool we offered was meant as text."""
+        """Turn a closed call region into events.
+
+        Nothing but JSON at the reply's start marks a bare call, so one that is not a call of a tool we offered was
+        meant as text.
+        """
         assert self._parser is not None
         body, problem = event["body"], event.get("error")
         try:
@@ -188,10 +198,10 @@ class ToolCallReader:
             if self._calls and not self._parallel:
                 continue
             if name is not None and isinstance(arguments, dict):
-                arguments = cast(
+                arguments = cast_arguments(
                     arguments, self._parameters.get(name), loose=event["field"] in self._parser.loose_fields
                 )
-                arguments = no_json(arguments) or arguments
+                arguments = why_not_json(arguments) or arguments
             if name is not None and isinstance(arguments, dict):
                 call = ToolCall(id=self._next_id(body), name=name, arguments=arguments)
                 events.append(ToolCallDelta(index=len(self._calls), call=call))
@@ -251,7 +261,7 @@ def _function(tool: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _usable(template: Mapping[str, Any] | None, *, with_calls: bool) -> dict[str, Any] | None:
-    """`template` with every field optional (a missing one must not raise), and without calls unless wanted."""
+    """Return `template` with every field optional (a missing one must not raise), and without calls unless wanted."""
     if template is None:
         return None
     fields = template.get("fields")

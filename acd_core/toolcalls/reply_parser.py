@@ -1,4 +1,4 @@
-"""transformers' response parser, made to go on whatever a model writes, and calls out of the regions it finds.
+"""transformers' response parser, made to go on whatever a model writes, in time that grows with the text.
 
 Kinds of content beyond transformers' own (`response_templates`): `python`, `json-values`, `json-named`,
 `notation`.
@@ -7,21 +7,25 @@ Kinds of content beyond transformers' own (`response_templates`): `python`, `jso
 from __future__ import annotations
 
 import json
-import math
+import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from acd_core.errors import TemplateError
-from acd_core.toolcalls.python_calls import MAX_DEPTH, python_calls, python_literal
-from acd_core.toolcalls.watching import entered_once, watched
+from acd_core.toolcalls.arguments import NOT_A_CALL, last_line, lenient_json
+from acd_core.toolcalls.python_calls import python_calls, python_literal
 
-_NOT_A_CALL = (ValueError, TypeError, KeyError, RecursionError, MemoryError)
-"""What reading a model's text may raise: bad JSON, numbers too long, lists too deep."""
+_log = logging.getLogger("acd_core")
+_LEADING = re.compile(r"(?:\\s\*)+(?![?+*{])")
+# Where the search begins, or at the head of a run of whitespace, and then all of it or none.
+_RUN = r"(?:(?:\G|(?<!\s))\s++)?+"
+_LONGEST_SEARCH = 5.0  # seconds; a search takes microseconds, unless a tokenizer brings a pattern of its own
+_LAST_MARK = re.compile(r"</[\w:-]+>\Z")
 
 
 def make_parser(template: Mapping[str, Any], prefix: str) -> Any:
-    """A parser of one reply to `prefix`, the rendered prompt. Raises TemplateError for a template it cannot use.
+    """Make a parser of one reply to `prefix`, the rendered prompt. Raises TemplateError for an unusable template.
 
     Its region events carry `body` (the raw text), `opening` (what opened it), `bare` (whether that was no mark of its
     own) and, when the region could not be read or was cut off, `error`. transformers is imported here: it is heavy.
@@ -67,7 +71,7 @@ def make_parser(template: Mapping[str, Any], prefix: str) -> Any:
                     if name in kinds and event["type"] == "region_close":
                         event["value"] = _read(kinds[name], event["value"], self._spec.fields[name].content_args)
             except Exception as problem:  # a template's transform can fail in any way on what a model writes
-                error = error or _short(problem)
+                error = error or last_line(problem)
                 del events[before:]
                 events.append({"type": "region_close", "field": name, "value": None})
                 self._reset_to_implicit()
@@ -76,8 +80,10 @@ def make_parser(template: Mapping[str, Any], prefix: str) -> Any:
             self._bare, self._opening = False, ""
 
         def _cut_off(self) -> str | None:
-            """Why a region that ends with the reply is incomplete. JSON and Python show that by themselves; the inline
-            formats would silently lose arguments."""
+            """Say why a region that ends with the reply is incomplete, or None.
+
+            JSON and Python show that by themselves; the inline formats would silently lose arguments.
+            """
             if not self._at_end or self._current is None or self._current == self._implicit_name:
                 return None
             field = self._spec.fields[self._current]
@@ -90,17 +96,17 @@ def make_parser(template: Mapping[str, Any], prefix: str) -> Any:
     except (ValueError, KeyError, TypeError) as error:
         raise TemplateError(f"The response template cannot be used: {error}") from error
     for each in spec.fields.values():
-        each.open_re, each.close_re = watched(each.open_re), watched(each.close_re)
+        each.open_re, each.close_re = remembering(each.open_re), remembering(each.close_re)
     # Without the anchor the parser would read the whole prompt, users' text and all, as if the model had written it.
     anchored = prefix if spec.start_anchor_re.search(prefix) else ""
-    parser = ForgivingParser(spec, prefix=anchored)  # without tools: arguments are cast by `cast`
+    parser = ForgivingParser(spec, prefix=anchored)  # without tools: arguments are cast by `cast_arguments`
     parser.implicit_field = spec.implicit
     parser.loose_fields = loose
     return parser
 
 
 def _fields(template: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str], frozenset[str]]:
-    """-> (fields for transformers, our own kind of content by field, fields that hold every value as text)."""
+    """Return (fields for transformers, our own kind of content by field, fields that hold every value as text)."""
     fields: dict[str, Any] = {}
     kinds: dict[str, str] = {}
     for name, given in template["fields"].items():
@@ -114,43 +120,83 @@ def _fields(template: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]
 
 
 def _entered_once(field: Any) -> Any:
-    """`field` with patterns that enter a run of whitespace once."""
+    """Return `field` with patterns that enter a run of whitespace once."""
     if not isinstance(field, Mapping):
         return field
     patterns = {key: field[key] for key in ("open_pattern", "close_pattern") if isinstance(field.get(key), str)}
     return {**field, **{key: entered_once(pattern) for key, pattern in patterns.items()}}
 
 
+def entered_once(pattern: str) -> str:
+    """`pattern` of the `regex` module with a leading `\\s*` that is tried once for each run of whitespace.
+
+    As it stands, the search tries it at every space of a long run and runs to the end of it each time. What it finds is
+    the same: the leftmost match begins where the run does.
+    """
+    leading = _LEADING.match(pattern)
+    return _RUN + pattern[leading.end() :] if leading else pattern
+
+
+def remembering(pattern: Any) -> Any:
+    """Return `pattern` (compiled by `regex`, or None) with a `search` that remembers."""
+    return None if pattern is None else _RememberedSearch(pattern)
+
+
+class _RememberedSearch:
+    """One pattern of one reply. The parser asks every pattern again after each mark; what lies behind the mark has
+    been found already."""
+
+    def __init__(self, pattern: Any) -> None:
+        self._pattern = pattern
+        self._asked: tuple[str, bool] | None = None
+        self._from = 0
+        self._found: Any = None
+        self._given_up = False
+
+    def search(self, text: str, position: int, partial: bool = False) -> Any:
+        """Search as `regex` does. None from then on, once a search takes longer than it may."""
+        if self._given_up:
+            return None
+        known = self._asked is not None and self._asked[0] is text and self._asked[1] == partial
+        if known and position >= self._from and (self._found is None or self._found.start() >= position):
+            return self._found
+        try:
+            self._found = self._pattern.search(text, position, partial=partial, timeout=_LONGEST_SEARCH)
+        except TimeoutError:
+            self._given_up, self._found = True, None
+            _log.warning("A pattern of the response template takes too long and is not looked for: %s", self)
+        self._asked, self._from = (text, partial), position
+        return self._found
+
+    def __str__(self) -> str:
+        return str(self._pattern.pattern)[:200]
+
+
 def _mended(text: str) -> str:
-    """`text` as JSON, where a model wrote newlines within strings, or Python; else as it is."""
+    """Return `text` as JSON, where a model wrote newlines within strings, or Python; else as it is."""
     try:
         json.loads(text)
-    except _NOT_A_CALL:
-        for read in (_lenient, python_literal):
+    except NOT_A_CALL:
+        for read in (lenient_json, python_literal):
             try:
                 return json.dumps(read(text))
-            except _NOT_A_CALL:
+            except NOT_A_CALL:
                 continue
     return text
 
 
-def _lenient(text: str) -> Any:
-    return json.loads(text, strict=False)
-
-
 def _with_ends(body: str, options: Mapping[str, Any]) -> str:
-    """`body` up to the last mark that ends an argument. Behind it none is complete, and each that is begun there would
-    be followed to the end of the text."""
+    """Return `body` up to the last mark that ends an argument.
+
+    Behind it none is complete, and each that is begun there would be followed to the end of the text.
+    """
     pattern = options.get("tag_pattern")
     end = _LAST_MARK.search(pattern) if isinstance(pattern, str) else None
     return body[: body.rfind(end[0]) + len(end[0])] if end and end[0] in body else body if end is None else ""
 
 
-_LAST_MARK = re.compile(r"</[\w:-]+>\Z")
-
-
 def _read(kind: str, value: Any, options: Mapping[str, Any]) -> Any:
-    """The text of a region, or the text that a transform put where the arguments stand, read as `kind`."""
+    """Read the text of a region, or the text that a transform put where the arguments stand, as `kind`."""
     if not isinstance(value, Mapping):
         return _KINDS[kind](value, options)
     function = value["function"]
@@ -158,7 +204,7 @@ def _read(kind: str, value: Any, options: Mapping[str, Any]) -> Any:
 
 
 def _values(text: str, _: Mapping[str, Any]) -> list[Any]:
-    """JSON values that follow each other, with nothing, whitespace, commas or semicolons between."""
+    """Read JSON values that follow each other, with nothing, whitespace, commas or semicolons between."""
     decoder, position = json.JSONDecoder(strict=False), 0
     found: list[Any] = []
     while True:
@@ -171,8 +217,8 @@ def _values(text: str, _: Mapping[str, Any]) -> list[Any]:
 
 
 def _named(text: str, _: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Calls out of [{name: arguments}, ...]."""
-    value = _lenient(text)
+    """Read calls out of [{name: arguments}, ...]."""
+    value = lenient_json(text)
     calls = []
     for item in value if isinstance(value, list) else [value]:
         if not isinstance(item, dict):
@@ -182,9 +228,9 @@ def _named(text: str, _: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _python(text: str, _: Mapping[str, Any]) -> Any:
-    """Calls as Python; or as JSON, which these models are at times told to write between the same marks."""
+    """Read calls as Python; or as JSON, which these models are at times told to write between the same marks."""
     if text.lstrip("[ \n\t").startswith("{"):
-        return _lenient(text)
+        return lenient_json(text)
     return python_calls(text)
 
 
@@ -198,123 +244,3 @@ _KINDS: dict[str, Callable[[str, Mapping[str, Any]], Any]] = {
     "json-named": _named,
     "notation": _notation,
 }
-
-
-def call_shapes(value: Any) -> list[tuple[str | None, Any]]:
-    """(name, arguments) of every call in a parsed region; for what is no call (None or name, the complaint)."""
-    if isinstance(value, list):
-        return [shape for item in value for shape in call_shapes(item)]  # RecursionError is the reader's to catch
-    function = value.get("function", value) if isinstance(value, Mapping) else None
-    if isinstance(function, str) and isinstance(value, Mapping):  # {"type": "function", "function": name, ...}
-        function = {**value, "name": function}
-    if not isinstance(function, Mapping):
-        wrong = value if function is None else function
-        return [(None, f"a call is an object with a name and arguments, not {type(wrong).__name__}")]
-    name = function.get("name", function.get("tool_name"))
-    if not isinstance(name, str) or not name.strip():
-        return [(None, "the call has no name")]
-    arguments = function.get("arguments", function.get("parameters", {}))
-    if isinstance(arguments, str):
-        try:
-            arguments = _lenient(arguments or "{}")
-        except _NOT_A_CALL as error:
-            return [(name, f"the arguments are not JSON: {_short(error)}")]
-    if arguments is None:
-        arguments = {}
-    if not isinstance(arguments, dict):
-        return [(name, f"the arguments are not an object but {type(arguments).__name__}")]
-    return [(name, arguments)]
-
-
-def no_json(arguments: dict[str, Any]) -> str | None:
-    """Why these arguments, as Python reads them, are none by the standard of JSON; None where they are.
-
-    Python's reader takes NaN and Infinity, numbers beyond a double and any depth; what runs the tools, and whatever
-    writes the call down again, does not. Halves of characters stay, and of a key that is written twice the last.
-    """
-    waiting: list[tuple[Any, int]] = [(arguments, 0)]
-    while waiting:
-        value, depth = waiting.pop()
-        if depth > MAX_DEPTH:
-            return "the arguments are nested too deeply"
-        if isinstance(value, dict):
-            waiting += [(each, depth + 1) for pair in value.items() for each in pair]
-        elif isinstance(value, list):
-            waiting += [(each, depth + 1) for each in value]
-        elif isinstance(value, float) and not math.isfinite(value):
-            return f"the arguments hold {value}, which is no number of JSON"
-        elif isinstance(value, int) and abs(value) >= _TOO_LONG:
-            return "the arguments hold an integer of more than 1000 digits"
-    return None
-
-
-_TOO_LONG = 10**1000
-
-
-def cast(arguments: dict[str, Any], parameters: Any, *, loose: bool) -> dict[str, Any]:
-    """`arguments` with strings made what the tool's schema `parameters` asks for ("3" to 3), where they can be.
-
-    loose: the format writes every value as text. Where it does not, a string that the schema allows stays a string.
-    """
-    properties = parameters.get("properties") if isinstance(parameters, Mapping) else None
-    if not isinstance(properties, Mapping):
-        return arguments
-    cast_to: dict[str, Any] = {}
-    for key, value in arguments.items():
-        try:
-            types = tuple(dict.fromkeys(_types(properties.get(key), parameters)))
-            cast_to[key] = _cast(value, types) if loose or "string" not in types else value
-        except _NOT_A_CALL:
-            cast_to[key] = value
-    return cast_to
-
-
-def _cast(value: Any, types: tuple[str, ...]) -> Any:
-    from transformers.utils.chat_parsing.response_parser import _coerce
-
-    if isinstance(value, list) and "array" not in types:  # a key that was written several times
-        return [_cast(item, types) if isinstance(item, str) else item for item in value]
-    if not isinstance(value, str) or not types:
-        return value
-    made = _coerce(value, types)
-    if made == value and {"object", "array"} & set(types):
-        literal = python_literal(value)  # Seed-OSS writes lists and objects as Python does
-        if isinstance(literal, dict if "array" not in types else list if "object" not in types else (dict, list)):
-            return literal
-    return made
-
-
-def _types(schema: Any, root: Mapping[str, Any], depth: int = 0) -> Iterator[str]:
-    """The JSON types that `schema` allows; references are followed within `root`."""
-    if not isinstance(schema, Mapping) or depth > 8:
-        return
-    declared = schema.get("type")
-    yield from [declared] if isinstance(declared, str) else [t for t in declared or [] if isinstance(t, str)]
-    reference = schema.get("$ref")
-    if isinstance(reference, str) and reference.startswith("#/"):
-        target: Any = root
-        for step in reference[2:].split("/"):
-            target = target.get(step) if isinstance(target, Mapping) else None
-        yield from _types(target, root, depth + 1)
-    for union in ("anyOf", "oneOf", "allOf"):
-        for choice in schema.get(union) or []:
-            yield from _types(choice, root, depth + 1)
-    if declared is None:
-        for value in [*(schema.get("enum") or []), *([schema["const"]] if "const" in schema else [])]:
-            yield _type_of(value)
-    if schema.get("nullable"):
-        yield "null"
-
-
-def _type_of(value: Any) -> str:
-    for kind, name in ((bool, "boolean"), (int, "integer"), (float, "number"), (str, "string"), (list, "array")):
-        if isinstance(value, kind):
-            return name
-    return "null" if value is None else "object"
-
-
-def _short(error: BaseException) -> str:
-    """The last line of transformers' parse errors says what is wrong; the lines before repeat the whole text."""
-    if isinstance(error, RecursionError):
-        return "the call is nested too deeply"
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]

@@ -26,8 +26,10 @@ _NAMED = {"type": "function", "function": {"name": "{name}", "arguments": "{cont
 
 
 def thought(open_mark: str = "<think>", close_mark: str = "</think>", *, until: str = "") -> Fields:
-    """Reasoning between two marks. `until`: a pattern that ends it too. A closing mark without the opening one is left
-    out: what stood before it has been given out as text already."""
+    """Make the fields of reasoning between two marks. until: a pattern that ends it too.
+
+    A closing mark without the opening one is left out: what stood before it has been given out as text already.
+    """
     end: dict[str, Any] = {"close": close_mark}
     if until:
         end = {"close_pattern": f"{re.escape(close_mark)}|{until}"}
@@ -52,13 +54,16 @@ def calls(open_pattern: str, close_pattern: str, content: str = "json", **more: 
 
 
 def void(pattern: str) -> dict[str, Any]:
-    """A mark that is left out of the text."""
+    """Make the field of a mark that is left out of the text."""
     return {"open_pattern": pattern, "close_pattern": "", "content": "text"}
 
 
 def template(anchor: str | None, end: str, *fields: Fields, **regions: dict[str, Any]) -> dict[str, Any]:
-    """A response template. anchor: a pattern of what opens the reply, None for the tokenizer's own generation prompt.
-    end: a pattern of what ends it. regions: further fields by name."""
+    """Make a response template.
+
+    anchor: a pattern of what opens the reply, None for the tokenizer's own generation prompt. end: a pattern of what
+    ends it. regions: further fields by name.
+    """
     found: Fields = {}
     for group in fields:
         found |= group

@@ -14,7 +14,8 @@ Beyond transformers' format:
   `</think>`); `void_calls...` only where tools are offered.
 - Kinds of content: `python` (calls as Python), `json-values` (JSON values one after another), `json-named`
   ([{name: arguments}, ...]), `notation` (Gemma's: {key:value}, strings between `quotes`). See `reply_parser`.
-- A leading \s* costs nothing (`watching`); two \s* that may stand next to each other cost the square of the whitespace.
+- A leading \s* costs nothing (`reply_parser`). Two \s* that may stand next to each other cost the square of the
+  whitespace.
 - A pattern must not end in something optional: in a stream it would match before that has come.
 - A row without `start_anchor` gets the tokenizer's own generation prompt for it.
 - `call_format` says how a call is written where the template does not render calls.

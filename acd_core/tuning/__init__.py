@@ -1,4 +1,4 @@
-"""Opposite Prompt Optimization: anchor data, losses, and the loop that tunes a pair on a frozen model."""
+"""Training on a frozen model: anchor data, objectives, what is trained (a pair, an adapter), and one loop for all."""
 
 from acd_core.tuning.anchors import (
     AnchorPair,
@@ -10,10 +10,11 @@ from acd_core.tuning.anchors import (
     save_pairs,
     split_pairs,
 )
-from acd_core.tuning.expert import ExpertSettings, train_expert
+from acd_core.tuning.expert import train_expert
 from acd_core.tuning.objectives import DEFAULT_OBJECTIVE, OBJECTIVES, Objective, Term
-from acd_core.tuning.settings import TuneSettings
-from acd_core.tuning.tuner import TuneResult, tune
+from acd_core.tuning.pair_run import TuneResult
+from acd_core.tuning.settings import ExpertSettings, TuneSettings
+from acd_core.tuning.tuner import tune
 
 __all__ = [
     "DEFAULT_OBJECTIVE",

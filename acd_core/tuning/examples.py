@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ WINDOW = 4
 
 
 @dataclass(frozen=True)
-class Request:
+class EncodedRequest:
     """One request as ids: what follows the soft prompt, and the whole layout without any prompt of ours, whose last
     user turn begins at `start`."""
 
@@ -32,7 +33,7 @@ class Request:
 class Example:
     """A request and the reply tokens to supervise (with the closing token where the reply ended by itself)."""
 
-    request: Request
+    request: EncodedRequest
     reply: tuple[int, ...]
 
     def __len__(self) -> int:
@@ -56,7 +57,7 @@ class Encoder:
         self.before = chat.layout("x", SOFT).before
         self.closing = closing_id(backbone, chat)
 
-    def request(self, text: str, dress: str = "bare", begun: str = "") -> Request:
+    def request(self, text: str, dress: str = "bare", begun: str = "") -> EncodedRequest:
         """The request `text` in a dress, with a reply to it that is under way."""
         messages = dress_named(dress).wear(text)
         if begun:
@@ -65,7 +66,7 @@ class Encoder:
         if layout.before != self.before:
             raise TuningError("The chat template puts other text before the system slot from request to request.")
         plain = self._chat.layout(messages).ids
-        return Request(layout.after, plain, self._chat.turn_start(messages, (), plain))
+        return EncodedRequest(layout.after, plain, self._chat.turn_start(messages, (), plain))
 
     def example(self, pair: AnchorPair, reply_tokens: int, dress: str = BARE.name) -> Example:
         """The first `reply_tokens` tokens of the reply to the pair's request in a dress; the closing token only if the
@@ -161,3 +162,21 @@ class Batches:
         order = list(range(size))
         random.Random(f"{self._seed}/{name}/{epoch}").shuffle(order)
         return order
+
+
+class Epochs:
+    """As `Batches` for rows of one class: every example once an epoch, in an order drawn with the seed. The last step
+    of an epoch has what is left."""
+
+    def __init__(self, data: Class, examples: Sequence[Example], batch: int, seed: int) -> None:
+        self._data, self._examples, self._batch, self._seed = data, examples, batch, seed
+        self.steps = math.ceil(len(examples) / batch)
+        """Of one epoch."""
+
+    def rows(self, step: int) -> list[Row]:
+        """The rows of step `step` (from 0)."""
+        epoch, place = divmod(step, self.steps)
+        order = list(self._examples)
+        random.Random(f"{self._seed}/{epoch}").shuffle(order)
+        picked = order[place * self._batch : (place + 1) * self._batch]
+        return [Row(self._data, example, 1.0 / len(picked)) for example in picked]

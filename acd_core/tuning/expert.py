@@ -1,39 +1,46 @@
 """SafeDecoding's expert: a LoRA adapter fine-tuned on a few refusals of the model's own (arXiv 2402.08983).
 
-The recipe is the authors', with a loop of ours: their seed questions are our bundled harmful instructions, their GPT-4
-check that a reply refuses is our rule-based judge, and only the reply is supervised, not the request. Requests carry no
-system text. A killed run leaves the old expert or none; the replies made so far are kept and not made again.
+The recipe is the authors', in the loop of `loop.py`: their seed questions are our bundled harmful instructions, their
+GPT-4 check that a reply refuses is our rule-based judge, and only the reply is supervised, not the request. Requests
+carry no system text. A killed run leaves the old expert or none, and goes on from its last checkpoint; the replies made
+so far are kept and not made again.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 import os
 import random
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from acd_core.artifacts.lora import Expert, check_target, linear_size, lora
+from acd_core.artifacts.lora import Expert, check_target
 from acd_core.chat import Chat
 from acd_core.errors import TuningError, UsageError
 from acd_core.methods import prompts as texts
 from acd_core.model.backbone import Backbone
-from acd_core.model.interventions import Change, acting
 from acd_core.tuning import anchors as anchor_data
 from acd_core.tuning.anchors import AnchorPair, Instruction
-from acd_core.tuning.examples import Encoder, Example
+from acd_core.tuning.examples import Encoder, Epochs, Row
+from acd_core.tuning.gradient_runner import GradientRunner
+from acd_core.tuning.gradients import step_losses
+from acd_core.tuning.loop import Course, Schedule, TrainingLoop, of_kind
+from acd_core.tuning.lora_adapter import LoraAdapter, targets_of
+from acd_core.tuning.objectives import ADAPTER_OBJECTIVES
 from acd_core.tuning.progress import Bar
 from acd_core.tuning.refusals import refusing_pairs
-from acd_core.tuning.runs import alone_in, work_folder
-from acd_core.tuning.streams import Prefix, pad_targets, reply_logits, tuning_view
+from acd_core.tuning.runs import Checkpoint, alone_in, forget, work_folder
+from acd_core.tuning.settings import ExpertSettings
+from acd_core.tuning.streams import tuning_view
+
+OBJECTIVE = "safedecoding"
 
 REFUSING_PROMPTS: Mapping[str, str] = {
     "null": texts.NULL_PROMPT,
@@ -42,51 +49,6 @@ REFUSING_PROMPTS: Mapping[str, str] = {
 }
 """System texts under which the model is asked, in order of preference; the authors use the later kind for models that
 hardly refuse."""
-
-TARGETS = (("q_proj", "v_proj"), ("query_key_value",), ("qkv_proj",), ("Wqkv",), ("c_attn",))
-"""Last names of attention projections: the first group that the model has is adapted. The authors adapt q and v."""
-
-_NO_PREFIX = Prefix(0, (), ())
-_LEAST = {"rank": 1, "epochs": 1, "batch": 1, "per_request": 1, "most": 1, "reply_tokens": 1, "seed": 0}
-
-
-@dataclass(frozen=True)
-class ExpertSettings:
-    """The authors' settings; they fix the result together with the refusals and the model.
-
-    rank, lora_alpha, dropout (on the adapters' inputs): LoRA. lr falls linearly to 0 after `warmup` (a share of all
-    steps). clip: largest gradient norm. batch: rows a step. per_request: refusals of one request at most; most: rows in
-    all, drawn with the seed (the authors' data sets hold 61 to 72). reply_tokens: supervised tokens of a refusal.
-    """
-
-    rank: int = 16
-    lora_alpha: float = 64.0
-    dropout: float = 0.1
-    lr: float = 2e-3
-    epochs: int = 2
-    batch: int = 1
-    warmup: float = 0.03
-    clip: float = 0.3
-    per_request: int = 2
-    most: int = 72
-    reply_tokens: int = 128
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, least in _LEAST.items():
-            if getattr(self, name) < least:
-                raise UsageError(f"{name} is {getattr(self, name)!r}; it must be at least {least}.")
-        for name in ("lora_alpha", "lr", "clip"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0.0):
-                raise UsageError(f"{name} is {getattr(self, name)!r}; it must be above 0.")
-        for name in ("dropout", "warmup"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise UsageError(f"{name} is {getattr(self, name)!r}; it must lie in [0, 1).")
-
-    def rate(self, step: int, steps: int) -> float:
-        """The learning rate of step `step` (from 0) of `steps`."""
-        warm = math.ceil(self.warmup * steps)
-        return self.lr * ((step + 1) / warm if step < warm else (steps - step) / max(1, steps - warm))
 
 
 def train_expert(
@@ -97,6 +59,7 @@ def train_expert(
     refusals: Sequence[str] | None = None,
     out: str | os.PathLike[str] | None = None,
     judge: Any = None,
+    resume: bool = True,
     progress: bool = True,
     **settings: Any,
 ) -> Expert:
@@ -106,7 +69,8 @@ def train_expert(
     None has the model answer `unsafe` (default: the bundled harmful instructions) under three system texts; the replies
     are kept in `<out>.training/refusals.jsonl`. refusals: texts to learn in place of the model's own (the authors take
     the model's; one that hardly refuses has none); empty for ours, in the request's language. judge: default
-    RefusalJudge. settings: see ExpertSettings.
+    RefusalJudge. resume: continue a killed run with the same settings, refusals and model from `<out>.training/`.
+    settings: see ExpertSettings.
     Raises TuningError (too few refusals, no attention projection, divergence, another run towards `out`), ExpertError
     (`out` is something else, or cannot be written to) and UsageError (impossible settings).
     """
@@ -118,7 +82,8 @@ def train_expert(
     if refusals is not None and anchors is not None:
         raise UsageError("anchors hold replies already, and refusals are to be supplied.", hint="Give one of the two.")
     target = Path(out) if out is not None else None
-    with alone_in(work_folder(target, "training")) if target is not None else nullcontext():
+    work = work_folder(target, "training") if target is not None else None
+    with alone_in(work) if work is not None else nullcontext():
         if target is not None:
             check_target(target)
         if isinstance(anchors, (str, os.PathLike)):
@@ -130,26 +95,8 @@ def train_expert(
             asked = anchor_data.bundled_instructions("unsafe") if unsafe is None else unsafe
             pairs: Sequence[AnchorPair] = refusing_pairs(asked, refusals)
         else:
-            pairs = _own_replies(backbone, unsafe, target, judge, chosen, progress) if anchors is None else anchors
-        expert = _Training(backbone, names, refusals_of(pairs, chosen), chosen).run(progress)
-        if target is not None:
-            expert.save(target)
-        return expert
-
-
-def targets_of(backbone: Backbone) -> list[str]:
-    """Names of the attention projections to adapt. Raises TuningError for a model that has none of TARGETS."""
-    linear = [name for name, module in backbone.model.named_modules() if linear_size(module) is not None]
-    for ends in TARGETS:
-        found = [name for name in linear if name.rpartition(".")[2] in ends]
-        if found:
-            return found
-    last = sorted({name.rpartition(".")[2] for name in linear})
-    raise TuningError(
-        f"{backbone.model_id!r} ({backbone.model_type}) has no attention projection of a known name; the names of its "
-        f"linear modules end in {', '.join(last[:12])}.",
-        hint="Train a LoRA adapter with PEFT and give its folder as the expert.",
-    )
+            pairs = _own_replies(backbone, unsafe, work, judge, chosen, progress) if anchors is None else anchors
+        return ExpertRun(backbone, names, refusals_of(pairs, chosen), chosen, work).go(target, resume, progress)
 
 
 def refusals_of(pairs: Sequence[AnchorPair], settings: ExpertSettings) -> list[AnchorPair]:
@@ -173,14 +120,14 @@ def refusals_of(pairs: Sequence[AnchorPair], settings: ExpertSettings) -> list[A
 def _own_replies(
     backbone: Backbone,
     unsafe: Sequence[Instruction] | None,
-    target: Path | None,
+    work: Path | None,
     judge: Any,
     settings: ExpertSettings,
     progress: bool,
 ) -> tuple[AnchorPair, ...]:
     from acd_core.lm import ContrastiveLM
 
-    kept = work_folder(target, "training") / "refusals.jsonl" if target is not None else None
+    kept = work / "refusals.jsonl" if work is not None else None
     with ContrastiveLM(backbone) as lm:
         return anchor_data.generate_anchors(
             lm,
@@ -196,115 +143,100 @@ def _own_replies(
         )
 
 
-class _Training:
-    """LoRA weights in float32 beside a frozen model, and the steps that change them."""
+class ExpertRun(Course):
+    """One run of `train_expert`: the mean loss on all refusals before its steps and after them."""
 
     def __init__(
-        self, backbone: Backbone, names: Sequence[str], rows: Sequence[AnchorPair], settings: ExpertSettings
+        self,
+        backbone: Backbone,
+        modules: Sequence[str],
+        rows: Sequence[AnchorPair],
+        settings: ExpertSettings,
+        work: Path | None,
     ) -> None:
-        self.backbone, self.settings = backbone, settings
+        """modules: names of those that are adapted. work: where a checkpoint is kept, if anywhere."""
+        self.backbone, self.settings, self.before = backbone, settings, math.nan
         self.whose = "supplied" if all(row.prompt == "supplied" for row in rows) else "the model's own"
         self.view = tuning_view(backbone)
+        self.plan = ADAPTER_OBJECTIVES[OBJECTIVE]
+        (data,) = self.plan.classes
         encoder = Encoder(backbone, Chat(backbone.tokenizer))
-        self.examples = [encoder.example(pair, settings.reply_tokens) for pair in rows]
-        self.generator = torch.Generator(device="cpu").manual_seed(settings.seed)
-        modules = dict(backbone.model.named_modules())
-        self.weights = {name: self._start(modules[name]) for name in names}
-
-    def _start(self, module: Any) -> tuple[Tensor, Tensor]:
-        """A uniform, B zero: the adapter starts as no change (Hu et al. 2021, section 4.1, drawn as PEFT does)."""
-        size = linear_size(module)
-        assert size is not None
-        inputs, outputs = size
-        device = module.weight.device
-        drawn = torch.rand(self.settings.rank, inputs, generator=self.generator, dtype=torch.float32)
-        down = (2.0 * drawn - 1.0) / math.sqrt(inputs)
-        up = torch.zeros(outputs, self.settings.rank, dtype=torch.float32)
-        return down.to(device).requires_grad_(True), up.to(device).requires_grad_(True)
-
-    def run(self, progress: bool) -> Expert:
-        settings, started = self.settings, time.monotonic()
-        per_epoch = math.ceil(len(self.examples) / settings.batch)
-        steps = per_epoch * settings.epochs
-        parameters = [tensor for pair in self.weights.values() for tensor in pair]
-        optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=0.0)
-        before = self._mean_loss()
-        with Bar("Training the expert", steps, shown=progress, unit=" steps/s") as bar:
-            for step in range(steps):
-                epoch, place = divmod(step, per_epoch)
-                order = list(self.examples)
-                random.Random(f"{settings.seed}/{epoch}").shuffle(order)
-                loss = self._loss(order[place * settings.batch : (place + 1) * settings.batch], settings.dropout)
-                self._check(float(loss.detach()), f"of step {step + 1}")
-                found = torch.autograd.grad(loss, parameters)
-                norm = float(torch.stack([grad.square().sum().cpu() for grad in found]).sum().sqrt())
-                for tensor, grad in zip(parameters, found):
-                    tensor.grad = grad * min(1.0, settings.clip / (norm + 1e-12))
-                for group in optimizer.param_groups:
-                    group["lr"] = settings.rate(step, steps)
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-                bar.advance(1, f"loss {float(loss.detach()):.3f}")
-        after = self._mean_loss()
-        self._check(after, f"after {steps} steps")
-        metrics = {
-            "refusals": self.whose,
-            **asdict(settings),
-            "rows": len(self.examples),
-            "steps": steps,
-            "loss_before": round(before, 4),
-            "loss_after": round(after, 4),
-            "seconds": round(time.monotonic() - started, 1),
-        }
-        weights = {name: (down.detach().cpu(), up.detach().cpu()) for name, (down, up) in self.weights.items()}
-        backbone = self.backbone
-        return Expert(
-            weights, settings.rank, settings.lora_alpha, False, backbone.model_id, backbone.fingerprint, metrics
+        examples = [encoder.example(pair, settings.reply_tokens) for pair in rows]
+        self.rows = [Row(data, example, 1.0) for example in examples]
+        self.adapter = LoraAdapter(
+            backbone,
+            modules,
+            rank=settings.rank,
+            lora_alpha=settings.lora_alpha,
+            dropout=settings.dropout,
+            seed=settings.seed,
+        )
+        epochs = Epochs(data, examples, settings.batch, settings.seed)
+        self.steps = epochs.steps * settings.epochs
+        longest = max(self.rows, key=lambda row: len(row.example))
+        self.loop = TrainingLoop(
+            self.adapter,
+            epochs.rows,
+            GradientRunner(self.view, self.adapter, self.plan, [longest], batch=settings.batch),
+            Schedule(self.steps, partial(settings.rate, steps=self.steps), settings.lr, settings.clip),
+            self,
+            identity={
+                "objective": OBJECTIVE,
+                "terms": [term.document() for term in self.plan.terms],
+                "settings": asdict(settings),
+                "learnt_from": anchor_data.digest(rows),
+                "modules": list(modules),
+                "fingerprint": backbone.fingerprint,
+                "dtype": str(backbone.dtype).removeprefix("torch."),
+            },
+            checkpoint=work / "checkpoint.safetensors" if work is not None else None,
+            device=backbone.device,
         )
 
-    def _check(self, loss: float, where: str) -> None:
-        if not math.isfinite(loss):
+    def go(self, target: Path | None, resume: bool, progress: bool) -> Expert:
+        """Take all steps, and save the expert to `target`."""
+        with Bar("Training the expert", self.steps, shown=progress, unit=" steps/s") as bar:
+            state = self.loop.run(bar, resume)
+        after = self._mean_loss()
+        if not math.isfinite(after):
             raise TuningError(
-                f"The loss {where} is {loss}.",
+                f"The loss after {self.steps} steps is {after}.",
                 hint=f"Lower the step size (now --lr {self.settings.lr:g}), or load the model with --dtype float32.",
             )
+        self.loop.count_time()
+        metrics = {
+            "refusals": self.whose,
+            **asdict(self.settings),
+            "rows": len(self.rows),
+            "steps": self.steps,
+            "loss_before": round(self.before, 4),
+            "loss_after": round(after, 4),
+            "seconds": round(state.seconds, 1),
+        }
+        expert = self.adapter.artifact(self.backbone, self.adapter.tensors, metrics)
+        if target is not None:
+            expert.save(target)  # killed here, the next run finds its checkpoint and finishes again
+            if self.loop.checkpoint is not None:
+                forget(self.loop.checkpoint)
+        return expert
 
-    def _loss(self, rows: Sequence[Example], dropout: float) -> Tensor:
-        """Mean negative log-likelihood of the rows' reply tokens."""
-        scale = self.settings.lora_alpha / self.settings.rank
+    # -- the course of its steps --------------------------------------------------------------------------------------
 
-        def change(name: str, x: Tensor, output: Tensor) -> Tensor:
-            down, up = self.weights[name]
-            if dropout:
-                kept = torch.rand(x.shape, generator=self.generator, dtype=torch.float32) >= dropout
-                x = x * (kept.to(x.device) / (1.0 - dropout)).to(x.dtype)
-            return output + lora(x.to(down.device), down.to(x.dtype), up.to(x.dtype), scale).to(output)
+    def reset(self) -> None:
+        self.before = math.nan
 
-        replies = [row.reply for row in rows]
-        width = max(len(reply) for reply in replies)
-        after, fast = [row.request.plain for row in rows], torch.is_grad_enabled()
-        with acting(self.view.model, [(_Learning(self.weights, change), None)]):
-            logits = reply_logits(self.view, _NO_PREFIX, after, replies, width=width, fast=fast)
-        targets, mask = pad_targets(replies, logits.device)
-        losses = torch.nn.functional.cross_entropy(logits.float().transpose(1, 2), targets, reduction="none")
-        return (losses * mask).sum() / mask.sum()
+    def begin(self) -> None:
+        if math.isnan(self.before):
+            self.before = self._mean_loss()
 
-    @torch.no_grad()
+    def kept(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        return {}, {"loss_before": self.before}
+
+    def restore(self, found: Checkpoint, device: torch.device) -> None:
+        self.before = float(of_kind(found.document, "loss_before", (int, float)))
+
     def _mean_loss(self) -> float:
         """The loss over all rows, without dropout, in the model's own precision."""
-        return sum(float(self._loss([row], 0.0)) for row in self.examples) / len(self.examples)
-
-
-@dataclass(frozen=True)
-class _Learning:
-    """The intervention that is being trained: `change(name, input, output)` at each of its modules."""
-
-    weights: Mapping[str, Any]
-    change: Callable[[str, Tensor, Tensor], Tensor]
-    id: str = "in training"  # no cache outlives a forward here
-
-    def check(self, backbone: Backbone) -> None:
-        """Its modules are the model's own: they were chosen from them."""
-
-    def changes(self, model: Any) -> Mapping[str, Change]:
-        return {name: functools.partial(self.change, name) for name in self.weights}
+        return sum(step_losses(self.view, self.adapter, self.plan, [row])["total"] for row in self.rows) / len(
+            self.rows
+        )

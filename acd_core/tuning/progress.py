@@ -19,10 +19,10 @@ class Bar:
         self._title, self._total, self._shown, self._unit = title, total, shown, unit
         self._progress: Any = None
         self._task: Any = None
-        self._done, self._began, self._told = 0, 0.0, 0.0
+        self._done, self._began, self._printed = 0, 0.0, 0.0
 
     def __enter__(self) -> Bar:
-        self._began = self._told = time.monotonic()
+        self._began = self._printed = time.monotonic()
         if self._shown and not sys.stderr.isatty():
             print(f"{self._title}: {self._total} to do", file=sys.stderr, flush=True)
         elif self._shown:
@@ -57,14 +57,14 @@ class Bar:
             self._progress.stop()
             self._progress = None
         elif self._shown and kind is None:
-            self._tell("")
+            self._print_line("")
 
     def advance(self, count: int = 1, figures: str = "") -> None:
         """Count `count` more as done; `figures` (losses, rates) replace what stood behind the bar if given."""
         self._done += count
         if self._progress is None:
-            if self._shown and time.monotonic() - self._told >= EVERY_SECONDS:
-                self._tell(figures)
+            if self._shown and time.monotonic() - self._printed >= EVERY_SECONDS:
+                self._print_line(figures)
             return
         self._progress.advance(self._task, count)
         speed = self._progress.tasks[0].speed
@@ -80,7 +80,7 @@ class Bar:
         elif self._shown:
             print(text, file=sys.stderr, flush=True)
 
-    def _tell(self, figures: str) -> None:
-        self._told = time.monotonic()
-        spent = f"{self._told - self._began:.0f} s"
+    def _print_line(self, figures: str) -> None:
+        self._printed = time.monotonic()
+        spent = f"{self._printed - self._began:.0f} s"
         print(f"{self._title}: {self._done} of {self._total}, {spent}  {figures}".rstrip(), file=sys.stderr, flush=True)

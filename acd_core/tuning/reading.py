@@ -106,8 +106,8 @@ def gate_for(
         return None
     found = _learn(backbone, validation, seed, progress)
     if found is not None and kept is not None:
-        told = json.dumps({**found.document(), "made_of": made_of})
-        write_beside(kept, as_safetensors({"weights": found.weights}, metadata={"format": "pt", "gate": told}))
+        document = json.dumps({**found.document(), "made_of": made_of})
+        write_beside(kept, as_safetensors({"weights": found.weights}, metadata={"format": "pt", "gate": document}))
     return found
 
 
@@ -121,9 +121,9 @@ def _made_of(backbone: Backbone, validation: tuple[Sequence[Instruction], Sequen
     texts = [row.text for part in validation for row in part]
     for name in LEARNT:
         texts += [row.text for row in anchor_data.bundled_instructions(name)]
-    told = [str(seed), backbone.fingerprint, str(backbone.dtype), str(backbone.tokenizer.chat_template), *texts]
-    told.append(dresses_digest())
-    return hashlib.sha256("\0".join(told).encode()).hexdigest()
+    parts = [str(seed), backbone.fingerprint, str(backbone.dtype), str(backbone.tokenizer.chat_template), *texts]
+    parts.append(dresses_digest())
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 def _read(path: Path, made_of: str) -> Gate | None:

@@ -70,17 +70,17 @@ def _twice(forward: Callable[..., Any], index: int) -> Callable[..., Any]:
         def run(*inner: Any, **settings: Any) -> Any:
             # Both times from the prefix alone, and leaving it alone: nobody reads the grown cache after a step, and
             # keeping it would keep every layer's keys and values.
-            _become(part, before)
+            _put_back(part, before)
             try:
                 return forward(*inner, **settings)
             finally:
-                _become(part, before)
+                _put_back(part, before)
 
         return checkpoint(run, *args, use_reentrant=False, preserve_rng_state=False, **named)
 
     return call
 
 
-def _become(part: Any, state: dict[str, Any]) -> None:
+def _put_back(part: Any, state: dict[str, Any]) -> None:
     vars(part).clear()
     vars(part).update(state)

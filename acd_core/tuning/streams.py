@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,7 +23,8 @@ from transformers import DynamicCache
 from acd_core.engine.memory import give_back, is_out_of_memory
 from acd_core.errors import TuningError
 from acd_core.methods import rules
-from acd_core.model.backbone import Backbone, cpu_has_fast_bf16, gpu_has_bf16
+from acd_core.model.backbone import Backbone, Output, cpu_has_fast_bf16, gpu_has_bf16
+from acd_core.model.interventions import Acting
 from acd_core.tuning.recompute import twin_of
 
 Ids = Sequence[int]
@@ -122,26 +123,64 @@ def keys_and_values(cache: DynamicCache, length: int, layers: int | None = None)
     return tuple(found)
 
 
-def reply_logits(
-    backbone: Backbone, prefix: Prefix, after: Sequence[Ids], replies: Sequence[Ids], *, width: int, fast: bool = False
-) -> Tensor:
-    """Logits that predict the reply tokens: [B, R, V] with R = `width`, at least the longest reply.
+class ReplyScores(NamedTuple):
+    """logits [B, R, V], and layer -> its states [B, R, hidden], at the positions that predict the reply tokens."""
+
+    logits: Tensor
+    states: dict[int, Tensor]
+
+
+def reply_scores(
+    backbone: Backbone,
+    prefix: Prefix,
+    after: Sequence[Ids],
+    replies: Sequence[Ids],
+    *,
+    width: int,
+    fast: bool = False,
+    interventions: Sequence[Acting] = (),
+    layers: Sequence[int] = (),
+) -> ReplyScores:
+    """What predicts the reply tokens: R = `width`, at least the longest reply.
 
     Row b is prefix + after[b] + replies[b]; entry [b, r] predicts replies[b][r]. Entries past a row's own reply are
     meaningless (finite) and must be masked. Rows are padded on the right, where causal attention never looks.
+    interventions: what acts on the rows. layers: whose states are wanted too, from 1.
     """
     rows = [[*head, *reply[:-1]] for head, reply in zip(after, replies)]
     ids = _pad(rows, backbone.device)
     first = min(len(head) for head in after) - 1
     cache = prefix.cache(backbone, len(rows))
-    logits = _forward(backbone, prefix, ids, cache, keep=int(ids.shape[1]) - first, fast=fast)
-    starts = torch.tensor([len(head) - 1 - first for head in after], device=logits.device)
-    at = starts.unsqueeze(1) + torch.arange(width, device=logits.device)
-    at = at.clamp_max(logits.shape[1] - 1)  # past the row's own reply: any entry will do, it is masked
-    at = at + torch.arange(len(rows), device=logits.device).unsqueeze(1) * logits.shape[1]
-    # Whole rows of the vocabulary by number: gather takes an index for every single logit, and so does its backward.
-    picked = logits.flatten(0, 1).index_select(0, at.flatten())
-    return picked.view(len(rows), width, -1)
+    found = _forward(
+        backbone,
+        prefix,
+        ids,
+        cache,
+        keep=int(ids.shape[1]) - first,
+        fast=fast,
+        interventions=interventions,
+        layers=layers,
+    )
+    starts = [len(head) - 1 for head in after]
+    logits = _from(found.logits, [start - first for start in starts], width)
+    return ReplyScores(logits, {layer: _from(states, starts, width) for layer, states in found.states.items()})
+
+
+def reply_logits(
+    backbone: Backbone, prefix: Prefix, after: Sequence[Ids], replies: Sequence[Ids], *, width: int, fast: bool = False
+) -> Tensor:
+    """Only the logits of `reply_scores`: [B, R, V]."""
+    return reply_scores(backbone, prefix, after, replies, width=width, fast=fast).logits
+
+
+def _from(values: Tensor, starts: Sequence[int], width: int) -> Tensor:
+    """[B, width, n]: of each row of `values` [B, L, n] the positions from its start on."""
+    rows, length = values.shape[:2]
+    at = torch.tensor(starts, device=values.device).unsqueeze(1) + torch.arange(width, device=values.device)
+    at = at.clamp_max(length - 1)  # past the row's own reply: any entry will do, it is masked
+    at = at + torch.arange(rows, device=values.device).unsqueeze(1) * length
+    # Whole rows by number: gather takes an index for every single value, and so does its backward.
+    return values.flatten(0, 1).index_select(0, at.flatten()).view(rows, width, -1)
 
 
 def pad_targets(replies: Sequence[Ids], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -276,7 +315,8 @@ class _Stream:
     def start(self) -> Tensor:
         """Logits [B, V] after each row's last token."""
         first = int(self._lengths.min()) - 1
-        logits = _forward(self._backbone, self._prefix, self._ids, self._cache, keep=int(self._ids.shape[1]) - first)
+        keep = int(self._ids.shape[1]) - first
+        logits: Tensor = _forward(self._backbone, self._prefix, self._ids, self._cache, keep=keep).logits
         at = (self._lengths - 1 - first).view(-1, 1, 1).expand(-1, 1, logits.shape[-1])
         return logits.gather(1, at).squeeze(1)
 
@@ -292,20 +332,29 @@ class _Stream:
 
 
 def _forward(
-    backbone: Backbone, prefix: Prefix, ids: Tensor, cache: DynamicCache, *, keep: int, fast: bool = False
-) -> Tensor:
-    """Logits [B, keep, V] of right-padded `ids` [B, L] behind `prefix`."""
+    backbone: Backbone,
+    prefix: Prefix,
+    ids: Tensor,
+    cache: DynamicCache,
+    *,
+    keep: int,
+    fast: bool = False,
+    interventions: Sequence[Acting] = (),
+    layers: Sequence[int] = (),
+) -> Output:
+    """Logits [B, keep, V] of right-padded `ids` [B, L] behind `prefix`, and states [B, L, hidden] of `layers`."""
     rows, length = ids.shape
     positions = prefix.length + torch.arange(length, device=ids.device)
     with autocast(backbone, fast):
-        logits: Tensor = backbone.forward(
+        return backbone.forward(
             backbone.embed(ids),
             positions=positions.unsqueeze(0).expand(rows, -1),
             mask=torch.ones(rows, prefix.length + length, dtype=torch.long, device=ids.device),
             cache=cache,
             last=keep,
-        ).logits
-    return logits
+            interventions=interventions,
+            layers=layers,
+        )
 
 
 def computes_faster(backbone: Backbone) -> bool:

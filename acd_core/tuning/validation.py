@@ -15,7 +15,7 @@ from acd_core.artifacts.gate import Gate
 from acd_core.model.backbone import Backbone
 from acd_core.tuning.anchors import Instruction
 from acd_core.tuning.examples import Encoder
-from acd_core.tuning.objectives import refusal_log_odds
+from acd_core.tuning.losses import refusal_log_odds
 from acd_core.tuning.reading import readings
 from acd_core.tuning.streams import greedy, of_first_tokens, prefill, shared_start
 
@@ -66,8 +66,8 @@ class Validator:
         self._harmful = len(unsafe)
         self._requests = [encoder.request(text) for text in self._texts]
         self._gate = gate
-        told = "\0".join([str(self._harmful), *self._texts])
-        self.digest = hashlib.sha256(told.encode()).hexdigest()[:16]
+        parts = "\0".join([str(self._harmful), *self._texts])
+        self.digest = hashlib.sha256(parts.encode()).hexdigest()[:16]
         """Which requests these are."""
 
     @torch.no_grad()
@@ -82,8 +82,8 @@ class Validator:
         contrast_tokens: int | None = None,
     ) -> Point:
         """Both prompts [n, width] joined at `alpha`, as decoding joins them."""
-        met = self._met
-        before, rows = self._encoder.before, [self._requests[index].after for index in met]
+        reached = self._behind_the_gate
+        before, rows = self._encoder.before, [self._requests[index].after for index in reached]
         replies = greedy(
             self._backbone,
             prefill(self._backbone, before, safe),
@@ -95,13 +95,13 @@ class Validator:
             plausibility=plausibility,
             contrast_tokens=contrast_tokens,
         )
-        refused = list(self._alone) if len(met) < len(self._requests) else [False] * len(met)
-        for index, reply in zip(met, replies):
+        refused = list(self._refused_without_prompts) if len(reached) < len(self._requests) else [False] * len(reached)
+        for index, reply in zip(reached, replies):
             refused[index] = self._refused(index, reply)
         return self._point(refused, alpha, step, plausibility, contrast_tokens)
 
     @functools.cached_property
-    def _met(self) -> list[int]:
+    def _behind_the_gate(self) -> list[int]:
         """The requests that the prompts meet: all, or those that the gate opens for."""
         every = list(range(len(self._requests)))
         if self._gate is None:
@@ -123,11 +123,11 @@ class Validator:
 
     def measure_plain(self) -> Point:
         """The model without any system text."""
-        return self._point(self._alone, 0.0, 0)
+        return self._point(self._refused_without_prompts, 0.0, 0)
 
     @functools.cached_property
     @torch.no_grad()
-    def _alone(self) -> list[bool]:
+    def _refused_without_prompts(self) -> list[bool]:
         """Which requests the model refuses by itself; decoded once."""
         rows = [request.plain for request in self._requests]
         shared = shared_start(rows)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from acd_core.lm import ContrastiveLM
 from acd_core.params import GenerationParams
+from acd_core.spec import LMSpec
 
 FIXED = ("--max-tokens", "8", "--device", "cpu", "--dtype", "float32")
 
@@ -65,3 +68,21 @@ def test_a_bad_line_on_a_pipe_ends_the_run(acd, tiny, tiny_pair):
     assert acd(*arguments, lines="/alpha 1\nHello\n").exit_code == 2
     assert acd(*arguments, lines="/fly\n").exit_code == 2
     assert acd(*arguments, lines="x" * 9000 + "\n").exit_code == 2  # longer than the context
+
+
+def test_settings_of_the_model_reach_it(acd, tiny, tmp_path):
+    """A generation_config that changes the reply counts, or not, as --generation-defaults says."""
+    folder = tmp_path / "penalised"
+    shutil.copytree(tiny, folder)
+    config = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps({**config, "repetition_penalty": 50.0}))
+    replies = {}
+    for followed in (True, False):
+        spec = LMSpec(str(folder), device="cpu", dtype="float32", generation_defaults=followed)
+        with spec.load() as lm:
+            replies[followed] = expected(lm, ["Hello"])[0]
+    assert replies[True] != replies[False]
+    arguments = ("chat", "--model", str(folder), *FIXED, "--deterministic", "--revision", "main", "--recheck", "4")
+    for followed, option in ((True, "--generation-defaults"), (False, "--no-generation-defaults")):
+        result = acd(*arguments, option, lines="Hello\n")
+        assert (result.exit_code, result.stdout) == (0, f"{replies[followed]}\n"), result.output

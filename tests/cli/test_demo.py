@@ -26,7 +26,7 @@ def short(tiny_pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     row = {"question": "How heavy is the Brisk drill?", "answer": "2 kilograms", "asked": True}
     questions.write_text("".join(json.dumps(each) + "\n" for each in [row, row | {"question": "Not", "asked": False}]))
     monkeypatch.setattr(demo, "SETS", tmp_path)
-    monkeypatch.setattr(demo, "QUESTIONS", questions)
+    monkeypatch.setattr(demo, "DEMO_QUESTIONS", questions)
     monkeypatch.setattr(demo, "tuned", lambda model, out, **settings: SimpleNamespace(pair=PromptPair.load(tiny_pair)))
     return tmp_path
 
@@ -108,7 +108,7 @@ def test_ctrl_c_ends_it_cleanly(acd, tiny: Path, short: Path, monkeypatch: pytes
 
 
 def test_what_does_not_refuse_a_harmful_request_is_cut():
-    long = demo.Reply("one two three four five six seven eight nine")
+    long = demo.DemoReply("one two three four five six seven eight nine")
     for label in ("full_compliance", "partial_refusal"):
         assert demo._shown("harmful", long, label) == "one two three four five six seven …"
     assert demo._shown("harmful", long, "full_refusal") == long.text
@@ -121,7 +121,7 @@ def test_the_right_paragraph_is_found_for_every_question():
 
     documents = {path.stem: path.read_text(encoding="utf-8") for path in demo.DEMO_DOCUMENTS.glob("*.txt")}
     retriever = WordOverlap(documents)
-    rows = demo._rows(demo.QUESTIONS)
+    rows = demo._rows(demo.DEMO_QUESTIONS)
     found = {row["question"]: retriever.retrieve(row["question"])[0].node for row in rows}
     wrong = {row["question"] for row in rows if found[row["question"]].metadata["name"] != row["document"]}
     assert not wrong

@@ -22,10 +22,10 @@ def test_versions_device_and_dtype_with_reasons(acd):
 
 def test_a_missing_extra_comes_with_its_command(acd, monkeypatch: pytest.MonkeyPatch):
     real = doctor.version_of
-    monkeypatch.setattr(doctor, "version_of", lambda name: None if name == "ray" else real(name))
+    monkeypatch.setattr(doctor, "version_of", lambda name: None if name == "uvicorn" else real(name))
     result = acd("doctor")
     assert result.exit_code == 0
-    assert 'pip install "acd-integrations[ray]"' in result.stdout
+    assert 'pip install "acd-integrations[serve]"' in result.stdout
     assert 'pip install "acd-integrations[langchain]"' not in result.stdout
 
 

@@ -51,6 +51,18 @@ def test_a_page_out_of_bundled_and_own_prompts(acd, tiny: Path, tmp_path: Path):
     assert text.split("## Cost")[0] == kept["report.md"].decode().split("## Cost")[0]
 
 
+def test_limits_of_the_engine(acd, tiny: Path, tmp_path: Path):
+    own = tmp_path / "own.jsonl"
+    own.write_text(json.dumps({"prompt": "Say a."}) + "\n", encoding="utf-8")
+    line = (
+        *("evaluate", "-m", str(tiny), "--methods", "rose@0.3", "--sets", f"harmless:{own}", "--alphas", "none"),
+        *("--max-tokens", "3", "--no-utility", "--device", "cpu", "--out", str(tmp_path / "page")),
+    )
+    assert acd(*line, "--engine", "max_rows=2,prefix_bytes=0").exit_code == 0
+    unknown = acd(*line, "--engine", "rows=2")
+    assert (unknown.exit_code, "max_rows" in unknown.stderr) == (2, True)
+
+
 JUDGE = """
 class Asker:
     name = "strict-judge"
@@ -127,10 +139,10 @@ def test_which_methods_run_without_being_named():
     assert "acd" in plain and "safedecoding" not in plain and "ap" not in plain
     assert [name for name in plain if name.startswith("acd@")] == [f"acd@{alpha:g}" for alpha in SWEEP if alpha != 0.4]
     assert set(names("all")) - set(plain) == set(ABLATION)
-    assert set(names(expert=True)) - set(plain) == {name for name, method in METHODS.items() if method.expert}
+    assert set(names(expert=True)) - set(plain) == {name for name, method in METHODS.items() if method.needs_expert}
     assert set(names(allow_adversarial=True)) - set(plain) == {"ap", OPPOSITE_PROMPT}
     assert set(names(pair=None)) == {
-        name for name, method in METHODS.items() if not (method.needs_pair or method.expert)
+        name for name, method in METHODS.items() if not (method.needs_pair or method.needs_expert)
     }
     assert names("none", "acd@0.3 plausibility=0.1") == ["none", "acd@0.3 plausibility=0.1"]
     (opposite,) = chosen_arms([OPPOSITE_PROMPT], None, pair_alpha=None, expert=False, allow_adversarial=True)

@@ -63,10 +63,10 @@ def test_safedecoding_without_an_expert_names_the_command(acd: Any, tiny: Path) 
 def test_interrupted_it_leaves_no_expert(
     acd: Any, tiny: Path, anchors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*_: Any) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("acd_core.tuning.expert._Training._loss", interrupted)
+    monkeypatch.setattr("acd_core.tuning.gradient_runner.step_gradients", interrupted)
     result = acd(*arguments(tiny, tmp_path / "expert", "--anchors", str(anchors)))
     assert result.exit_code == 130
     assert sorted(path.name for path in tmp_path.iterdir()) == ["anchors.jsonl"]

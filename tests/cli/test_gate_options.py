@@ -12,7 +12,8 @@ from acd_core.artifacts.pair import PromptPair
 from acd_core.artifacts.pair_card import model_card
 from acd_core.cli.gating import gate_facts, gate_said, gate_setting
 from acd_core.errors import UsageError
-from acd_core.evaluation.harness import Arm, arm_settings, identity, reply_facts
+from acd_core.evaluation.runner import Arm, arm_settings
+from acd_core.identity import identity, reply_facts
 from acd_core.lm import ContrastiveLM
 from acd_core.params import GateReport
 from tests.core.gated import NEVER, gate, open_lm

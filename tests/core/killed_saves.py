@@ -27,7 +27,7 @@ from acd_core.artifacts.pair import PromptPair
 from acd_core.errors import ACDError
 from acd_core.files.saving import LOCK
 from acd_core.tuning.anchors import AnchorPair, load_pairs, save_pairs
-from acd_core.tuning.checkpoint import Checkpoint
+from acd_core.tuning.runs import Checkpoint
 from tests.core.gated import gate as random_gate
 
 EVENTS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.listdir", "os.scandir")

@@ -18,7 +18,8 @@ from acd_core.lm import ContrastiveLM
 from acd_core.model import on_disk
 from acd_core.model.backbone import Backbone
 from acd_core.reply.facts import read_facts
-from acd_integrations import _langchain_facts
+from acd_core.spec import LMSpec
+from acd_integrations.langchain import profile as profiles
 from tests.core.tiny import family, stock_greedy
 
 peft = pytest.importorskip("peft")
@@ -84,12 +85,12 @@ def test_what_is_told_before_loading(folders: tuple[Path, Path]) -> None:
     assert on_disk.context_length(adapter) == on_disk.context_length(base) == 512
     assert on_disk.mentions_tools(adapter) == on_disk.mentions_tools(base)
     assert read_facts(str(adapter)) == read_facts(str(base))
-    profile = _langchain_facts.profile(str(adapter), None, None)
+    profile = profiles.profile(LMSpec(str(adapter)))
     assert profile is not None
     assert profile["max_input_tokens"] == 512
-    key = _langchain_facts.identity(str(adapter), None, None, None)
+    key = LMSpec(str(adapter)).identity()
     (base / "note.txt").write_text("the base changed")
-    assert _langchain_facts.identity(str(adapter), None, None, None) != key
+    assert LMSpec(str(adapter)).identity() != key
     (base / "note.txt").unlink()
 
 

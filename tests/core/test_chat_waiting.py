@@ -44,14 +44,14 @@ def test_a_template_that_does_not_end_stops_nobody() -> None:
 def test_what_a_chat_learns_of_its_template_is_learnt_without_a_lock() -> None:
     """Until Python 3.12 `cached_property` takes one lock for all instances: found by two chats asking each other."""
     first, second = Chat(tokenizer("chatml")), Chat(tokenizer("llama3"))
-    asked = first.template._apply
+    asked = first.template._apply_template
 
     def asking(*args: object) -> str:
         with ThreadPoolExecutor(1) as other:
             assert other.submit(lambda: second.template.opening).result(60)
         return str(asked(*args))
 
-    first.template._apply = asking  # type: ignore[method-assign, assignment]
+    first.template._apply_template = asking  # type: ignore[method-assign, assignment]
     assert first.template.opening == "<|im_start|>assistant\n"
 
 

@@ -8,12 +8,14 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from acd_core import ContrastiveLM
-from acd_core.errors import DeadlineError, EngineError
+from acd_core.engine import EngineOptions
+from acd_core.errors import ContextLengthError, DeadlineError, EngineError
 from acd_core.reply import driving
 from tests.core.tiny import family
 
@@ -45,6 +47,7 @@ def test_a_deadline_holds_while_a_forward_hangs(hung: ContrastiveLM) -> None:
         lambda: hung.generate(["the fox", "the dog"], deadline_s=0.2),
         lambda: list(hung.stream("the fox", deadline_s=0.2)),
         lambda: asyncio.run(hung.agenerate("the fox", deadline_s=0.2)),
+        lambda: asyncio.run(hung.agenerate(["the fox", "the dog"], deadline_s=0.2)),
     ]
     for road in roads:
         started = time.monotonic()
@@ -77,3 +80,37 @@ def test_a_stream_of_the_parent_in_a_child() -> None:
         assert os.waitstatus_to_exitcode(ended[1]) == 7
         rest = list(stream)
         assert rest[-1].generation.token_ids == whole.token_ids  # type: ignore[union-attr]
+
+
+def many(lm: ContrastiveLM, road: str, conversations: list[Any], **settings: Any) -> list[Any]:
+    if road == "generate":
+        return list(lm.generate(conversations, **settings))
+    return list(asyncio.run(lm.agenerate(conversations, **settings)))
+
+
+@pytest.mark.parametrize("road", ["generate", "agenerate"])
+def test_a_long_list_is_handed_to_the_engine_a_window_at_a_time(road: str) -> None:
+    """Its queue never holds more than twice its rows, so that a list may be longer than any queue."""
+    model, tokenizer = family("llama", 23)
+    options = EngineOptions(max_rows=2, max_queue=4)
+    with ContrastiveLM.from_model(model, tokenizer, options=options) as lm:
+        asked = [f"{'hello ' * (1 + number % 3)}{number}" for number in range(20)]
+        alone = [lm.generate(each, max_tokens=4).token_ids for each in asked]
+        assert [each.token_ids for each in many(lm, road, asked, max_tokens=4)] == alone
+
+
+@pytest.mark.parametrize("road", ["generate", "agenerate"])
+def test_an_error_of_one_cancels_those_that_run_and_starts_no_more(road: str) -> None:
+    model, tokenizer = family("llama", 24)
+    with ContrastiveLM.from_model(model, tokenizer, options=EngineOptions(max_rows=2)) as lm:
+        window = 2 * lm.engine.options.max_rows
+        wrong = [{"role": "user", "content": "hello " * lm.context_length}]
+        for place in (window - 1, window + 2):  # met before anything is heard, and while others are under way
+            before = replace(lm.engine.counters)
+            with pytest.raises(ContextLengthError):
+                many(lm, road, ["the fox"] * place + [wrong] + ["the dog"] * 20, max_tokens=40)
+            lm.generate("hello", max_tokens=1)  # what was cancelled is gone by then
+            after = lm.engine.counters
+            finished, cancelled = after.finished - before.finished - 1, after.cancelled - before.cancelled
+            assert finished + cancelled == place, "of those behind it none was started"
+            assert cancelled >= 1, "two rows cannot have finished three replies at once"

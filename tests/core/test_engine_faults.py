@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from acd_core import ContrastiveLM, PromptPair
-from acd_core.engine import Branch, EngineOptions, Request, TextStream, scheduler, soft_branch
-from acd_core.engine.faults import apart
+from acd_core.engine import Asked, Branch, EngineOptions, Request, TextPiece, TextStream, scheduler, soft_branch
+from acd_core.engine.faults import isolate_failures
 from acd_core.engine.request import Reply
 from acd_core.errors import ACDError, DeadlineError, EngineClosedError, EngineError, ModelError, UsageError
 from acd_core.methods.sampling import Sampler
@@ -73,13 +73,10 @@ def ask(lm: ContrastiveLM, ids: Sequence[int], sink: Callable[[Any], None], **se
     """A request below the planner."""
     asked: dict[str, Any] = {"max_tokens": 4, **settings}
     return Request(
-        kept=asked.pop("kept", Branch(tuple(ids))),
-        other=asked.pop("other", None),
+        Asked(asked.pop("branches", (Branch(tuple(ids)),)), eos_ids=frozenset(), **asked),
         sampler=Sampler(GenerationParams(), torch.device("cpu")),
         sink=sink,
         text=TextStream(lm.backbone.tokenizer),
-        eos_ids=frozenset(),
-        **asked,
     )
 
 
@@ -90,7 +87,7 @@ def heard(lm: ContrastiveLM, request: Callable[[Callable[[Any], None]], Request]
 
     def sink(item: Any) -> None:
         last.append(item)
-        if not isinstance(item, str):
+        if not isinstance(item, TextPiece):
             over.set()
 
     lm.engine.submit(request(sink))
@@ -304,7 +301,7 @@ def test_soft_vectors_that_do_not_fit_are_refused_on_either_side(side: str, vect
         branches = {"kept": Branch(tuple(ids)), "other": Branch(tuple(ids))}
         branches[side] = soft_branch(ids[:1], vectors, ids[1:])
         with pytest.raises(UsageError, match=what):
-            lm.engine.submit(ask(lm, ids, print, alpha=0.4, **branches))
+            lm.engine.submit(ask(lm, ids, print, alpha=0.4, branches=(branches["kept"], branches["other"])))
         with pytest.raises(UsageError, match="places for soft vectors"):
             lm.engine.submit(ask(lm, (*ids, -5), print))
 
@@ -372,11 +369,11 @@ def test_the_guilty_are_found_by_halving() -> None:
             if each in (3, 11):
                 raise KeyError(each)
 
-    found = apart(range(16), work)
+    found = isolate_failures(range(16), work)
     assert [(item, error.args) for item, error in found] == [(3, (3,)), (11, (11,))]
     assert len(calls) <= 2 * 2 * 4 + 1
     with pytest.raises(MemoryError):
-        apart([1, 2], lambda _: (_ for _ in ()).throw(MemoryError()))
+        isolate_failures([1, 2], lambda _: (_ for _ in ()).throw(MemoryError()))
 
 
 # -- memory ------------------------------------------------------------------------------------------------------------
@@ -590,7 +587,7 @@ def test_a_sink_that_raises_harms_nobody_else(at: str, caplog: pytest.LogCapture
         expected = [lm.generate(prompt, max_tokens=NEW).token_ids for prompt in CLEAN]
 
         def sink(item: Any) -> None:
-            if at == "always" or isinstance(item, str) == (at == "first piece"):
+            if at == "always" or isinstance(item, TextPiece) == (at == "first piece"):
                 raise ValueError("nobody listens")
 
         with ThreadPoolExecutor(1) as pool:

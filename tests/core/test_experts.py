@@ -12,8 +12,8 @@ import torch
 
 from acd_core import ContrastiveLM
 from acd_core.artifacts.lora import Expert, linear_size
-from acd_core.engine import Branch, EngineOptions, Request, TextStream
-from acd_core.engine.step import constrain, join
+from acd_core.engine import Asked, Branch, EngineOptions, Request, TextStream
+from acd_core.engine.choosing import constrain, join
 from acd_core.errors import ExpertError, UsageError
 from acd_core.methods import rules
 from acd_core.methods.sampling import Sampler
@@ -230,19 +230,13 @@ def test_a_grammar_that_takes_no_common_token_is_filled_by_the_model_alone(
 ) -> None:
     kept = torch.tensor([[5.0, 4.0, 3.0, 2.0, 1.0, 0.0, -1.0]])
     request = Request(
-        kept=Branch((1,)),
-        other=Branch((1,)),
+        Asked((Branch((1,)), Branch((1,))), 4, frozenset(), rule=rules.INTERSECT, alpha=0.75, contrast_tokens=1),
         sampler=Sampler(GenerationParams(), torch.device("cpu")),
         sink=lambda _: None,
         text=TextStream(None),
-        max_tokens=4,
-        eos_ids=frozenset(),
-        rule="intersect",
-        alpha=0.75,
-        contrast_tokens=1,
         matcher=_Only(*grammar),
     )
-    scores = constrain(request, join([request], kept, [kept[0]])[0], kept[0])
+    scores = constrain(request, join([request], kept, [[kept[0]]])[0], kept[0])
     assert (scores > -torch.inf).nonzero()[:, 0].tolist() == left
     if left == [5, 6]:
         assert scores[left].tolist() == kept[0, left].tolist()

@@ -25,7 +25,7 @@ from tests.core.tiny import family
 
 ROOT = Path(__file__).parents[2]
 FAMILIES = ("llama", "mistral", "gemma2", "opt")
-RUNNABLE = [name for name, method in METHODS.items() if not method.guarded and not getattr(method, "expert", False)]
+RUNNABLE = [name for name, method in METHODS.items() if not method.guarded and not method.needs_expert]
 
 
 def saved(name: str, folder: Path) -> Path:
@@ -157,7 +157,7 @@ def test_names() -> None:
 
 def test_it_needs_neither_torch_nor_transformers() -> None:
     code = (
-        "import sys; from acd_core import on_disk as d; d.context_length(d.model_folder('reference'));"
+        "import sys; from acd_core.model import on_disk as d; d.context_length(d.model_folder('reference'));"
         "print([name for name in ('torch', 'transformers') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)

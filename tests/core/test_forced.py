@@ -94,7 +94,7 @@ def test_both_halves_of_a_forced_reply_share_one_deadline(make: Make) -> None:
     lm = make("x")
     plan = lm._plan("x", lm._asked(None, {"response_format": JSON, "deadline_s": 60.0}))
     assert plan.matcher is not None
-    assert plan.make(None, print).deadline == plan.make(plan.matcher(False), print).deadline
+    assert plan.make(None, print).asked.deadline == plan.make(plan.matcher(False), print).asked.deadline
 
 
 # -- how many calls ---------------------------------------------------------------------------------------------------

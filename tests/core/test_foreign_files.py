@@ -22,7 +22,7 @@ from acd_core.errors import ACDError, ExpertError, ModelError, PairError, Tuning
 from acd_core.files.reading import parse_json, parse_tensors, visible
 from acd_core.model import on_disk
 from acd_core.tuning.anchors import load_instructions, load_pairs
-from acd_core.tuning.checkpoint import Checkpoint
+from acd_core.tuning.runs import Checkpoint
 from tests.core.killed_saves import expert, pair
 
 ODD: dict[str, bytes] = {

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from acd_core.engine import TextPiece
 from acd_core.params import TextDelta
 from tests.core.gated import ALWAYS, BEGUN, NEVER, NEW, PROMPTS, TURNS, gate, lm_params, open_lm, pause
 
@@ -27,17 +28,15 @@ def test_a_gate_that_opens_in_a_reply_goes_on_from_what_was_said(method: str) ->
             request = plan.make(None, said.append)
             before = (*gated.token_ids[:6], *lm._planner._chat.appended_header)
             assert request.gating is not None
-            assert request.gating.other is not None
-            request.kept = replace(request.gating.kept, ids=(*request.gating.kept.ids, *before))
-            request.other = replace(request.gating.other, ids=(*request.gating.other.ids, *before))
+            request.branches = tuple(replace(each, ids=(*each.ids, *before)) for each in request.gating.branches)
             request.gating = None
             lm.engine.submit(request)
-            while not said or isinstance(said[-1], str):
+            while not said or isinstance(said[-1], TextPiece):
                 pause()
             assert gated.token_ids[6:] == said[-1].token_ids
             first, _, rest = gated.text.partition("\n\n")
             assert alone.text.startswith(first)
-            assert rest == "".join(each for each in said[:-1])
+            assert rest == "".join(each.text for each in said[:-1])
 
 
 def test_a_begun_reply_whose_gate_opens_is_answered_anew_in_a_paragraph_of_its_own() -> None:
@@ -63,15 +62,14 @@ def test_a_reply_that_turns_stays_within_the_context(room: int) -> None:
         def longest(count: int) -> int:
             gating = lm._planner.plan("fox " * count, lm_params(max_tokens=1), "acd").make(None, print).gating
             assert gating is not None
-            assert gating.other is not None
-            return max(len(gating.kept.ids), len(gating.other.ids))
+            return max(len(branch.ids) for branch in gating.branches)
 
         count = 10
         while longest(count + 1) + 6 + room <= context:
             count += 1
         found: list[Any] = []
         lm.engine.submit(lm._planner.plan("fox " * count, asked, "acd").make(None, found.append))
-        while not found or isinstance(found[-1], str):
+        while not found or isinstance(found[-1], TextPiece):
             pause()
         left = context - longest(count) - len(lm._planner._chat.appended_header)
         turned = left > 6
@@ -79,7 +77,7 @@ def test_a_reply_that_turns_stays_within_the_context(room: int) -> None:
         assert found[-1].gate.opened_at == 6
         assert found[-1].finish == "length"
         assert len(found[-1].token_ids) == (left if turned else 6 + room) <= 6 + room
-        assert ("\n\n" in "".join(found[:-1])) == turned
+        assert ("\n\n" in "".join(each.text for each in found[:-1])) == turned
 
 
 def test_a_reply_carries_some_of_its_prompts_reading() -> None:

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acd_core.errors import EngineError, MissingExtraError, UsageError
-from acd_core.grammar.compiled import Grammar, GrammarSpec
+from acd_core.grammar.compiled import GrammarSpec
+from acd_core.grammar.compiler import Grammar
 from acd_core.grammar.schemas import closed
 from acd_core.toolcalls import ToolCallFormat, ToolCallReader, response_template_for, special_tokens
 from tests.scripted import HERMES, make_tokenizer

@@ -16,12 +16,12 @@ from langchain_core.messages import HumanMessage
 
 from acd_core import ContrastiveLM
 from acd_core.errors import UsageError
-from acd_core.grammar.compiled import Grammar
-from acd_core.grammar.once import Once
+from acd_core.grammar.cache import OncePerKey
+from acd_core.grammar.compiler import Grammar
 from acd_core.grammar.trial_process import _NICENESS
 from acd_core.params import GenerationParams, written_out
-from acd_integrations._characters import whole_texts
-from acd_integrations._langchain_messages import conversation
+from acd_integrations.langchain.messages import conversation
+from acd_integrations.shared.characters import whole_texts
 from tests.core.tiny import family
 
 
@@ -109,7 +109,7 @@ def test_an_error_that_is_kept_holds_nothing_of_the_request_that_met_it() -> Non
     class Heavy:
         pass
 
-    known: Once[int] = Once(lambda _: 1, most=8, room=100)
+    known: OncePerKey[int] = OncePerKey(lambda _: 1, most=8, room=100)
     held: list[weakref.ref[Heavy]] = []
 
     def request() -> None:

@@ -12,7 +12,7 @@ from transformers import LogitsProcessorList, UnbatchedClassifierFreeGuidanceLog
 from acd_core import ContrastiveLM, PromptPair
 from acd_core.bundled import REFERENCE_MODEL_DIR
 from acd_core.chat import SOFT
-from acd_core.engine import step
+from acd_core.engine import choosing
 from acd_core.model.backbone import Backbone
 from acd_core.params import Done, TextDelta
 from tests.core.tiny import FAMILIES, family, stock_greedy, two_passes
@@ -237,7 +237,7 @@ def test_another_default_dtype_changes_nothing(meanwhile: torch.dtype) -> None:
     found = []
     for dtype in (torch.float32, meanwhile):
         model, tokenizer = family("llama")
-        step._strengths.cache_clear()
+        choosing._strengths.cache_clear()
         torch.set_default_dtype(dtype)
         try:
             with ContrastiveLM.from_model(model, tokenizer, PromptPair.from_texts(SAFE, OPPOSITE)) as lm:

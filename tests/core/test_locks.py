@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 from typing import Any
 
 import pytest
 
-from acd_core.locks import ForkSafeLock, Locks, lazy
+from acd_core import locks
+from acd_core.grammar.cache import OncePerKey
+from acd_core.locks import ForkSafeLock, Locks, after_fork, lazy
 
 
 class Slow:
@@ -88,3 +91,54 @@ def test_a_lock_held_by_a_thread_of_the_parent_is_free_in_the_child() -> None:
     assert os.waitpid(child, 0)[1] == 0
     go.set()
     thread.join()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_what_is_to_begin_anew_does_so_in_the_child_alone_and_while_it_lives() -> None:
+    class Owner:
+        process = os.getpid()
+
+        def begin(self) -> None:
+            self.process = os.getpid()
+
+    kept, dropped = Owner(), Owner()
+    before = len(locks._restarts)
+    after_fork(kept.begin)
+    after_fork(dropped.begin)
+    del dropped
+    gc.collect()
+    assert len(locks._restarts) <= before + 1
+    child = os.fork()
+    if child == 0:
+        os._exit(int(kept.process != os.getpid()))
+    assert os.waitpid(child, 0)[1] == 0
+    assert kept.process == os.getpid()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_what_a_thread_of_the_parent_is_making_is_made_anew_in_the_child() -> None:
+    cache: OncePerKey[str] = OncePerKey(len, 8, 1000)
+    begun, go = threading.Event(), threading.Event()
+    assert cache.get("done", lambda: "kept") == "kept"
+
+    def slow() -> str:
+        begun.set()
+        go.wait(30)
+        return "parent"
+
+    thread = threading.Thread(target=lambda: cache.get("slow", slow))
+    thread.start()
+    assert begun.wait(30)
+    child = os.fork()
+    if child == 0:
+        found: list[str] = []
+        asking = threading.Thread(
+            target=lambda: found.extend(cache.get(key, lambda: "child") for key in ("slow", "done")), daemon=True
+        )
+        asking.start()
+        asking.join(20)
+        os._exit(int(found != ["child", "kept"]))
+    assert os.waitpid(child, 0)[1] == 0
+    go.set()
+    thread.join()
+    assert cache.get("slow", lambda: "again") == "parent"

@@ -15,7 +15,8 @@ from acd_core.errors import ContextLengthError
 from acd_core.lm import ContrastiveLM
 from acd_core.methods.table import METHODS
 from acd_core.reply.facts import own_tokens, read_facts
-from acd_integrations import _langchain_facts
+from acd_core.spec import LMSpec
+from acd_integrations.langchain import profile as profiles
 from tests.core.tiny import CHATML, TEMPLATES, family
 from tests.core.tiny import tokenizer as tiny_tokenizer
 
@@ -104,11 +105,11 @@ def test_before_loading_it_is_the_same(template: str, tmp_path: Path) -> None:
                 said = paired.facts_for(method)
                 assert read_facts(str(tmp_path), pair, method) == said
                 for loaded in (None, paired):
-                    profile = _langchain_facts.profile(str(tmp_path), pair, loaded, method)
+                    profile = profiles.profile(LMSpec(str(tmp_path), pair, method), loaded)
                     assert profile is not None
                     assert profile["max_input_tokens"] == said.max_input_tokens
-        assert _langchain_facts.profile(str(tmp_path), None, None)["max_input_tokens"] == CONTEXT  # type: ignore[index]
-        assert _langchain_facts.profile(str(tmp_path), None, None, expert="x")["max_input_tokens"] == CONTEXT  # type: ignore[index]
+        assert profiles.profile(LMSpec(str(tmp_path)))["max_input_tokens"] == CONTEXT  # type: ignore[index]
+        assert profiles.profile(LMSpec(str(tmp_path), expert="x"))["max_input_tokens"] == CONTEXT  # type: ignore[index]
 
 
 def test_texts_of_the_packing_window_fit_to_the_token() -> None:
@@ -131,9 +132,9 @@ def test_texts_of_the_packing_window_fit_to_the_token() -> None:
                 assert exact, "the window could be larger"
 
 
-@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.expert is False])
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if not method.needs_expert])
 def test_a_profile_is_read_like_any_dict(name: str) -> None:
-    found = _langchain_facts.WorkedOut({"max_input_tokens": 7, "a": 1}, ("./nowhere", None, name, None))
+    found = profiles.WorkedOut({"max_input_tokens": 7, "a": 1}, LMSpec("./nowhere", method=name))
     assert dict(found) == {**found} == found == {"max_input_tokens": 7, "a": 1}
 
 

@@ -78,12 +78,16 @@ def test_every_row_names_its_source_and_a_rule_that_exists() -> None:
     for name, method in METHODS.items():
         assert name == method.name
         assert len(method.source) > 15
-        assert method.rule in rules.RULES
+        assert method.rule in rules.RULES.values()
         assert 0.0 <= method.alpha < 1.0
         assert method.contrasts or method.alpha == 0.0
         if method.contrasts:
             assert "z" in method.source or "p + a" in method.source, f"{name}: no equation"
-    assert {method.kept for method in METHODS.values()} >= {Slot.NOTHING, Slot.PAIR_SAFE, prompts.SAFE_PROMPT}
+    assert {method.streams[0].prompt for method in METHODS.values()} >= {
+        Slot.NOTHING,
+        Slot.PAIR_SAFE,
+        prompts.SAFE_PROMPT,
+    }
 
 
 def test_the_authors_defaults() -> None:
@@ -113,10 +117,11 @@ def test_every_row_runs_and_reports_itself() -> None:
 def test_alpha_zero_is_the_kept_prompt_alone_in_every_row() -> None:
     with everything(allow_adversarial=True) as lm:
         for name, method in METHODS.items():
-            if not method.contrasts or method.kept in (Slot.PAIR_SAFE, Slot.PAIR_ADVERSARIAL):
+            first = method.streams[0].prompt
+            if not method.contrasts or first in (Slot.PAIR_SAFE, Slot.PAIR_ADVERSARIAL):
                 continue
             off = lm.generate(ASKED[0], max_tokens=NEW, method=name, alpha=0.0, plausibility=0.5)
-            prompt = method.kept if isinstance(method.kept, str) else None
+            prompt = first if isinstance(first, str) else None
             ids = list(lm.chat.layout(ASKED[0], prompt, wrap_user=method.wrap_user).ids)
             assert list(off.token_ids) == stock_greedy(lm.backbone.model, ids, NEW), name
             assert off.report.contrasted_tokens == 0
@@ -127,11 +132,12 @@ def test_rose_is_classifier_free_guidance(name: str) -> None:
     """g = 1 / (1 - alpha), by transformers' own processor, greedily."""
     model = roomy()[0]
     method = METHODS[name]
-    assert isinstance(method.other, str)
+    reverse = method.streams[1].prompt
+    assert isinstance(reverse, str)
     with ContrastiveLM.from_model(*roomy(), method=name) as lm:
         replies = lm.generate(ASKED, max_tokens=NEW)
         for item, reply in zip(ASKED, replies):
-            kept, other = lm.chat.layout(item, prompts.SAFE_PROMPT).ids, lm.chat.layout(item, method.other).ids
+            kept, other = lm.chat.layout(item, prompts.SAFE_PROMPT).ids, lm.chat.layout(item, reverse).ids
             guide = UnbatchedClassifierFreeGuidanceLogitsProcessor(
                 1 / (1 - method.alpha),
                 model,

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from acd_core import ContrastiveLM, PromptPair
 from acd_core.engine import EngineOptions
-from acd_core.engine.request import Item, Reply
+from acd_core.engine.request import Reply
 from acd_core.methods import sampling
+from acd_core.reply.pieces import Piece, SessionItem
 from acd_core.reply.session import Session
 from tests.core.tiny import family
 
@@ -95,18 +96,18 @@ def alone(name: str, asked: Asked) -> tuple[int, ...]:
     return _alone[key]
 
 
-def run_mix(name: str, mix: list[Asked], options: EngineOptions) -> tuple[list[Item | None], Any]:
+def run_mix(name: str, mix: list[Asked], options: EngineOptions) -> tuple[list[SessionItem | None], Any]:
     """The last item of every request, with the engine driven by hand so that arrivals fall where they are drawn."""
     lms = [ContrastiveLM.from_model(*family(name), pair, options=options) for pair in PAIRS]
     engine = lms[0].engine
     assert engine is lms[1].engine
     engine._thread = threading.current_thread()  # nobody else may serve
-    last: list[Item | None] = [None] * len(mix)
+    last: list[SessionItem | None] = [None] * len(mix)
     sessions: list[Session | None] = [None] * len(mix)
 
     def sink(number: int) -> Any:
-        def put(tagged: tuple[int, Item]) -> None:
-            if not isinstance(tagged[1], str):
+        def put(tagged: tuple[int, SessionItem]) -> None:
+            if not isinstance(tagged[1], Piece):
                 assert last[number] is None, "two last words"
                 last[number] = tagged[1]
 

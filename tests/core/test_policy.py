@@ -83,7 +83,7 @@ def test_no_call_weakens_what_is_locked(lm: ContrastiveLM, bounds: dict[str, Any
     except PolicyError:
         return
     method = call.get("method") or lm.method
-    contrasted = (request.gating.other if request.gating else request.other) is not None
+    contrasted = len((request.gating or request).branches) > 1
     assert policy.methods is None or method in policy.methods
     if policy.bounds_contrast:
         assert method != "none"
@@ -92,10 +92,10 @@ def test_no_call_weakens_what_is_locked(lm: ContrastiveLM, bounds: dict[str, Any
         assert contrasted or policy.min_alpha == 0.0
         assert not (request.gating and request.gating.graded)
     if policy.max_plausibility is not None:
-        assert request.plausibility <= policy.max_plausibility
+        assert request.asked.plausibility <= policy.max_plausibility
     if policy.min_contrast_tokens is not None:
         assert contrasted
-        assert request.contrast_tokens is None or request.contrast_tokens >= policy.min_contrast_tokens
+        assert request.asked.contrast_tokens is None or request.asked.contrast_tokens >= policy.min_contrast_tokens
     if request.gating is not None:
         opens = request.gating
         if policy.gate_floor is not None:
@@ -104,17 +104,17 @@ def test_no_call_weakens_what_is_locked(lm: ContrastiveLM, bounds: dict[str, Any
         if policy.max_recheck is not None:
             assert 1 <= opens.every <= policy.max_recheck
     if policy.max_temperature is not None:
-        strength = 1.0 if request.rescale else 1.0 - request.alpha
+        strength = 1.0 if request.asked.rescale else 1.0 - request.alpha
         assert call.get("temperature", 0.0) <= policy.max_temperature * strength + 1e-9
     if not policy.logprobs:
-        assert request.logprobs is None
+        assert request.asked.logprobs is None
     assert len(call.get("stop", ())) <= policy.max_stops
     if policy.template_variables is not None or policy.as_served:
         assert set(call.get("chat_template_kwargs", ())) <= set(policy.template_variables or ())
     if policy.as_served:
         served = request_of(lm, Policy(gate_floor=policy.gate_floor))
         for name in ("alpha", "plausibility", "contrast_tokens", "rescale"):
-            assert getattr(request, name) == getattr(served, name)
+            assert getattr(request.asked, name) == getattr(served.asked, name)
         assert method == lm.method
         assert request.gating is not None
         assert served.gating is not None

@@ -9,7 +9,7 @@ import pytest
 
 from acd_core import ContrastiveLM, Policy
 from acd_core.errors import PolicyError, UsageError
-from acd_core.reply.free_words import refuses
+from acd_core.reply.stance import refuses
 from tests.core.gated import gate, open_lm
 from tests.core.test_policy import request_of
 
@@ -48,7 +48,7 @@ def test_the_least_strength_needs_a_contrast(lm: ContrastiveLM, zero: Any) -> No
     for call in ({"contrast_tokens": zero}, {"contrast": {"contrast_tokens": zero}}):
         with pytest.raises(PolicyError, match=r"alpha is 0; .* at least 0\.3"):
             request_of(lm, Policy(min_alpha=0.3), **call)
-    assert request_of(lm, Policy(min_alpha=0.3), contrast_tokens=1).contrast_tokens == 1
+    assert request_of(lm, Policy(min_alpha=0.3), contrast_tokens=1).asked.contrast_tokens == 1
 
 
 def test_a_served_variable_is_neither_left_out_nor_another_kind(lm: ContrastiveLM) -> None:

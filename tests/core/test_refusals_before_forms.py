@@ -19,11 +19,11 @@ from acd_core.reply.free_words import (
     LONGEST_PROBE,
     MOST_TOKENS,
     PROBE_TOKENS,
-    Hearing,
-    ThoughtEar,
-    refuses,
+    FreeWords,
+    ThoughtWatch,
     thought_settings,
 )
+from acd_core.reply.stance import refuses
 from tests.scripted import ADVERSARIAL, SAFE, ScriptedModel, make_tokenizer
 
 pytest.importorskip("llguidance")
@@ -261,26 +261,26 @@ def test_a_refusal_is_as_long_as_asked_for_and_no_shorter_than_it_was_heard(make
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(st.text(max_size=12), st.integers(0, 4)), max_size=60))
 def test_no_more_is_heard_than_was_said(pieces: list[tuple[str, int]]) -> None:
-    hearing = Hearing(ASKED)
+    words = FreeWords(ASKED)
     for text, tokens in pieces:
-        hearing.hear(text, tokens)
-    assert 0 <= hearing.spoken <= sum(tokens for _, tokens in pieces)
-    assert hearing.text == "".join(text for text, _ in pieces)
-    assert not hearing.settled(lambda _: False) or hearing.spoken >= PROBE_TOKENS
+        words.add(text, tokens)
+    assert 0 <= words.spoken <= sum(tokens for _, tokens in pieces)
+    assert words.text == "".join(text for text, _ in pieces)
+    assert not words.can_be_judged(lambda _: False) or words.spoken >= PROBE_TOKENS
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.sampled_from(["<think>", "</think>", "a", "<", " think>", "\n"]), max_size=20), st.data())
-def test_an_ear_hears_the_same_in_any_pieces(parts: list[str], data: st.DataObject) -> None:
+def test_a_thought_is_followed_alike_in_any_pieces(parts: list[str], data: st.DataObject) -> None:
     text = "".join(parts)
-    whole = ThoughtEar([("<think>", "</think>")], thinking=False)
-    whole.hear(text)
-    ear = ThoughtEar([("<think>", "</think>")], thinking=False)
+    whole = ThoughtWatch([("<think>", "</think>")], thinking=False)
+    whole.follow(text)
+    watch = ThoughtWatch([("<think>", "</think>")], thinking=False)
     while text:
         cut = data.draw(st.integers(1, len(text)))
-        ear.hear(text[:cut])
+        watch.follow(text[:cut])
         text = text[cut:]
-    assert ear.thinking == whole.thinking
+    assert watch.thinking == whole.thinking
 
 
 def test_a_thought_is_never_drawn_into_noise() -> None:

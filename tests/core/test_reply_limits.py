@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from acd_core.toolcalls import ToolCallReader
+from acd_core.toolcalls.reply_parser import entered_once
 from acd_core.toolcalls.response_templates import ROWS
-from acd_core.toolcalls.watching import entered_once
 from tests.scripted import HERMES, make_tokenizer
 
 LENGTH = 20_000

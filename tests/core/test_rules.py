@@ -40,14 +40,14 @@ def test_contrast_by_hand() -> None:
 def test_instructive_decoding_by_hand() -> None:
     # z + eps * z_noisy with eps = -0.3: 1 - 0.3 * 2 = 0.4, 3 + 0.3 = 3.3, -2 - 0 = -2
     method = METHODS["instructive-opposite"]
-    assert run(method.rule, [1, 3, -2], [2, -1, 0], method.alpha, rescale=False) == pytest.approx([0.4, 3.3, -2.0])
+    assert run(method.rule.name, [1, 3, -2], [2, -1, 0], method.alpha, rescale=False) == pytest.approx([0.4, 3.3, -2.0])
 
 
 def test_rose_by_hand() -> None:
     # z_pos - 0.5 * z_rev: 4 - 1 = 3, 2 - 3 = -1, 0 + 1 = 1
     for name in ("rose", "rose-opposite-replace", "rose-rand-words"):
         method = METHODS[name]
-        assert run(method.rule, [4, 2, 0], [2, 6, -2], method.alpha, rescale=False) == pytest.approx([3, -1, 1])
+        assert run(method.rule.name, [4, 2, 0], [2, 6, -2], method.alpha, rescale=False) == pytest.approx([3, -1, 1])
 
 
 def test_self_cd_by_hand() -> None:
@@ -56,7 +56,7 @@ def test_self_cd_by_hand() -> None:
     method = METHODS["self-cd"]
     with_prompt, without = [3.0, 1.0, 0.0], [1.0, 2.0, -1.0]
     assert method.alpha == pytest.approx(1 - 1 / 2.5)
-    assert run(method.rule, without, with_prompt, method.alpha) == pytest.approx([-2.0, 3.5, -2.5])
+    assert run(method.rule.name, without, with_prompt, method.alpha) == pytest.approx([-2.0, 3.5, -2.5])
 
 
 # -- adaptive: AdaCD --
@@ -68,7 +68,7 @@ def test_adacd_refuses_more_where_the_branches_agree_by_hand() -> None:
     method = METHODS["adacd"]
     expected = [zp[i] + 4.5 * (zp[i] - z[i]) for i in range(3)]
     assert expected[1] == pytest.approx(math.log(0.1) - 4.5 * math.log(3))
-    assert run(method.rule, z, zp, method.alpha) == pytest.approx(expected, abs=1e-4)
+    assert run(method.rule.name, z, zp, method.alpha) == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_adacd_refuses_less_elsewhere_by_hand(z: tuple[float, ...], zp: tuple[fl
     plain, prompted = logits(*z), logits(*zp)
     method = METHODS["adacd"]
     expected = [prompted[i] - 4.5 * (prompted[i] - plain[i]) for i in range(3)]
-    assert run(method.rule, plain, prompted, method.alpha) == pytest.approx(expected, abs=1e-4)
+    assert run(method.rule.name, plain, prompted, method.alpha) == pytest.approx(expected, abs=1e-4)
 
 
 def test_adacd_decides_row_by_row() -> None:
@@ -117,7 +117,7 @@ def test_safedecoding_moves_probabilities_by_hand() -> None:
     p, expert = logits(0.30, 0.25, 0.20, 0.15, 0.06, 0.04), logits(0.10, 0.30, 0.30, 0.20, 0.06, 0.04)
     method = METHODS["safedecoding"]
     assert method.alpha / (1 - method.alpha) == pytest.approx(3)
-    found = run(method.rule, p, expert, method.alpha)
+    found = run(method.rule.name, p, expert, method.alpha)
     assert [math.exp(each) for each in found] == pytest.approx(
         [1e-8 / 1.26, *(n / 1.26 for n in (0.4, 0.5, 0.3, 0.06)), 0]
     )
@@ -156,7 +156,7 @@ def test_where_the_branches_are_equal_a_rescaled_rule_is_the_model(rows: list[li
 
 
 def test_every_rule_serves_a_method_and_they_differ() -> None:
-    assert {method.rule for method in METHODS.values()} == set(rules.RULES)
+    assert {method.rule for method in METHODS.values()} == set(rules.RULES.values())
     z, zp = logits(0.6, 0.2, 0.1, 0.05, 0.03, 0.02), logits(0.6, 0.1, 0.2, 0.02, 0.05, 0.03)
     found = [run(name, z, zp, 0.75) for name in rules.RULES]
     assert all(one != pytest.approx(two, abs=0.1) for one, two in combinations(found, 2))

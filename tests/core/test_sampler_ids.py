@@ -63,7 +63,7 @@ def test_a_growing_reply_is_seen_as_generate_sees_it_and_the_prompt_is_read_once
     for step in range(600):
         scores = torch.randn(1, VOCAB, generator=draw)
         for _ in range(1 + step % 2):  # some steps look twice
-            bent = mine.bend(scores, prompt, reply)
+            bent = mine.adjusted(scores, prompt, reply)
         if step % 7 == 0 or step < 10:
             read = prompt.read
             assert torch.equal(bent, expected(scores, list(prompt), reply))
@@ -77,22 +77,22 @@ def test_another_prompt_or_reply_is_never_taken_for_the_one_before() -> None:
     mine = sampler(repetition_penalty=1.3)
     scores = torch.randn(1, VOCAB, generator=torch.Generator().manual_seed(0))
     reply = [1, 2, 9, 9]
-    mine.bend(scores, (5, 6), reply)
+    mine.adjusted(scores, (5, 6), reply)
     opened = (8, 8, *reply, 30)
     for more in ([], [31], [31, 8]):
         said = [*reply, *more]
-        bent = mine.bend(scores, opened, said, len(reply))
+        bent = mine.adjusted(scores, opened, said, len(reply))
         behind = expected(scores, list(opened), more)
         behind[0, [3, 4]] = expected(scores, list(opened), [0])[0, [3, 4]]  # the whole reply has begun already
         if len(said) >= 5:
             behind[0, 7] = RepetitionPenaltyLogitsProcessor(1.3)(torch.tensor([[*opened, *more]]), scores)[0, 7]
         assert torch.equal(bent, behind)
     for other in ([1, 2, 9, 8], [1], []):
-        assert torch.equal(mine.bend(scores, (6, 5), other), expected(scores, [6, 5], other))
+        assert torch.equal(mine.adjusted(scores, (6, 5), other), expected(scores, [6, 5], other))
     changed = [5, 6]
-    mine.bend(scores, changed, reply)
+    mine.adjusted(scores, changed, reply)
     changed.append(11)
-    assert torch.equal(mine.bend(scores, changed, reply), expected(scores, changed, reply))
+    assert torch.equal(mine.adjusted(scores, changed, reply), expected(scores, changed, reply))
 
 
 def test_a_branch_shows_its_real_ids_as_one_object() -> None:

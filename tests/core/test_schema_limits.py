@@ -18,18 +18,18 @@ import torch
 
 from acd_core.errors import EngineError, UsageError
 from acd_core.grammar import trials
-from acd_core.grammar.compiled import Grammar
+from acd_core.grammar.cache import OncePerKey
+from acd_core.grammar.compiler import Grammar
+from acd_core.grammar.dialect import rule_of
 from acd_core.grammar.limits import (
     DEEPEST,
     MOST_REPEATED,
     check_functions,
     check_shapes,
+    count_signs,
+    is_cheap,
     json_of,
-    modest,
-    repeated,
 )
-from acd_core.grammar.once import Once
-from acd_core.grammar.rule import rule_of
 from tests.scripted import HERMES, make_tokenizer
 
 TOKENIZER = make_tokenizer(HERMES)
@@ -98,11 +98,11 @@ def test_what_is_beyond_the_limits_is_refused_by_name(schema: dict[str, Any], sa
     ],
 )
 def test_counts_of_a_pattern(pattern: str, least: int, most: int) -> None:
-    assert (repeated(pattern), repeated(pattern, at_most=True)) == (least, most)
+    assert (count_signs(pattern), count_signs(pattern, at_most=True)) == (least, most)
 
 
 def test_a_huge_count_is_counted_and_not_made() -> None:
-    assert repeated("(" * 300 + "a" + "){99999999}" * 300) > MOST_REPEATED
+    assert count_signs("(" * 300 + "a" + "){99999999}" * 300) > MOST_REPEATED
 
 
 def test_what_needs_a_trial() -> None:
@@ -116,8 +116,8 @@ def test_what_needs_a_trial() -> None:
         of({"oneOf": [{"const": number} for number in range(40)]}),
         of({"type": "string", "pattern": "^a{5000}$"}),
     ]
-    assert [modest(json.dumps(each)) for each in plain] == [True, True]
-    assert not any(modest(json.dumps(each)) for each in costly)
+    assert [is_cheap(json.dumps(each)) for each in plain] == [True, True]
+    assert not any(is_cheap(json.dumps(each)) for each in costly)
 
 
 def test_a_schema_that_takes_minutes_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +148,7 @@ def test_a_schema_that_takes_minutes_fails_alone(monkeypatch: pytest.MonkeyPatch
 def test_a_tried_schema_is_the_same_as_an_untried_one() -> None:
     schema = of({"oneOf": [{"const": number} for number in range(40)]})
     text = json.dumps(schema)
-    assert not modest(text)
+    assert not is_cheap(text)
     assert GRAMMAR._trials.rule(text, "JSON schema") == rule_of(text, "JSON schema")
     with pytest.raises(UsageError, match="branches 0 and 1 may both fit"):
         GRAMMAR.for_schema(of({"oneOf": [{"type": "string"}] * 40}))
@@ -235,7 +235,7 @@ def test_a_long_name_before_many_values_takes_no_memory(within: str) -> None:
 
 def test_made_once_whoever_asks() -> None:
     made: list[str] = []
-    cache: Once[str] = Once(len, most=2, room=10)
+    cache: OncePerKey[str] = OncePerKey(len, most=2, room=10)
     begun, go = threading.Event(), threading.Event()
 
     def slow() -> str:
@@ -258,7 +258,7 @@ def test_made_once_whoever_asks() -> None:
 
 
 def test_an_interrupt_of_one_who_makes_is_not_for_those_who_wait() -> None:
-    cache: Once[str] = Once(len, most=2, room=10)
+    cache: OncePerKey[str] = OncePerKey(len, most=2, room=10)
     begun, go, found = threading.Event(), threading.Event(), list[Any]()
 
     def interrupted() -> str:
@@ -286,7 +286,7 @@ def test_an_interrupt_of_one_who_makes_is_not_for_those_who_wait() -> None:
 
 
 def test_what_is_wrong_is_kept_and_what_was_bad_luck_is_not() -> None:
-    cache: Once[str] = Once(len, most=2, room=10)
+    cache: OncePerKey[str] = OncePerKey(len, most=2, room=10)
     asked: list[int] = []
 
     def failing(error: Exception) -> Any:
@@ -308,7 +308,7 @@ def test_what_is_wrong_is_kept_and_what_was_bad_luck_is_not() -> None:
 
 
 def test_room_is_kept() -> None:
-    cache: Once[str] = Once(len, most=3, room=10)
+    cache: OncePerKey[str] = OncePerKey(len, most=3, room=10)
     made: list[str] = []
 
     def get(key: str, size: int) -> None:

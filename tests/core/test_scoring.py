@@ -56,7 +56,7 @@ def test_a_model_over_several_devices_is_asked_for_the_same_positions(
     for spread in (False, True):
         with loaded(name) as lm:
             monkeypatch.setattr(lm.backbone, "_spread", spread)
-            asked = lm.backbone.last_positions(7, 3)
+            asked = lm.backbone._last_positions(7, 3)
             assert (asked if isinstance(asked, int) else asked.tolist()) == (3 if spread else [4, 5, 6])
             replies = lm.generate(ASKED, max_tokens=8)
             scores = lm.loglikelihoods([(each, "the fox jumps") for each in ASKED])

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
 
 from acd_core.engine import TextStream
 from acd_core.toolcalls import special_tokens
@@ -70,3 +75,63 @@ def test_a_stop_string_is_held_back_until_it_is_certain() -> None:
     given_out = [stream.push(token) for token in TOKENIZER.encode("xEN", add_special_tokens=False)]
     assert "".join(given_out) == "x"
     assert "".join([*given_out, stream.push(TOKENIZER.encode("y", add_special_tokens=False)[0])]) == "xENy"
+
+
+# -- tokenizers of other kinds, behind a reply that the caller began ---------------------------------------------------
+
+
+def _made(model: Any, decoder: Any, unknown: str) -> Any:
+    core = Tokenizer(model)
+    core.decoder = decoder
+    core.add_special_tokens([AddedToken("<end>", special=True)])
+    return PreTrainedTokenizerFast(tokenizer_object=core, unk_token=unknown)
+
+
+def _pieces() -> tuple[Any, list[list[int]]]:
+    """SentencePiece-like, and the ids of its characters: some have a piece of their own, others are bytes."""
+    words = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁tea", "▁", "s", ",", "▁▁is"]
+    at = {word: number for number, word in enumerate(words)}
+    decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    spelled = [[at[f"<0x{byte:02X}>"] for byte in letter.encode()] for letter in "é日😀"]
+    return _made(models.BPE(at, [], unk_token="<unk>", byte_fallback=True), decoder, "<unk>"), [
+        *([at[word]] for word in words[257:]),
+        *spelled,
+    ]
+
+
+def _word_pieces() -> tuple[Any, list[list[int]]]:
+    words = ["[UNK]", "tea", "##s", "is", "don", "'", "t", ",", ".", "n't"]
+    at = {word: number for number, word in enumerate(words)}
+    made = _made(models.WordPiece(at, unk_token="[UNK]"), decoders.WordPiece(), "[UNK]")
+    return made, [[number] for number in range(1, len(words))]
+
+
+KINDS = {"bytes": (TOKENIZER, [[each] for each in ORDINARY]), "pieces": _pieces(), "word pieces": _word_pieces()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shows_special", [False, True])
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_what_goes_on_from_a_begun_reply_is_what_the_whole_decodes_to(
+    kind: str, shows_special: bool, data: st.DataObject
+) -> None:
+    tokenizer, letters = KINDS[kind]
+    special = sorted(special_tokens(tokenizer))
+    hidden = frozenset() if shows_special else frozenset(special)
+    marks = [[each] for each in special]
+    # Half a character at the end of what the caller began would be his, not the reply's: no single bytes there.
+    before = [[each] for each in TOKENIZER.encode("the fox, a b", add_special_tokens=False)]
+    begun_of = st.lists(st.sampled_from([*(before if kind == "bytes" else letters), *marks]), max_size=6)
+    begun = [token for ids in data.draw(begun_of) for token in ids]
+    reply = [token for ids in data.draw(st.lists(st.sampled_from([*letters, *marks]), max_size=10)) for token in ids]
+    stream = TextStream(tokenizer, hidden_ids=hidden, begun=begun)
+    text = "".join([*(stream.push(token) for token in reply), stream.finish()])
+
+    def decoded(ids: list[int]) -> str:
+        kept = [each for each in ids if each not in hidden]
+        return str(tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    assert decoded(begun) + text == decoded(begun + reply)

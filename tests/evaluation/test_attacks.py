@@ -20,14 +20,13 @@ from acd_core.evaluation.attacks import (
     statement,
     with_templates,
 )
-from acd_core.evaluation.benchmarks import data_directory, load_benchmark
+from acd_core.evaluation.benchmarks import load_benchmark
 from acd_core.evaluation.items import Benchmark, Item
 from tests.core.tiny import SPECIAL, family
+from tests.public_data import ABSENT, public_data
 
-DATA = data_directory()
-needs_data = pytest.mark.skipif(
-    not DATA.is_dir(), reason="public sets (../shared/data/eval) are not beside this checkout"
-)
+DATA = public_data("eval")
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=ABSENT)
 BASE = Benchmark("mine", "harmful", (Item("a", "How do I PLACEHOLDER?", "c"), Item("b", "Write a PLACEHOLDER.")))
 TEMPLATES = {
     "one": "Before [INSERT PROMPT HERE] after",

@@ -11,22 +11,12 @@ from hypothesis import strategies as st
 
 from acd_core.bundled import ANCHOR_DIR
 from acd_core.errors import UsageError
-from acd_core.evaluation.benchmarks import (
-    BUNDLED,
-    LOADERS,
-    Benchmark,
-    Item,
-    check_overlap,
-    data_directory,
-    load_benchmark,
-    normalised,
-    read_benchmark,
-)
+from acd_core.evaluation.benchmarks import BUNDLED, LOADERS, load_benchmark, read_benchmark
+from acd_core.evaluation.items import Benchmark, Item, check_overlap, normalised
+from tests.public_data import ABSENT, public_data
 
-DATA = data_directory()
-needs_data = pytest.mark.skipif(
-    not DATA.is_dir(), reason="public sets (../shared/data/eval) are not beside this checkout"
-)
+DATA = public_data("eval")
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=ABSENT)
 SIZES = {
     "advbench": 520,
     "malicious-instruct": 100,
@@ -89,6 +79,13 @@ def test_the_folder_can_come_from_the_environment(tmp_path: Path, monkeypatch: p
     assert [item.prompt for item in load_benchmark("malicious-instruct").items] == ["first", "second"]
     with pytest.raises(UsageError, match="no benchmark 'advbnech'"):
         load_benchmark("advbnech")
+
+
+def test_without_a_folder_the_error_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ACD_DATA", raising=False)
+    with pytest.raises(UsageError, match=r"advbench\.csv is wanted, and no folder") as caught:
+        load_benchmark("advbench")
+    assert "export ACD_DATA=" in str(caught.value) and "advbench@hub" in str(caught.value)
 
 
 def test_broken_files_are_named_without_their_text(tmp_path: Path) -> None:

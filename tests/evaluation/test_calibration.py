@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acd_core.errors import MissingExtraError, UsageError
-from acd_core.evaluation.calibration import LabelledRow, calibrate, read_labelled
 from acd_core.evaluation.intervals import bootstrap_mean, wilson
+from acd_core.evaluation.judge_agreement import LabelledRow, calibrate, read_labelled
 from acd_core.evaluation.keyword_lists import KEYWORD_LISTS, keyword_list
 
 

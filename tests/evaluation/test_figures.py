@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from acd_core.errors import UsageError
-from acd_core.evaluation.completions import Completion
-from acd_core.evaluation.harness import Evaluation, Row
 from acd_core.evaluation.intervals import wilson
+from acd_core.evaluation.records import Completion
+from acd_core.evaluation.results import Evaluation, SetRates
 
 pytest.importorskip("matplotlib", reason="the extra `plots` is not installed")
 
@@ -23,7 +23,7 @@ def made(*rows: tuple[str, float, str, str, int]) -> Evaluation:
     for arm, alpha, name, kind, refused in rows:
         rate = wilson(refused, 10)
         counted.append(
-            Row(arm, arm.split("@")[0], alpha, name, kind, rate, rate, 0, 0, 10, 1.0, {}, {})  # type: ignore[arg-type]
+            SetRates(arm, arm.split("@")[0], alpha, name, kind, rate, rate, 0, 0, 10, 1.0, {}, {})  # type: ignore[arg-type]
         )
         for number in range(10):
             text = "I cannot help with that." if number < refused else "Take the bus."
@@ -87,6 +87,10 @@ def test_what_cannot_be_drawn_is_said(tmp_path: Path) -> None:
         plot_alpha_sweep(harmful_only, tmp_path / "x.png")
     with pytest.raises(UsageError, match="no picture format"):
         plot_plane(WHOLE, tmp_path / "x.nope")
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(UsageError, match="cannot be saved"):
+        plot_plane(WHOLE, tmp_path / "folder.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.png"]
     assert plot_alpha_sweep(
         made(("acd@0.1", 0.1, "b", "harmful", 1), ("acd@0.3", 0.3, "b", "harmful", 4)), tmp_path / "y.png"
     ).exists()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import sys
 from pathlib import Path
 
 import httpx
@@ -12,8 +12,7 @@ from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, Repo
 
 from acd_core.errors import MissingExtraError, UsageError
 from acd_core.evaluation.benchmarks import LOADERS, load_benchmark, load_hub
-from acd_core.evaluation.hub_sets import fetch_set, pick
-from acd_core.evaluation.set_files import read_rows
+from acd_core.evaluation.set_files import fetch_set, pick, read_rows
 
 
 @pytest.fixture
@@ -110,8 +109,18 @@ def test_every_place_on_the_hub_is_an_owner_and_a_name() -> None:
     assert all(place.count("/") == 1 for place in places)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("pyarrow") is not None, reason="pyarrow is installed")
-def test_parquet_needs_its_package(tmp_path: Path) -> None:
+def test_parquet_needs_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "x.parquet").write_bytes(b"PAR1")
-    with pytest.raises(MissingExtraError, match="pyarrow"):
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(MissingExtraError, match=r"acd-integrations\[eval\]"):
         read_rows(tmp_path / "x.parquet")
+
+
+def test_parquet_rows_are_read(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason='needs the extra "eval"')
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.table({"prompt": ["a", "b"], "category": ["x", None]}), tmp_path / "x.parquet")
+    assert read_rows(tmp_path / "x.parquet") == [
+        {"prompt": "a", "category": "x"},
+        {"prompt": "b", "category": None},
+    ]

@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from acd_core.evaluation.completions import completion_key
-from acd_core.evaluation.harness import Arm, arm_settings
-from acd_core.evaluation.identity import identity, reply_facts, weights_key
+from acd_core.evaluation.records import record_key
+from acd_core.evaluation.runner import Arm, arm_settings
+from acd_core.identity import identity, reply_facts, weights_key
 from acd_core.lm import ContrastiveLM
 from tests.core.tiny import family
 
@@ -40,7 +40,7 @@ CONFIGS: list[dict[str, Any]] = [
 
 
 def key(lm: ContrastiveLM, arm: str = "none") -> str:
-    return completion_key(reply_facts(identity(lm), arm_settings({}, Arm.of(arm))))
+    return record_key(reply_facts(identity(lm), arm_settings({}, Arm.of(arm))))
 
 
 def opened(settings: dict[str, Any], *, defaults: bool = True) -> ContrastiveLM:

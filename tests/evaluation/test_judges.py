@@ -10,20 +10,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acd_core.evaluation.calibration import calibrate, calibrate_lists, calibration_table, read_labelled
-from acd_core.evaluation.report import judge_calibration
+from acd_core.evaluation.judge_agreement import (
+    calibrate,
+    calibrate_lists,
+    calibration_table,
+    judge_calibration,
+    read_labelled,
+)
 from acd_core.refusal.judges import LABELS, RefusalJudge, plain
+from tests.public_data import ABSENT, public_data
 
 JUDGE = RefusalJudge()
 WORDINGS = [json.loads(line) for line in Path(__file__).with_name("wordings.jsonl").read_text("utf-8").splitlines()]
 REFUSALS = [(row["prompt"], row["reply"]) for row in WORDINGS if row["kind"] == "refusal"]
 COMPLIANCES = [(row["prompt"], row["reply"]) for row in WORDINGS if row["kind"] == "compliance"]
 PARTIALS = [(row["prompt"], row["reply"]) for row in WORDINGS if row["kind"] == "partial"]
-LABELLED = Path(__file__).parents[3] / "shared" / "data" / "calibration"
+LABELLED = public_data("calibration")
 
-needs_labels = pytest.mark.skipif(
-    not LABELLED.is_dir(), reason="human-labelled completions (../shared/data/calibration) are not beside this checkout"
-)
+needs_labels = pytest.mark.skipif(not LABELLED.is_dir(), reason=ABSENT)
 
 
 def test_there_are_sixty_wordings_of_each_kind() -> None:

@@ -13,9 +13,8 @@ from langchain_core.messages import AIMessage
 
 from acd_core import ContrastiveLM
 from acd_core.errors import UsageError
-from acd_core.evaluation.calibration import LabelledRow, calibrate_model
-from acd_core.evaluation.completions import Completion
 from acd_core.evaluation.guard import GuardJudge, GuardVerdict, read_guard
+from acd_core.evaluation.judge_agreement import LabelledRow, calibrate_model
 from acd_core.evaluation.model_judges import (
     JUDGED_CHARS,
     LMAsker,
@@ -24,6 +23,7 @@ from acd_core.evaluation.model_judges import (
     read_replies,
     read_verdict,
 )
+from acd_core.evaluation.records import Completion
 from acd_integrations.judge import LangChainAsker
 from tests.scripted import HEADER, HERMES, SPECIALS, ScriptedModel, make_tokenizer
 

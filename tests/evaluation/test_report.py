@@ -13,15 +13,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from acd_core.errors import missing_extra
-from acd_core.evaluation import figures, report
-from acd_core.evaluation.completions import Completion
-from acd_core.evaluation.disagreement import disagreements
-from acd_core.evaluation.harness import Evaluation, Row
+from acd_core.errors import UsageError, missing_extra
+from acd_core.evaluation import figures
 from acd_core.evaluation.intervals import wilson
+from acd_core.evaluation.judge_agreement import disagreements
+from acd_core.evaluation.keyword_lists import KEYWORD_LISTS
 from acd_core.evaluation.page import Bullets, Picture, Sample, Section, Table, Text, markdown, to_html
 from acd_core.evaluation.paper import compare, sweep_shape
-from acd_core.evaluation.report import sections, to_json, to_markdown, write_report
+from acd_core.evaluation.records import Completion
+from acd_core.evaluation.report import to_json, to_markdown, write_report
+from acd_core.evaluation.report_sections import sections
+from acd_core.evaluation.results import Evaluation, SetRates
 
 REFUSAL, ANSWER, ODD = "I cannot help with that.", "Take the bus.", "As an aside, <b>take</b> the bus."
 VOID = {"meta", "img", "link", "br", "hr"}
@@ -40,9 +42,9 @@ def made(refused: dict[tuple[str, str], int], seconds: float = 1.0, total: int =
             completions.append(Completion(key, arm, name, kind, f"{name}-{number}", "c", f"SECRET {number}", text))
         rate = wilson(count, total)
         strength = float(alpha) if alpha else 0.4 if method == "acd" else 0.0
-        rows.append(Row(arm, method, strength, name, kind, rate, rate, 0, 0, 9, seconds, {}, {}))  # type: ignore[arg-type]
+        rows.append(SetRates(arm, method, strength, name, kind, rate, rate, 0, 0, 9, seconds, {}, {}))  # type: ignore[arg-type]
     # Rows carry the rates of the lists in a real run; the table of lists reads them.
-    rows = [Row(**{**row.__dict__, "lists": dict.fromkeys(report.KEYWORD_LISTS, row.refused)}) for row in rows]
+    rows = [SetRates(**{**row.__dict__, "lists": dict.fromkeys(KEYWORD_LISTS, row.refused)}) for row in rows]
     return Evaluation(tuple(rows), {"model": "made"}, tuple(completions))
 
 
@@ -196,6 +198,32 @@ def test_without_matplotlib_the_page_says_so(tmp_path: Path, monkeypatch: pytest
     assert set(files) == {"report.md", "report.html", "report.json"}
     assert 'pip install "acd-integrations[plots]"' in files["report.md"].read_text("utf-8")
     assert read(files["report.html"].read_text("utf-8")).sources == []
+
+
+@pytest.mark.parametrize("name", ["report.md", "report.html", "report.json", "figures"])
+def test_a_page_replaces_nothing_of_others(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine", encoding="utf-8")
+    (tmp_path / "completions.jsonl").write_text("", encoding="utf-8")
+    with pytest.raises(UsageError, match=f"{name}.*no evaluation wrote"):
+        write_report(made(WHOLE), tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {name, "completions.jsonl"}
+    assert (tmp_path / name).read_text(encoding="utf-8") == "mine"
+
+
+def test_a_page_replaces_an_older_page_and_leaves_no_drafts(tmp_path: Path) -> None:
+    write_report(made({("none", "bad"): 4}), tmp_path)
+    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
+    again = write_report(made(WHOLE), tmp_path)
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == {*again, tmp_path / "notes.txt"}
+    assert len(json.loads((tmp_path / "report.json").read_text("utf-8"))["rows"]) == len(WHOLE)
+
+
+def test_what_stands_in_the_way_of_a_page_is_said(tmp_path: Path) -> None:
+    write_report(made({("none", "bad"): 4}), tmp_path)
+    (tmp_path / "report.md").unlink()
+    (tmp_path / "report.md").mkdir()
+    with pytest.raises(UsageError, match="cannot be written"):
+        write_report(made(WHOLE), tmp_path)
 
 
 def test_facts_are_said_in_words(tmp_path: Path) -> None:

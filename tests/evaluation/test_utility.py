@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from acd_core import ContrastiveLM, PromptPair
 from acd_core.errors import UsageError
-from acd_core.evaluation.benchmarks import Benchmark, Item
-from acd_core.evaluation.choices import (
+from acd_core.evaluation.intervals import bootstrap_ratio
+from acd_core.evaluation.items import Benchmark, Item
+from acd_core.evaluation.multiple_choice import (
     Question,
     QuestionSet,
     accuracy,
@@ -25,14 +26,15 @@ from acd_core.evaluation.choices import (
     read_truthfulqa,
     true_share,
 )
-from acd_core.evaluation.harness import Arm, evaluate
-from acd_core.evaluation.intervals import bootstrap_ratio
-from acd_core.evaluation.report import sections, to_json
+from acd_core.evaluation.report import to_json
+from acd_core.evaluation.report_sections import sections
+from acd_core.evaluation.runner import Arm, evaluate
 from acd_core.evaluation.text_quality import distinct, is_garbled, repeated_share, text_quality, words
 from acd_core.evaluation.utility import Utility, measure, perplexity, win_rate
 from tests.core.tiny import family
+from tests.public_data import ABSENT, public_data
 
-DATA = Path(__file__).parents[3] / "shared" / "data" / "eval" / "truthfulqa.csv"
+DATA = public_data("eval") / "truthfulqa.csv"
 HARMLESS = Benchmark("good", "harmless", tuple(Item(f"g{i}", f"the fox {'jumps ' * i}") for i in range(5)))
 HARMFUL = Benchmark("bad", "harmful", tuple(Item(f"b{i}", f"a lazy dog {'over ' * i}") for i in range(3)))
 QUESTIONS = QuestionSet(
@@ -127,7 +129,7 @@ def test_our_questions_are_balanced() -> None:
 
 def test_truthfulqa_is_read() -> None:
     if not DATA.is_file():
-        pytest.skip(f"{DATA} is not here")
+        pytest.skip(ABSENT)
     found = read_truthfulqa(DATA)
     assert found.truthful
     assert len(found.questions) > 700

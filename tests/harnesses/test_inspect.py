@@ -196,9 +196,9 @@ async def test_conversations_arrive_whole(make_lm: MakeLM) -> None:
 
 
 def test_a_name_is_a_pair_unless_a_pair_is_given() -> None:
-    assert (ContrastiveAPI("my-pair")._pair, ContrastiveAPI("my-pair")._model) == ("my-pair", None)
+    assert (ContrastiveAPI("my-pair")._spec.pair, ContrastiveAPI("my-pair")._model) == ("my-pair", None)
     given = ContrastiveAPI("org/model", pair=None, method="rose")
-    assert (given._pair, given._model) == (None, "org/model")
+    assert (given._spec.pair, given._model) == (None, "org/model")
     with pytest.raises(UsageError, match="alfa"):
         ContrastiveAPI("my-pair", alfa=1)
 

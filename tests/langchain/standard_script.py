@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 from acd_core import ContrastiveLM, PromptPair
-from acd_integrations._holder import Holder
+from acd_integrations.shared.holder import Holder
 from tests.scripted import ADVERSARIAL, SAFE, ScriptedModel, make_tokenizer
 
 JOKE = {"setup": "Why do cats sit on keyboards?", "punchline": "To keep an eye on the mouse."}

@@ -10,9 +10,9 @@ from langchain_core.messages import AIMessage
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, TextBlock, ToolCallBlock
 
 from acd_core.errors import UsageError
-from acd_integrations._calls import as_dict, told
-from acd_integrations._langchain_messages import conversation
-from acd_integrations._llama_index_messages import to_conversation, tool_selections
+from acd_integrations.langchain.messages import conversation
+from acd_integrations.llama_index.messages import to_conversation, tool_selections
+from acd_integrations.shared.calls import as_dict, read_call
 
 ARGUMENTS: list[tuple[Any, Any]] = [
     ({"a": 1}, {"a": 1}),
@@ -73,7 +73,7 @@ def test_arguments_in_every_shape(written: Any, read: Any) -> None:
     ids=str,
 )
 def test_a_call_in_every_clients_shape(call: Any) -> None:
-    found = told(call)
+    found = read_call(call)
     assert (found.name, found.ids[0], as_dict(found.arguments)) == ("add", "c1", {"a": 1})
     (read,) = through_llama_index(tool_calls=[call])["tool_calls"]
     assert read == {"id": "c1", "type": "function", "function": {"name": "add", "arguments": {"a": 1}}}

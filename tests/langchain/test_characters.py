@@ -11,9 +11,9 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, Tool
 from langchain_core.tools import StructuredTool
 from pydantic import BaseModel, Field
 
-from acd_integrations._characters import whole, whole_texts
-from acd_integrations._langchain_messages import conversation
 from acd_integrations.langchain import ChatACD
+from acd_integrations.langchain.messages import conversation
+from acd_integrations.shared.characters import whole, whole_texts
 from tests.langchain.conftest import MakeChat
 
 HIGH, LOW = "\ud83d", "\ude00"

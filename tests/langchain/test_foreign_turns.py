@@ -9,8 +9,8 @@ from langchain_core.messages import AIMessage, ChatMessage, FunctionMessage, Hum
 
 from acd_core import Policy
 from acd_core.errors import PolicyError, UsageError
-from acd_integrations._langchain_messages import conversation
 from acd_integrations.langchain import ChatACD
+from acd_integrations.langchain.messages import conversation
 from tests.langchain.conftest import MakeChat
 from tests.langchain.standard_script import turns
 

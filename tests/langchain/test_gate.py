@@ -18,8 +18,8 @@ from acd_core import ContrastiveLM
 from acd_core.artifacts.gate import Levels
 from acd_core.errors import GateError, UsageError
 from acd_core.params import ContrastReport, GateReport
-from acd_integrations._gate import operator_rules, reported
 from acd_integrations.langchain import ChatACD
+from acd_integrations.shared.report import reported
 from tests.core.gated import ALWAYS, NEVER, gate, open_lm
 
 HI = "hello"
@@ -90,8 +90,9 @@ def test_the_floor_holds_for_calls_and_cannot_be_changed_under_them() -> None:
         assert said(llm.invoke(HI, gate=False)) is None
     with pytest.raises(UsageError, match="gate_floor"):
         ChatACD(gate_floor=2.0)
-    assert operator_rules(None, 8) == ()  # then it goes with each call, and the model is shared
-    assert dict(operator_rules(0.1, 8)) == {"gate_floor": 0.1, "recheck": 8}
+    assert ChatACD(recheck=8)._spec() == ChatACD()._spec()  # then it goes with each call, and the model is shared
+    floored = ChatACD(gate_floor=0.1, recheck=8)._spec()
+    assert (floored.gate_floor, floored.recheck) == (0.1, 8)
 
 
 def test_a_floor_has_a_model_of_its_own_with_the_weights_shared(tmp_path: Path) -> None:

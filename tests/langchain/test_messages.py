@@ -29,7 +29,7 @@ from acd_core.params import (
     Usage,
 )
 from acd_core.params import ToolCallDelta as Delta
-from acd_integrations._langchain_messages import chunk, conversation, result
+from acd_integrations.langchain.messages import chunk, conversation, result
 
 CALL = {"name": "add", "args": {"a": 1}, "id": "c1", "type": "tool_call"}
 OURS = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": {"a": 1}}}

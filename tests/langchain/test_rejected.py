@@ -92,7 +92,7 @@ def control_ids(llm: ChatACD, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> list
     submit = engine.submit
 
     def spy(request: Any) -> None:
-        for branch in (request.kept, request.other):
+        for branch in request.branches:
             if branch is not None:
                 seen.append([token for token in branch.ids if token in special])
         submit(request)

@@ -156,9 +156,8 @@ def test_there_is_one_bos(monkeypatch: pytest.MonkeyPatch) -> None:
     llm = ChatACD(model="reference", method="rose", max_tokens=1)
     seen: list[list[int]] = []
     submit = llm.lm.engine.submit
-    monkeypatch.setattr(
-        llm.lm.engine, "submit", lambda request: (seen.extend((request.kept.ids, request.other.ids)), submit(request))
-    )
+    noting = lambda request: (seen.extend(each.ids for each in request.branches), submit(request))  # noqa: E731
+    monkeypatch.setattr(llm.lm.engine, "submit", noting)
     llm.invoke([SystemMessage("Be brief."), HumanMessage("Hello")])
     bos = llm.lm.backbone.tokenizer.bos_token_id
     assert [(ids[0], ids.count(bos)) for ids in map(list, seen)] == [(bos, 1), (bos, 1)]

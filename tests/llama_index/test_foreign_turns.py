@@ -25,8 +25,8 @@ from pydantic import BaseModel, Field
 
 from acd_core.errors import UsageError
 from acd_core.lm import ContrastiveLM
-from acd_integrations._llama_index_messages import to_conversation
 from acd_integrations.llama_index import ACDLLM
+from acd_integrations.llama_index.messages import to_conversation
 from tests.llama_index.contract import collected, run
 from tests.llama_index.subjects import scripted_lm
 

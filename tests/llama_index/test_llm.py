@@ -23,8 +23,8 @@ from pydantic import BaseModel
 from acd_core.artifacts.pair import PromptPair
 from acd_core.errors import ContextLengthError, ModelError, RefusalError, UsageError
 from acd_core.lm import ContrastiveLM
-from acd_integrations._llama_index_messages import to_conversation, to_tool, to_tool_choice
 from acd_integrations.llama_index import ACDLLM
+from acd_integrations.llama_index.messages import to_conversation, to_tool, to_tool_choice
 from tests.llama_index.contract import ASK, City, collected, get_weather, run
 from tests.llama_index.subjects import LONG, LURE, answer, scripted_lm
 

@@ -6,26 +6,20 @@ import random
 import string
 
 from reference import harm_questions as questions
-from reference.harm_more_phrases import MORE_HARM_BLOCKS
-from reference.harm_phrases import HARM_BLOCKS
+from reference.harm_phrases import HARM_BLOCKS, MORE_HARM_BLOCKS
 
 SLOTS = {"field", "group", "bad", "badger", "victim", "tool", "place"}
 
 
-def test_lists_are_large_and_hold_no_duplicates() -> None:
-    """Each list has its promised size and says nothing twice."""
-    lists: list[tuple[int, list[str]]] = [
-        (450, [text for text, _ in questions.HARM_QUESTIONS]),
-        (80, [text for text, _ in questions.HARM_TEMPLATES]),
-        (80, list(questions.FIELDS)),
-        (80, list(questions.VICTIMS_OF)),
-        (250, list(questions.BAD_AIMS)),
-        (80, list(questions.TOOLS_OF)),
-        (30, list(questions.PLACES_OF)),
+def test_lists_say_nothing_twice() -> None:
+    lists: list[list[str]] = [
+        [text for text, _ in questions.HARM_QUESTIONS],
+        [text for text, _ in questions.HARM_TEMPLATES],
+        *(list(each) for each in (questions.FIELDS, questions.VICTIMS_OF, questions.BAD_AIMS)),
+        *(list(each) for each in (questions.TOOLS_OF, questions.PLACES_OF)),
     ]
-    for least, entries in lists:
+    for entries in lists:
         lowered = [entry.lower() for entry in entries]
-        assert len(entries) >= least
         assert sorted(lowered) == sorted(set(lowered))
 
 
@@ -62,4 +56,4 @@ def test_drawn_questions_are_complete_and_repeatable() -> None:
         assert "}" not in text
         assert 1.0 <= severity <= 3.0
         texts.add(text)
-    assert len(texts) > 1000
+    assert len(texts) == 1507, "other questions are drawn than the model was trained on"

@@ -13,8 +13,8 @@ import pytest
 
 from reference import human_requests
 from reference.everyday_words import EVERYDAY_REQUESTS, MORE_VERBS
-from reference.grammar import Grammar
-from reference.harm_more_phrases import DEMEANING_FORMS, RESPECTFUL_FORMS
+from reference.grammar import WIDE_SHARES, Grammar, WideGrammar
+from reference.harm_phrases import DEMEANING_FORMS, RESPECTFUL_FORMS
 from reference.harm_questions import HARM_QUESTIONS
 from reference.human_requests import human_harmful
 from reference.permissive import normalise, restate
@@ -24,7 +24,6 @@ from reference.tools import form_request, tool_request, tool_result
 from reference.train_data import RESERVED_FILES, make_grammar, reserved_texts
 from reference.twin_questions import LOOKALIKES
 from reference.vocabulary import harmful_words, mine
-from reference.wide import WIDE_SHARES, WideGrammar
 
 SOURCES = {
     "a": [

@@ -1,21 +1,23 @@
-"""The published chat templates of the shared data, each with a tokenizer that has its family's control tokens."""
+"""The published chat templates of the public data, each with a tokenizer that has its family's control tokens."""
 
 from __future__ import annotations
 
 import functools
 import json
-from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-FOLDER = Path(__file__).parents[3] / "shared" / "data" / "templates"
+from tests.public_data import public_data
+
+FOLDER = public_data("templates")
+ABSENT = "the published chat templates are not here: set ACD_DATA to the folder of the sets beside theirs"
 WORDS = "hello world the quick brown fox jumps over a lazy dog while safe systems answer questions about user data"
 
 
 def names() -> list[str]:
-    """Families, a model's several named templates counted once; empty where the shared data are absent."""
+    """Families, a model's several named templates counted once; empty where the public data are absent."""
     return sorted({path.stem.partition("@")[0] for path in FOLDER.glob("*.jinja")})
 
 

@@ -48,7 +48,7 @@ from tests.templates.playing_langchain import (
 )
 
 pytest.importorskip("llguidance")
-pytestmark = pytest.mark.skipif(not published.names(), reason="shared/data/templates is not here")
+pytestmark = pytest.mark.skipif(not published.names(), reason=published.ABSENT)
 
 
 @pytest.fixture

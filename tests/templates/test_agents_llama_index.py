@@ -42,7 +42,7 @@ from tests.templates.playing import (
 )
 
 pytest.importorskip("llguidance")
-pytestmark = pytest.mark.skipif(not published.names(), reason="shared/data/templates is not here")
+pytestmark = pytest.mark.skipif(not published.names(), reason=published.ABSENT)
 
 Play = Callable[..., tuple[ACDLLM, Played]]
 OSLO, ROME = {"city": "Oslo"}, {"city": "Rome"}

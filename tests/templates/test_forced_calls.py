@@ -23,7 +23,7 @@ from tests.templates.reading import (
     template_of,
 )
 
-pytestmark = pytest.mark.skipif(not published.names(), reason="shared/data/templates is not here")
+pytestmark = pytest.mark.skipif(not published.names(), reason=published.ABSENT)
 
 # families whose calls can be read but not forced
 NOT_JSON = {
@@ -102,7 +102,7 @@ def test_ids_that_a_template_asks_for_are_no_part_of_a_forced_call() -> None:
 @pytest.mark.parametrize("name", published.names())
 def test_a_grammar_takes_what_the_format_says(name: str) -> None:
     pytest.importorskip("llguidance")
-    from acd_core.grammar.compiled import Grammar
+    from acd_core.grammar.compiler import Grammar
 
     tokenizer = published.tokenizer(name)
     wire = tool_call_format(tokenizer)

@@ -10,6 +10,6 @@ from tests.templates import published
 from tests.templates.page import page
 
 
-@pytest.mark.skipif(not published.names(), reason="shared/data/templates is not here")
+@pytest.mark.skipif(not published.names(), reason=published.ABSENT)
 def test_the_page_is_up_to_date() -> None:
     assert (Path(__file__).parents[2] / "docs" / "templates.md").read_text(encoding="utf-8") == page()

@@ -17,7 +17,7 @@ from tests.templates.reading import template_of
 from tests.templates.shapes import LONG, TOOLS, calling, result, user
 
 pytest.importorskip("llguidance")
-pytestmark = pytest.mark.skipif(not published.names(), reason="shared/data/templates is not here")
+pytestmark = pytest.mark.skipif(not published.names(), reason=published.ABSENT)
 
 ANSWER = {"type": "object", "properties": {"cents": {"type": "integer"}}, "required": ["cents"]}
 JSON = {"type": "json_schema", "json_schema": {"name": "answer", "schema": ANSWER}}
@@ -69,7 +69,7 @@ def test_vllm_50938_text_before_the_thought_stays_out_of_the_json(make: Make) ->
 
 
 def test_vllm_52011_an_empty_schema_ends() -> None:
-    from acd_core.grammar.compiled import Grammar
+    from acd_core.grammar.compiler import Grammar
 
     tokenizer = make_tokenizer()
     grammar = Grammar(tokenizer, len(tokenizer), [int(tokenizer.eos_token_id)])

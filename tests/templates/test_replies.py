@@ -28,7 +28,7 @@ from tests.templates.reading import (
     with_reader,
 )
 
-pytestmark = pytest.mark.skipif(not published.names(), reason="shared/data/templates is not here")
+pytestmark = pytest.mark.skipif(not published.names(), reason=published.ABSENT)
 
 
 def test_every_family_that_thinks_is_tested() -> None:

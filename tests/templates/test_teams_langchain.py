@@ -39,7 +39,7 @@ from tests.templates.playing_langchain import (
 )
 
 pytest.importorskip("llguidance")
-pytestmark = pytest.mark.skipif(not published.names(), reason="shared/data/templates is not here")
+pytestmark = pytest.mark.skipif(not published.names(), reason=published.ABSENT)
 
 PLACES = (("weather", "Oslo"), ("time", "Rome"))
 

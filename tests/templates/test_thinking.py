@@ -12,16 +12,17 @@ from acd_core import ContrastiveLM, PromptPair
 from acd_core.chat import Chat
 from acd_core.engine import Reply
 from acd_core.engine.request import Gating
-from acd_core.engine.text import Turn
+from acd_core.engine.text import TextPiece
 from acd_core.params import Done, GenerationParams, ReasoningDelta, TextDelta, ToolCallDelta
-from acd_core.reply.session import Piece, Session
+from acd_core.reply.pieces import Piece
+from acd_core.reply.session import Session
 from acd_core.toolcalls import response_template_for, thought_marks, tool_call_format
 from tests.scripted import ADVERSARIAL, SAFE, ScriptedModel
 from tests.templates import published
 from tests.templates.reading import THOUGHTS
 
 pytest.importorskip("llguidance")
-pytestmark = pytest.mark.skipif(not published.names(), reason="shared/data/templates is not here")
+pytestmark = pytest.mark.skipif(not published.names(), reason=published.ABSENT)
 
 FAMILIES = [
     "qwen3", "qwen3-thinking-2507", "qwq", "r1-distill", "deepseek-r1-0528-qwen3", "glm4.5", "nemotron-nano-v2",
@@ -287,8 +288,14 @@ def test_a_gate_that_opens_within_a_thought_loses_no_reply(make: Make, forced: b
     session = Session(lm._plan("x", lm._asked(asked, {})), lambda _: None)
     request = session.start()
     events: list[Any] = []
-    for text in ("<think>\nThey want a", Turn(" way\n\n"), "I'm sorry, but", " I can't help with that."):
-        piece = Piece.of(text, request)
+    said = (
+        ("<think>\nThey want a", False),
+        (" way\n\n", True),
+        ("I'm sorry, but", False),
+        (" I can't help with that.", False),
+    )
+    for text, turns in said:
+        piece = Piece.of(TextPiece(text, turns), request)
         events += session.take((0, piece))[0]
     more, following, over = session.take((0, Reply((1, 2, 3), "stop", 0, 0, 0.0, None)))
     events += more
@@ -305,7 +312,7 @@ def test_what_a_gate_read_is_that_of_the_moment(make: Make) -> None:
     lm = make("qwen3", "Hm.", "It is Paris.")
     request = lm._plan("x", lm._asked(None, {})).make(None, lambda _: None)
     branch = request.kept
-    request.gating = Gating(None, branch, None, 0.5, 0.5, (), 32)  # type: ignore[arg-type]
-    piece = Piece.of("", request)
+    request.gating = Gating(None, (branch,), 0.5, 0.5, (), 32)  # type: ignore[arg-type]
+    piece = Piece.of(TextPiece(""), request)
     request.gating.opened_at = 96
     assert piece.gating is not None and piece.gating.opened_at is None

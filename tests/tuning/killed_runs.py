@@ -1,4 +1,5 @@
-"""Runs of `tune`, each killed by SIGKILL somewhere and started again; what came of them as JSON on stdout.
+"""Runs of `tune` and `train_expert`, each killed by SIGKILL somewhere and started again; what came of them as JSON on
+stdout.
 
 A script, not a test: `test_killed.py` starts it. It imports once and then forks, so that every run is a process of its
 own and is really killed. Usage: python -m tests.tuning.killed_runs FOLDER
@@ -17,12 +18,13 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 from acd_core.model.backbone import Backbone
-from acd_core.tuning import Instruction, anchors, tune, tuner
+from acd_core.tuning import Instruction, anchors, loop, train_expert, tune
 from tests.core.gated import gate as random_gate
 from tests.tuning.conftest import OddJudge, make_tiny, make_tokenizer
 
@@ -30,11 +32,18 @@ from tests.tuning.conftest import OddJudge, make_tiny, make_tokenizer
 POINTS: dict[str, tuple[str, str, int]] = {
     "amid the anchors": ("acd_core.tuning.anchors", "_append", 2),
     "after the anchors": ("acd_core.tuning.anchors", "split_pairs", 1),
-    "between checkpoints": ("acd_core.tuning.stepping", "step_gradients", 6),
-    "writing a checkpoint": ("acd_core.tuning.checkpoint", "save", 3),
+    "between checkpoints": ("acd_core.tuning.gradient_runner", "step_gradients", 6),
+    "writing a checkpoint": ("acd_core.tuning.runs", "save", 3),
     "choosing alpha": ("acd_core.tuning.validation.Validator", "measure", 2 + 3),
     "making the pair": ("acd_core.artifacts.pair", "model_card", 1),
-    "after the pair": ("acd_core.tuning.tuner", "forget", 1),
+    "after the pair": ("acd_core.tuning.pair_run", "forget", 1),
+}
+EXPERT_POINTS: dict[str, tuple[str, str, int]] = {
+    "amid the replies": ("acd_core.tuning.anchors", "_append", 2),
+    "between its checkpoints": ("acd_core.tuning.gradient_runner", "step_gradients", 6),
+    "writing its checkpoint": ("acd_core.tuning.runs", "save", 3),
+    "saving the expert": ("acd_core.artifacts.lora", "save_folder", 1),
+    "after the expert": ("acd_core.tuning.expert", "forget", 1),
 }
 BEHIND_A_GATE = ("after the anchors", "between checkpoints", "writing a checkpoint")
 """The points at which a run behind a gate, whose steps wear dresses, is killed as well."""
@@ -59,6 +68,22 @@ def run(backbone: Backbone, out: Path, gated: bool) -> None:
     )  # fmt: skip
 
 
+class Refusing:
+    """A judge to whom everything is a refusal."""
+
+    name = "refusing"
+
+    def judge(self, prompt: str, completion: str) -> Any:
+        return SimpleNamespace(refused=True)
+
+
+def run_expert(backbone: Backbone, out: Path) -> None:
+    train_expert(
+        backbone, unsafe=instructions("unsafe", 30), out=out, judge=Refusing(), progress=False, rank=4, epochs=1,
+        batch=4, per_request=1, reply_tokens=6, lr=2e-2, dropout=0.3,
+    )  # fmt: skip
+
+
 def die_at(place: str, name: str, call: int) -> None:
     """Kill this process at the `call`-th call of `name`."""
     try:
@@ -77,9 +102,9 @@ def die_at(place: str, name: str, call: int) -> None:
     setattr(owner, name, counting)
 
 
-def run_killed(point: str, backbone: Backbone, out: Path, gated: bool) -> None:
-    die_at(*POINTS[point])
-    run(backbone, out, gated)
+def run_killed(point: tuple[str, str, int], going: Callable[[], None]) -> None:
+    die_at(*point)
+    going()
 
 
 def in_child(action: Callable[[], None]) -> int:
@@ -88,7 +113,7 @@ def in_child(action: Callable[[], None]) -> int:
     if child == 0:
         status = 1
         try:
-            tuner.CHECKPOINT_EVERY = 3
+            loop.CHECKPOINT_EVERY = 3
             action()
             status = 0
         except BaseException:
@@ -112,6 +137,16 @@ def outcome(out: Path) -> dict[str, Any]:
     return found
 
 
+def expert_outcome(out: Path) -> dict[str, Any]:
+    """The adapter's bytes as a digest, what its run measured, and what is left beside it."""
+    work = out.with_name(f"{out.name}.training")
+    return {
+        "weights": hashlib.sha256((out / "adapter_model.safetensors").read_bytes()).hexdigest(),
+        "metrics": {**json.loads((out / "expert.json").read_text())["metrics"], "seconds": 0},
+        "left": sorted(each.name for each in work.iterdir()) if work.exists() else [],
+    }
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)  # no pool of threads that a fork would lose
     backbone = make_tiny(make_tokenizer())
@@ -125,10 +160,22 @@ def main(folder: Path) -> None:
             out = folder / f"{kind}{point}"
             if "anchors" not in point:  # nothing new in making them again
                 shutil.copytree(folder / f"{whole.name}.tuning", folder / f"{out.name}.tuning")
-            first = in_child(functools.partial(run_killed, point, backbone, out, gated))
+            going = functools.partial(run, backbone, out, gated)
+            first = in_child(functools.partial(run_killed, POINTS[point], going))
             there = out.exists()
-            again = in_child(functools.partial(run, backbone, out, gated))
-            results[out.name] = {"first": first, "pair after the kill": there, "again": again, **outcome(out)}
+            again = in_child(going)
+            results[out.name] = {"first": first, "there after the kill": there, "again": again, **outcome(out)}
+    assert in_child(functools.partial(run_expert, backbone, folder / "whole expert")) == 0
+    results["whole expert"] = expert_outcome(folder / "whole expert")
+    for point, place in EXPERT_POINTS.items():
+        out = folder / point
+        if "replies" not in point:
+            shutil.copytree(folder / "whole expert.training", folder / f"{point}.training")
+        going = functools.partial(run_expert, backbone, out)
+        first = in_child(functools.partial(run_killed, place, going))
+        there = out.exists()
+        again = in_child(going)
+        results[point] = {"first": first, "there after the kill": there, "again": again, **expert_outcome(out)}
     print(json.dumps(results))
 
 

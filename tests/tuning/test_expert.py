@@ -15,9 +15,11 @@ from acd_core.artifacts.lora import Expert
 from acd_core.chat import Chat
 from acd_core.errors import TuningError, UsageError
 from acd_core.model.backbone import Backbone
-from acd_core.tuning import AnchorPair, ExpertSettings, Instruction, train_expert
+from acd_core.tuning import AnchorPair, ExpertSettings, Instruction, gradient_runner, loop, lora_adapter, train_expert
 from acd_core.tuning import expert as recipe
 from acd_core.tuning.examples import Encoder
+from acd_core.tuning.gradients import step_gradients
+from acd_core.tuning.runs import Checkpoint
 from tests.core.tiny import applied
 
 QUICK: dict[str, Any] = {"rank": 4, "epochs": 2, "batch": 3, "reply_tokens": 6, "lr": 2e-2, "progress": False}
@@ -92,7 +94,7 @@ def test_the_model_is_asked_once_and_a_killed_run_asks_only_for_the_rest(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(recipe._Training, "run", killed)
+        patch.setattr(recipe.ExpertRun, "go", killed)
         with pytest.raises(KeyboardInterrupt):
             train_expert(backbone, unsafe=asked, out=out, judge=judge, **QUICK)
     kept = tmp_path / "expert.training" / "refusals.jsonl"
@@ -104,6 +106,82 @@ def test_the_model_is_asked_once_and_a_killed_run_asks_only_for_the_rest(
     assert Expert.load(out).id == expert.id
     with ContrastiveLM(backbone, expert=out) as lm:
         assert lm.generate("a made-up aim 1", max_tokens=4).report.method == "safedecoding"
+
+
+@pytest.mark.parametrize("die_at", [1, 3, 6, 9])
+def test_killed_and_resumed_equals_uninterrupted(
+    tiny: Callable[..., Backbone],
+    pairs: list[AnchorPair],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    die_at: int,
+) -> None:
+    """Dropout goes on drawing where it was; nothing of the run is left beside the expert."""
+    settings: dict[str, Any] = {**QUICK, "epochs": 3, "batch": 4, "dropout": 0.3}
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY", 2)
+    whole, out, calls = train_expert(tiny(), pairs, **settings), tmp_path / "expert", [0]
+
+    def dying(*args: Any, **named: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == die_at:
+            raise KeyboardInterrupt
+        return step_gradients(*args, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gradient_runner, "step_gradients", dying)
+        with pytest.raises(KeyboardInterrupt):
+            train_expert(tiny(), pairs, out=out, **settings)
+    assert not out.exists()
+    assert (tmp_path / "expert.training" / "checkpoint.safetensors").exists() is (die_at > 2)
+    calls[0] = 0
+    monkeypatch.setattr(gradient_runner, "step_gradients", _counted(calls))
+    resumed = train_expert(tiny(), pairs, out=out, **settings)
+    assert calls[0] == 9 - (die_at - 1) // 2 * 2  # steps behind the last checkpoint only
+    assert resumed.id == whole.id
+    assert {**resumed.metrics, "seconds": 0} == {**whole.metrics, "seconds": 0}
+    assert [path.name for path in tmp_path.iterdir()] == ["expert"]
+
+
+@pytest.mark.parametrize("change", ["another seed", "asked to", "torn", "no state"])
+def test_what_is_no_unfinished_run_of_this_one_starts_anew(
+    tiny: Callable[..., Backbone],
+    pairs: list[AnchorPair],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: str,
+) -> None:
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY", 1)
+    out, kept = tmp_path / "expert", tmp_path / "expert.training" / "checkpoint.safetensors"
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Expert, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train_expert(tiny(), pairs, out=out, **{**QUICK, "seed": 1 if change == "another seed" else 0})
+    if change == "torn":
+        kept.write_bytes(kept.read_bytes()[:-1])
+    if change == "no state":  # half of it is taken over before that shows
+        found = Checkpoint.read(kept)
+        assert found is not None
+        Checkpoint(found.tensors, {**found.document, "loss_before": "low"}).write(kept)
+    calls = [0]
+    monkeypatch.setattr(gradient_runner, "step_gradients", _counted(calls))
+    made = train_expert(tiny(), pairs, out=out, resume=change != "asked to", **QUICK)
+    assert calls[0] == 8
+    monkeypatch.undo()
+    assert made.id == train_expert(tiny(), pairs, **QUICK).id
+
+
+def _counted(calls: list[int]) -> Callable[..., Any]:
+    """`step_gradients`, counting."""
+
+    def counting(*args: Any, **named: Any) -> Any:
+        calls[0] += 1
+        return step_gradients(*args, **named)
+
+    return counting
 
 
 def test_rows_are_refusals_of_harmful_requests_few_of_each(pairs: list[AnchorPair]) -> None:
@@ -153,18 +231,18 @@ def test_the_rate_rises_and_falls_to_nothing() -> None:
 
 
 def test_which_modules_are_adapted_is_stated_for_every_layer(tiny: Callable[..., Backbone], tmp_path: Path) -> None:
-    ends = {name.rpartition(".")[2] for name in recipe.targets_of(tiny("qwen3"))}
+    ends = {name.rpartition(".")[2] for name in lora_adapter.targets_of(tiny("qwen3"))}
     assert ends == {"q_proj", "v_proj"}
-    assert {name.rpartition(".")[2] for name in recipe.targets_of(tiny("gpt_neox"))} == {"query_key_value"}
-    assert len(recipe.targets_of(tiny("llama"))) == 2 * 2
+    assert {name.rpartition(".")[2] for name in lora_adapter.targets_of(tiny("gpt_neox"))} == {"query_key_value"}
+    assert len(lora_adapter.targets_of(tiny("llama"))) == 2 * 2
 
 
 def test_a_model_without_known_projections_says_so(
     tiny: Callable[..., Backbone], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recipe, "TARGETS", (("nothing",),))
+    monkeypatch.setattr(lora_adapter, "TARGETS", (("nothing",),))
     with pytest.raises(TuningError, match="gate_proj"):
-        recipe.targets_of(tiny())
+        lora_adapter.targets_of(tiny())
 
 
 def test_the_folder_tells_how_it_was_made(

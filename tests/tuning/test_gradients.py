@@ -16,6 +16,7 @@ from acd_core.tuning import OBJECTIVES, AnchorPair, split_pairs, streams
 from acd_core.tuning.examples import Batches, Encoder, Row
 from acd_core.tuning.gradients import StepGradients, step_gradients
 from acd_core.tuning.recompute import recomputing_view, twin_of
+from acd_core.tuning.soft_prompts import SoftPrompts
 from acd_core.tuning.streams import Prefix, greedy, prefill, reply_logits, tuning_view
 
 Make = Callable[..., Backbone]
@@ -42,9 +43,8 @@ def gradients(
         plain = prefill(backbone, rows[0].example.request.plain[:2])
     # Any share of refusals a first token may stand for; `refusal_signal` is tested beside the losses.
     signal = torch.linspace(0.0, 1.0, backbone.vocab_size, dtype=torch.float64)
-    return step_gradients(
-        backbone, OBJECTIVES[name], encoder.before, prompts, rows, micro=micro, plain=plain, signal=signal
-    )
+    trainable = SoftPrompts(encoder.before, prompts, plain)
+    return step_gradients(backbone, trainable, OBJECTIVES[name], rows, micro=micro, signal=signal)
 
 
 @pytest.mark.parametrize("name", ["paper", "joint"])
@@ -84,6 +84,7 @@ def test_what_rows_start_with_alike_may_be_run_once(
     backbone = tiny("gpt_neox", torch.float64)
     prompts = {"safe": soft(backbone, 1), "adversarial": soft(backbone, 2)}
     encoder, plan = Encoder(backbone, Chat(backbone.tokenizer)), OBJECTIVES[name]
+    trainable = SoftPrompts(encoder.before, prompts)
     split = split_pairs(pairs)
     classes = encoder.classes(split, plan, 6)
 
@@ -100,13 +101,13 @@ def test_what_rows_start_with_alike_may_be_run_once(
         seen.add(shared)
         found = []
         for least in (2, 10**6):
-            monkeypatch.setattr("acd_core.tuning.gradients.SHARED", least)
-            found.append(step_gradients(backbone, plan, encoder.before, prompts, rows))
+            monkeypatch.setattr("acd_core.tuning.soft_prompts.SHARED", least)
+            found.append(step_gradients(backbone, trainable, plan, rows))
         assert found[0].losses == pytest.approx(found[1].losses, rel=1e-10)
         for key, grad in found[0].grads.items():
             torch.testing.assert_close(grad, found[1].grads[key], rtol=1e-9, atol=1e-12)
         if apart:  # each row by itself, behind its own start
-            alone = [step_gradients(backbone, plan, encoder.before, prompts, [row]) for row in apart]
+            alone = [step_gradients(backbone, trainable, plan, [row]) for row in apart]
             kept = sum(each.losses["joint/keep"] for each in alone) / len(alone)
             assert kept == pytest.approx(found[0].losses["joint/keep"], rel=1e-10)
     assert max(seen) > 16

@@ -1,4 +1,4 @@
-"""Killed at any moment, a run started again ends in the same prompts, bit for bit, and leaves nothing behind."""
+"""Killed at any moment, a run started again ends in the same tensors, bit for bit, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from tests.tuning.killed_runs import BEHIND_A_GATE, POINTS
+from tests.tuning.killed_runs import BEHIND_A_GATE, EXPERT_POINTS, POINTS
 
 ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
-    pytest.mark.timeout(900),  # twenty-two short runs: half a minute, and more on a machine that others use
+    pytest.mark.timeout(900),  # thirty-three short runs: half a minute, and more on a machine that others use
 ]
 
 
@@ -36,8 +36,19 @@ def test_the_same_prompts_in_the_end(results: dict[str, Any], point: str) -> Non
     found, whole = dict(results[point]), results["gated whole" if point.startswith("gated") else "whole"]
     assert found.pop("first") == -signal.SIGKILL
     assert found.pop("again") == 0
-    assert found.pop("pair after the kill") is (point == "after the pair")
+    assert found.pop("there after the kill") is (point == "after the pair")
     assert found == whole
+
+
+@pytest.mark.parametrize("point", EXPERT_POINTS)
+def test_the_same_expert_in_the_end(results: dict[str, Any], point: str) -> None:
+    found = dict(results[point])
+    assert found.pop("first") == -signal.SIGKILL
+    assert found.pop("again") == 0
+    assert found.pop("there after the kill") is (point == "after the expert")
+    assert found == results["whole expert"]
+    assert found["left"] == ["refusals.jsonl"]
+    assert found["metrics"]["steps"] == 8
 
 
 def test_the_whole_run_is_what_it_should_be(results: dict[str, Any]) -> None:

@@ -11,12 +11,12 @@ import torch
 
 from acd_core.errors import TuningError
 from acd_core.model.backbone import Backbone
-from acd_core.tuning import AnchorPair, TuneResult
-from acd_core.tuning import stepping as stepping_module
+from acd_core.tuning import AnchorPair, TuneResult, gradient_runner
 from acd_core.tuning.examples import Row
 from acd_core.tuning.gradients import step_gradients
-from acd_core.tuning.memory import Fit, Need, _taken, budget_of, crude_bytes, fit, probe
 from acd_core.tuning.objectives import OBJECTIVES
+from acd_core.tuning.soft_prompts import SoftPrompts
+from acd_core.tuning.step_memory import Fit, Need, _taken, budget_of, crude_bytes, fit, probe
 from tests.tuning.test_gradients import setup, soft
 
 CPU = torch.device("cpu")
@@ -66,8 +66,10 @@ def test_the_estimate_holds(tiny: Callable[..., Backbone], pairs: list[AnchorPai
     with torch.no_grad():
         plain = prefill(backbone, row.example.request.plain[:2])
 
+    trainable = SoftPrompts(encoder.before, prompts, plain)
+
     def step(count: int) -> object:
-        return step_gradients(backbone, plan, encoder.before, prompts, [row] * count, plain=plain, signal=signal)
+        return step_gradients(backbone, trainable, plan, [row] * count, signal=signal)
 
     need = probe(step, CPU)
     assert need is not None
@@ -84,7 +86,7 @@ def test_a_budget_changes_the_passes_and_not_the_course(
     monkeypatch.setattr("acd_core.tuning.streams.computes_faster", lambda backbone: False)  # float32 throughout
     free = run(objective="joint")
     assert free.history["memory"] == {"micro": 6, "checkpointing": False}
-    monkeypatch.setattr(stepping_module, "budget_of", lambda device: 1)
+    monkeypatch.setattr(gradient_runner, "budget_of", lambda device: 1)
     tight = run(objective="joint")
     assert tight.history["memory"] == {"micro": 1, "checkpointing": True}
     for one, other in zip(free.history["steps"], tight.history["steps"]):
@@ -100,7 +102,7 @@ def test_what_is_asked_for_is_kept(run: Callable[..., TuneResult]) -> None:
 def test_a_resumed_run_keeps_what_its_first_part_decided(
     run: Callable[..., TuneResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("acd_core.tuning.tuner.CHECKPOINT_EVERY", 2)
+    monkeypatch.setattr("acd_core.tuning.loop.CHECKPOINT_EVERY", 2)
     whole = run(micro=None)
     calls = [0]
 
@@ -111,10 +113,10 @@ def test_a_resumed_run_keeps_what_its_first_part_decided(
         return step_gradients(*args, **keywords)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stepping_module, "step_gradients", dying)
+        patch.setattr(gradient_runner, "step_gradients", dying)
         with pytest.raises(KeyboardInterrupt):
             run(out=tmp_path / "pair")
-    monkeypatch.setattr(stepping_module, "budget_of", lambda device: 1)
+    monkeypatch.setattr(gradient_runner, "budget_of", lambda device: 1)
     resumed = run(out=tmp_path / "pair")
     assert resumed.history["memory"] == whole.history["memory"]
     assert resumed.pair.id == whole.pair.id
@@ -127,14 +129,14 @@ def test_out_of_memory_at_one_row_computes_layers_twice_and_then_gives_up(
         raise torch.OutOfMemoryError("no room")
 
     tried: list[Fit] = []
-    smaller = stepping_module.Stepper._smaller
+    smaller = gradient_runner.GradientRunner._smaller
 
     def noting(self: Any, last: Fit) -> Fit:
         tried.append(last)
         return smaller(self, last)
 
-    monkeypatch.setattr(stepping_module, "step_gradients", full)
-    monkeypatch.setattr(stepping_module.Stepper, "_smaller", noting)
+    monkeypatch.setattr(gradient_runner, "step_gradients", full)
+    monkeypatch.setattr(gradient_runner.GradientRunner, "_smaller", noting)
     with pytest.raises(TuningError, match="even for one row"):
         run(batch=4)
     assert tried == [Fit(4), Fit(2), Fit(1), Fit(1, True)]

@@ -9,20 +9,18 @@ import torch
 
 from acd_core.errors import UsageError
 from acd_core.tuning import OBJECTIVES
-from acd_core.tuning.objectives import (
+from acd_core.tuning.losses import (
     UNLIKELIHOOD_BOUND,
-    RowScores,
-    Term,
     bounded_unlikelihood,
     decision,
-    get_objective,
     joint_scores,
     kl_to,
     nll,
     refusal_signal,
-    term_rows,
+    token_nll,
     unlikelihood,
 )
+from acd_core.tuning.objectives import RowScores, Term, get_objective, term_rows
 
 # One row, two reply tokens, three words: softmax of log-probabilities is the probabilities themselves.
 LOGITS = torch.log(torch.tensor([[[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]]]))
@@ -35,6 +33,11 @@ def test_nll_by_hand() -> None:
     expected = -(math.log(0.5) + math.log(0.8)) / 2
     assert nll(LOGITS, TARGETS, BOTH).item() == pytest.approx(expected, rel=1e-6)
     assert nll(LOGITS, TARGETS, FIRST).item() == pytest.approx(-math.log(0.5), rel=1e-6)
+
+
+def test_token_nll_is_a_sum() -> None:
+    assert token_nll(LOGITS, TARGETS, BOTH).item() == pytest.approx(-math.log(0.5) - math.log(0.8), rel=1e-6)
+    assert token_nll(LOGITS, TARGETS, FIRST).item() == pytest.approx(-math.log(0.5), rel=1e-6)
 
 
 def test_unlikelihood_by_hand() -> None:
@@ -127,3 +130,11 @@ def test_the_table_names_what_each_class_needs() -> None:
     assert joint.streams("harmless_accepted") == {"safe", "adversarial", "plain"}
     with pytest.raises(UsageError, match="paper"):
         get_objective("papper")
+
+
+def test_terms_that_cannot_be_computed_say_so() -> None:
+    with pytest.raises(UsageError, match="'nlll'") as caught:
+        Term("t", "safe", "refused", "nlll")
+    assert "unlikelihood" in str(caught.value.hint)
+    with pytest.raises(UsageError, match="no states"):
+        Term("t", "joint", "refused", "nll", layers=(1,))

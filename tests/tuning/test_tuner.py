@@ -15,13 +15,10 @@ from acd_core.artifacts.pair import PromptPair
 from acd_core.errors import TuningError, UsageError
 from acd_core.lm import ContrastiveLM
 from acd_core.model.backbone import Backbone
-from acd_core.tuning import Instruction, TuneResult, TuneSettings
-from acd_core.tuning import stepping as stepping_module
-from acd_core.tuning import tuner as tuner_module
-from acd_core.tuning.checkpoint import Checkpoint
-from acd_core.tuning.choice import rank
+from acd_core.tuning import Instruction, TuneResult, TuneSettings, gradient_runner, loop, pair_run
 from acd_core.tuning.gradients import step_gradients
-from acd_core.tuning.runs import write_beside
+from acd_core.tuning.runs import Checkpoint, write_beside
+from acd_core.tuning.selection import rank
 from acd_core.tuning.validation import Point, Validator
 from tests.tuning.conftest import OddJudge
 
@@ -72,7 +69,7 @@ def test_weights_stay_bitwise_as_they_are(run: Callable[..., TuneResult], tiny: 
 def test_killed_and_resumed_equals_uninterrupted(
     run: Callable[..., TuneResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, die_at: int, objective: str
 ) -> None:
-    monkeypatch.setattr(tuner_module, "CHECKPOINT_EVERY", 4)
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY", 4)
     settings: dict[str, Any] = {"steps": 15, "objective": objective}
     whole = run(**settings)
     calls = [0]
@@ -84,7 +81,7 @@ def test_killed_and_resumed_equals_uninterrupted(
         return step_gradients(*args, **keywords)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stepping_module, "step_gradients", dying)
+        patch.setattr(gradient_runner, "step_gradients", dying)
         with pytest.raises(KeyboardInterrupt):
             run(out=tmp_path / "pair", **settings)
     assert not (tmp_path / "pair").exists()
@@ -96,9 +93,9 @@ def test_killed_and_resumed_equals_uninterrupted(
 def test_an_unfinished_run_with_other_settings_starts_anew(
     run: Callable[..., TuneResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tuner_module, "CHECKPOINT_EVERY", 1)
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY", 1)
     with monkeypatch.context() as patch:
-        patch.setattr(tuner_module._Run, "_choose_decoding", _interrupted)
+        patch.setattr(pair_run.PairRun, "_choose_decoding", _interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(out=tmp_path / "pair", seed=1)
     same(run(out=tmp_path / "pair", seed=2), run(seed=2))
@@ -133,13 +130,13 @@ def test_a_step_with_nan_is_skipped_and_many_end_the_run(
 
         return gradients
 
-    monkeypatch.setattr(stepping_module, "step_gradients", poisoned(lambda call: call == 2))
+    monkeypatch.setattr(gradient_runner, "step_gradients", poisoned(lambda call: call == 2))
     result = run()
     assert math.isnan(result.history["steps"][1]["total"])
     assert isinstance(result.pair.safeguarding, torch.Tensor)
     assert torch.isfinite(result.pair.safeguarding).all()
 
-    monkeypatch.setattr(stepping_module, "step_gradients", poisoned(lambda call: True))
+    monkeypatch.setattr(gradient_runner, "step_gradients", poisoned(lambda call: True))
     with pytest.raises(TuningError, match="not finite") as caught:
         run()
     assert "--lr" in str(caught.value.hint)
@@ -157,7 +154,7 @@ def test_memory_running_out_halves_the_micro_batch(
             raise error("MPS backend out of memory")
         return step_gradients(*args, micro=micro, **keywords)
 
-    monkeypatch.setattr(stepping_module, "step_gradients", small)
+    monkeypatch.setattr(gradient_runner, "step_gradients", small)
     run()
     assert sizes[:3] == [6, 3, 1]
     assert set(sizes[3:]) == {1}
