@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from acd_core.methods.table import METHODS
+from acd_core.methods.table import METHODS, own_method_key
 from acd_core.model.weight_state import adapter_settings
 from acd_core.params import GenerationParams
 
@@ -70,6 +70,9 @@ def reply_facts(model: Mapping[str, Any], settings: GenerationParams) -> dict[st
     if method is not None and method.needs_expert:
         names.append("expert")
     facts = {**{name: model.get(name) for name in names}, "settings": settings.model_dump(mode="json")}
+    own = own_method_key(settings.method)
+    if own is not None:
+        facts["own method"] = own
     if method is not None and method.needs_pair and method.contrasts:
         asked = settings.contrast.model_dump(exclude_none=True)
         facts["recommended"] = {k: v for k, v in (model.get("recommended") or {}).items() if k not in asked}

@@ -33,14 +33,14 @@ def default_method(pair: object | None, expert: object | None) -> str:
 
 
 class ContrastParams(BaseModel):
-    """How strongly, and for how long, the second branch is subtracted.
+    """How strongly, and for how long, the streams that are not kept are subtracted.
 
     alpha: strength in [0, 1). None takes the pair's (or the method's) recommended value; 0 is exactly the model alone
         with the kept prompt.
     plausibility: beta in [0, 1). Tokens with p_safe < beta * max p_safe are dropped while the contrast lasts
         (Contrastive Decoding's head, Li et al. 2023); 0 switches it off. None takes the method's own
         (adacd has one), else the pair's recommendation, else 0.
-    contrast_tokens: contrast only the first k tokens, then free the second row. None takes the method's own (adacd
+    contrast_tokens: contrast only the first k tokens, then free the other rows. None takes the method's own (adacd
         and safedecoding have one), else the pair's recommendation, else every token; a number larger than any reply
         means every token whatever the pair recommends.
     rescale: divide the contrast by (1 - alpha), so that temperature means what was asked for when the branches agree.
@@ -295,7 +295,7 @@ class GateReport:
 @dataclass(frozen=True)
 class ContrastReport:
     """What the contrast did: method, alpha, how many tokens were contrasted, and the mean total-variation distance
-    in [0, 1] between the two branches over those tokens. gate: None where the request had none."""
+    in [0, 1] between the kept stream and the others over those tokens. gate: None where the request had none."""
 
     method: str = "none"
     alpha: float = 0.0

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Union, cast
 
 from acd_core.artifacts import pair_files
 from acd_core.errors import UsageError
+from acd_core.methods.table import own_method_key
 from acd_core.model import on_disk
 from acd_core.params import default_method, shown
 from acd_core.reply.policy import Policy
@@ -180,6 +181,8 @@ class LMSpec:
         known.update({name: True for name in _IF_SET if getattr(self, name)})
         known["policy"] = None if self.policy is None else Policy.of(self.policy).key
         known["version"] = version()
+        if (own := own_method_key(self.method_name)) is not None:
+            known["own_method"] = own
         folder = on_disk.model_folder(self.model, self.revision)
         known["model_files"] = _state(self.model, folder)
         base = on_disk.adapter_base(folder) if folder is not None else None

@@ -62,7 +62,7 @@ class Expert:
 
     weights: module name -> (A [rank, inputs], B [outputs, rank]), float32 on the CPU. scale: lora_alpha / rank (over
     its root for rank-stabilised LoRA). fingerprint: the model they were trained on, None if the adapter does not say.
-    metrics: what training measured. digest: of the files it was loaded from (`experts.digest`); None for one in memory.
+    metrics: what training measured. digest: of the files it was loaded from (`lora.digest`); None for one in memory.
     """
 
     weights: Mapping[str, tuple[torch.Tensor, torch.Tensor]]

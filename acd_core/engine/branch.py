@@ -26,9 +26,9 @@ class Branch:
     interventions: tuple[Intervention, ...] = ()
 
     @lazy
-    def under(self) -> str:
+    def under(self) -> tuple[str, ...]:
         """What its keys and values depend on beside the ids; equal for rows under the same interventions."""
-        return "/".join(each.id for each in self.interventions if each.id)
+        return tuple(each.id for each in self.interventions if each.id)
 
     def followed_by(self, said: Sequence[int]) -> Branch:
         """This branch with real token ids `said` behind it."""

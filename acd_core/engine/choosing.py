@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import MutableMapping, Sequence
 
 import torch
 
 from acd_core.engine import faults
 from acd_core.engine.request import Request
+from acd_core.errors import EngineError, one_line
 from acd_core.methods import rules
 from acd_core.methods.sampling import warp
 from acd_core.params import TokenLogprob
@@ -93,25 +95,26 @@ def join(
     """The joined score [vocab] of every request, with its divergence noted.
 
     kept: [requests, vocab] float32. others: logits [vocab] of the other streams; none: the kept one as it is. failed:
-    takes the error of a method's own strength by the request's place; None: it is raised.
+    takes the error of a method's own rule or strength by the request's place; None: it is raised.
     """
     scores: list[torch.Tensor] = list(kept)
     groups: dict[rules.Rule, list[int]] = {}
     for index, rows in enumerate(others):
         if rows:
             groups.setdefault(requests[index].asked.rule, []).append(index)
-    for rule, members in groups.items():
-        first = kept[members]
-        second = torch.stack([rules.mixed(others[index], requests[index].asked.weights) for index in members])
-        settings = tuple((requests[index].alpha, requests[index].asked.rescale) for index in members)
-        alpha, rescale = _strengths(settings, kept.device)
-        own = _of_this_token(requests, members, kept, others, failed)
-        if own:
-            alpha = torch.stack([own.get(index, alpha[place, 0]) for place, index in enumerate(members)])[:, None]
-        joined = rule(first, second, alpha, rescale)
-        # What the kept row rules out stays out: -inf minus -inf is NaN.
-        joined.masked_fill_(first == -torch.inf, -torch.inf)
-        distance = rules.divergence(first, second)
+    waiting = list(groups.items())
+    while waiting:
+        rule, members = waiting.pop()
+        try:
+            joined, distance = _joined(rule, requests, members, kept, others)
+        except Exception as error:
+            if failed is None:
+                raise
+            if len(members) > 1:  # whose rule or strength it is will be seen
+                waiting += [(rule, [index]) for index in members]
+            else:
+                failed[members[0]] = _own_error(requests[members[0]], error)
+            continue
         for place, index in enumerate(members):
             request = requests[index]
             scores[index] = joined[place]
@@ -120,31 +123,57 @@ def join(
     return scores
 
 
-def _of_this_token(
+def _joined(
+    rule: rules.Rule,
     requests: Sequence[Request],
     members: Sequence[int],
     kept: torch.Tensor,
     others: Sequence[Sequence[torch.Tensor]],
-    failed: MutableMapping[int, Exception] | None,
-) -> dict[int, torch.Tensor]:
-    """alpha (scalar, float32) of those of `members` whose method makes it anew for each token."""
-    found = {}
-    for index in members:
-        request = requests[index]
-        if request.asked.strength is None:
-            continue
-        try:
-            rows, gating = [each.float() for each in others[index]], request.gating
-            reading = gating.reading if gating is not None else None
-            alpha = request.asked.strength(
-                rules.Moment(request.alpha, tuple(request.generated), kept[index], rows, reading)
-            )
-            wanted = torch.as_tensor(alpha, dtype=torch.float32, device=kept.device)
-            found[index] = wanted.reshape(()).clamp(0.0, rules.MOST_ALPHA)
-        except Exception as error:
-            if failed is None:
-                raise
-            failed[index] = error
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The scores [members, vocab] of requests of one rule, and how far their streams are apart [members]."""
+    first = kept[list(members)]
+    if all(len(others[index]) == 1 for index in members):
+        second = torch.stack([others[index][0] for index in members]).float()
+    else:
+        second = torch.stack([rules.mixed(others[index], requests[index].asked.weights) for index in members])
+    settings = tuple((requests[index].alpha, requests[index].asked.rescale) for index in members)
+    alpha, rescale = _strengths(settings, kept.device)
+    own = {
+        place: _of_this_token(requests[index], kept[index], others[index])
+        for place, index in enumerate(members)
+        if requests[index].asked.strength is not None
+    }
+    if own:
+        alpha = torch.stack([own.get(place, alpha[place, 0]) for place in range(len(members))])[:, None]
+    joined = rule(first, second, alpha, rescale)
+    if own:
+        joined = torch.where(alpha == 0.0, first, joined)
+    # What the kept row rules out stays out: -inf minus -inf is NaN.
+    joined.masked_fill_(first == -torch.inf, -torch.inf)
+    return joined, rules.divergence(first, second)
+
+
+def _of_this_token(request: Request, kept: torch.Tensor, others: Sequence[torch.Tensor]) -> torch.Tensor:
+    """alpha (scalar, float32) of the next token, where the method makes it anew for each."""
+    strength, gating = request.asked.strength, request.gating
+    assert strength is not None
+    reading = gating.reading if gating is not None else None
+    rows = [each.float() for each in others]
+    alpha = strength.at(rules.Moment(request.alpha, tuple(request.generated), kept, rows, reading))
+    if not isinstance(alpha, torch.Tensor) and not math.isfinite(alpha):
+        raise ValueError(f"{alpha} is no strength")
+    found = torch.as_tensor(alpha, dtype=torch.float32, device=kept.device).reshape(())
+    return found.clamp(strength.least, strength.most)
+
+
+def _own_error(request: Request, error: Exception) -> EngineError:
+    """The error of a request whose method's own rule or strength raised `error`."""
+    found = EngineError(
+        f"The rule or the strength of the method {request.asked.method!r} failed after {len(request.generated)} "
+        f"tokens: {type(error).__name__}: {one_line(error, 160)}",
+        hint="It is the method's own: see acd_core.methods.table.add_method.",
+    )
+    found.__cause__ = error
     return found
 
 

@@ -155,7 +155,7 @@ def no_token_error(
         return EngineError(
             f"The contrast of two finite rows is not finite ({method}, alpha {request.alpha:g}, after "
             f"{len(request.generated)} tokens): {what}.",
-            hint="Lower alpha.",
+            hint="Lower alpha." if asked.strength is None else "See what its strength gives: NaN is none.",
         )
     return EngineError(
         f"The logits are finite, but what bends them leaves no token to pick ({method}, after "

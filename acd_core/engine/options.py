@@ -11,7 +11,7 @@ from acd_core.engine.static import Decode
 class EngineOptions:
     """Limits of one engine.
 
-    max_rows: rows in one forward (a contrasted request holds two); fewer for a while after memory ran out.
+    max_rows: rows in one forward (a contrasted request holds one a stream); fewer for a while after memory ran out.
     max_cache_bytes: KV buffers; None takes half of what is free at the first request, or the first after a rest, in
     which the buffers are given back. prefill_tokens: prompt tokens computed between two decode steps. prefix_bytes: the
     prefix store's budget, 0 switches it off. max_queue: waiting requests before QueueFullError. decode: how a decode

@@ -34,7 +34,7 @@ class Entry:
     readings: Readings | None
     state: State | None
     space: str | None
-    under: str
+    under: tuple[str, ...]
 
 
 class PrefixStore:
@@ -62,7 +62,7 @@ class PrefixStore:
             self._remove(key)
 
     def longest(
-        self, ids: Sequence[int], space: str | None, under: str = ""
+        self, ids: Sequence[int], space: str | None, under: tuple[str, ...] = ()
     ) -> tuple[int, KeyValues | None, Readings | None]:
         """How many leading ids are known in `space`, and the saved row that holds them, with its readings."""
         wanted = np.asarray(ids, dtype=np.int64)
@@ -78,7 +78,7 @@ class PrefixStore:
         found = self._entries[best_key]
         return best, found.saved, found.readings
 
-    def holding(self, ids: Sequence[int], space: str | None, under: str = "") -> Entry | None:
+    def holding(self, ids: Sequence[int], space: str | None, under: tuple[str, ...] = ()) -> Entry | None:
         """The saved row that starts with all of `ids` and can be found in `space`."""
         wanted = np.asarray(ids, dtype=np.int64)
         here = self._here(space, under)
@@ -90,7 +90,7 @@ class PrefixStore:
         saved: KeyValues,
         readings: Readings | None = None,
         space: str | None = None,
-        under: str = "",
+        under: tuple[str, ...] = (),
     ) -> None:
         """Keep a row, with what a gate read of its tokens. Saved rows of its space that are a prefix of it go, then the
         least recently used until the budget holds."""
@@ -108,7 +108,7 @@ class PrefixStore:
         while self.used_bytes > self.max_bytes:
             self._remove(next(iter(self._entries)))
 
-    def _here(self, space: str | None, under: str) -> Iterator[tuple[int, Entry]]:
+    def _here(self, space: str | None, under: tuple[str, ...]) -> Iterator[tuple[int, Entry]]:
         """The rows of the present state and these interventions that can be found in `space`."""
         return (
             (key, entry)

@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, Union
 
 import torch
@@ -186,6 +186,10 @@ class Request:
         self.branches = self.branches or self.asked.branches
         self.alpha = self.asked.alpha if self.alpha < 0.0 else self.alpha
         self.max_tokens = self.asked.max_tokens if self.max_tokens < 0 else self.max_tokens
+
+    def asking(self, asked: Asked) -> Request:
+        """A new request for `asked`, with the sampler, text and gating of this one, which must not have begun."""
+        return replace(self, asked=asked, branches=(), alpha=-1.0, max_tokens=-1)
 
     @property
     def kept(self) -> Branch:

@@ -3,8 +3,9 @@
 -inf - alpha * (-inf) is NaN and a token masked only in the subtracted row would win with +inf, so whatever forbids
 tokens from outside (grammar, plausibility, top-p) comes after a rule.
 
-All rules have one signature and one strength alpha in [0, 1), 0 being the kept row alone (the engine then computes no
-other row). Papers that write an unbounded factor are served by a change of variable, stated at each rule.
+All rules have one signature and one strength alpha in [0, 1). At 0 the kept row is taken alone: the engine computes no
+other row then, and where a single token has the strength 0 it asks no rule. Papers that write an unbounded factor are
+served by a change of variable, stated at each rule.
 torch itself is not imported: the table of methods must be cheap to read.
 """
 
@@ -14,6 +15,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Union
+
+from acd_core.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -26,8 +29,8 @@ Join = Callable[..., Any]
 class Rule:
     """How the kept stream and the mix of the others (`mixed`) become one row of scores.
 
-    join: a function of this file. narrows: whether it leaves a few tokens only. Where a grammar or the model's own
-    config allows none of them, the kept stream alone decides; the scores of other rules are masked as they are.
+    join: a function such as those of this file. narrows: whether it leaves a few tokens only. Where a grammar or the
+    model's own config allows none of them, the kept stream alone decides; scores of other rules are masked as they are.
     most_streams: how many it can join, None for any number.
     """
 
@@ -47,7 +50,8 @@ class Rule:
 class Moment:
     """What is known when a token is to be chosen.
 
-    alpha: the request's own. said: the reply's token ids so far. kept, others: logits [vocab] float32 of the streams.
+    alpha: the request's own. said: token ids of the reply so far; behind the thought that comes before a forced format
+    they are counted anew. kept, others: logits [vocab] float32 of the streams.
     reading: what the request's gate read last, None without a gate.
     """
 
@@ -58,8 +62,27 @@ class Moment:
     reading: float | None = None
 
 
-Strength = Callable[[Moment], Union[float, "torch.Tensor"]]
-"""The alpha of one token: a number, or a scalar tensor on the logits' device. Taken into [0, 1)."""
+@dataclass(frozen=True)
+class Strength:
+    """The alpha of each token.
+
+    at: gives it, a number or a scalar tensor on the logits' device. least, most: the bounds that it is held to, in
+    [0, 1); an operator's policy goes by them. id: stands for it in keys of kept replies, so another one for another
+    `at`. A token of alpha 0 is the kept stream's own.
+    """
+
+    at: Callable[[Moment], Union[float, torch.Tensor]]
+    least: float
+    most: float
+    id: str
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.least <= self.most < 1.0 or not self.id:
+            raise UsageError(
+                f"The strength {self.id!r} has the bounds {self.least!r} and {self.most!r}.",
+                hint="Give it an id, and bounds with 0 <= least <= most < 1.",
+            )
+
 
 AGREEMENT = 0.9
 """AdaCD's lambda."""
@@ -69,8 +92,6 @@ FLOOR = 1e-8
 """SafeDecoding's least probability of a common token."""
 LEAST_REST = 2.0**-24
 """Least 1 - alpha that scores are divided by: an alpha within [0, 1) can be 1 once it is a float32."""
-MOST_ALPHA = 1.0 - LEAST_REST
-"""Largest alpha of a token that a method's `Strength` makes."""
 
 
 def contrast(kept: torch.Tensor, other: torch.Tensor, alpha: torch.Tensor, rescale: torch.Tensor) -> torch.Tensor:
@@ -170,7 +191,8 @@ def plausible(kept: torch.Tensor, beta: torch.Tensor) -> torch.Tensor:
 
 
 def divergence(kept: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """Total-variation distance in [0, 1] between the two branches' next-token distributions, per row: [n]."""
+    """Total-variation distance in [0, 1] between the next-token distributions of the kept stream
+    and of the mix of the others, per row: [n]."""
     return 0.5 * (kept.softmax(dim=-1) - other.softmax(dim=-1)).abs().sum(dim=-1)
 
 

@@ -58,12 +58,12 @@ class Sampler:
 
     @property
     def changes_scores(self) -> bool:
-        """Whether `bend` does anything."""
+        """Whether `adjusted` does anything."""
         return self._penalty != 1.0 or self.may_forbid
 
     @property
     def may_forbid(self) -> bool:
-        """Whether `bend` may rule tokens out."""
+        """Whether `adjusted` may rule tokens out."""
         return bool(self._before or self._after)
 
     def adjusted(

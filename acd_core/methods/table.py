@@ -6,6 +6,8 @@ is a row of every forward; the first one is kept, the others are contrasted with
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -57,11 +59,11 @@ class Method:
 
     streams: the kept one first; with no other there is no contrast. source: where the method and its equation come
     from, z being the logits of a stream and p its probabilities. rule: how the streams' logits become one row. alpha,
-    plausibility, contrast_tokens: the method's own values of the settings of those names; alpha lies in [0, 1) for
-    every rule, and `source` says what a paper's unbounded factor is in terms of it. strength: the alpha of each token,
-    made of what is known there; None: the same for all. wrap_user: a text with "{}" laid around the last user turn.
-    demonstration: user and assistant turns put before the conversation. guarded: needs `allow_adversarial=True`, for
-    the ablation only.
+    plausibility, contrast_tokens: the method's own values of the settings of those names. alpha lies in [0, 1) for
+    every rule, and `source` says what a paper's unbounded factor is in terms of it; a pair's own takes its place where
+    the method uses the pair. strength: the alpha of each token, made of what is known there; None: the same for all.
+    wrap_user: a text with "{}" laid around the last user turn. demonstration: user and assistant turns put before the
+    conversation. guarded: needs `allow_adversarial=True`, for the ablation only.
     """
 
     name: str
@@ -77,12 +79,42 @@ class Method:
     guarded: bool = False
 
     def __post_init__(self) -> None:
-        most = self.rule.most_streams
-        if not self.streams or (most is not None and len(self.streams) > most):
-            raise UsageError(
-                f"The method {self.name!r} has {len(self.streams)} streams; the rule {self.rule.name!r} joins "
-                f"{'one or more' if most is None else f'1 to {most}'}."
-            )
+        wrong = self._wrong()
+        if wrong is not None:
+            raise UsageError(f"The method {self.name!r} has {wrong}.")
+
+    def _wrong(self) -> str | None:
+        """What cannot be of this row, in words."""
+        count, most = len(self.streams), self.rule.most_streams
+        if not count or (most is not None and count > most):
+            joins = "one or more" if most is None else f"1 to {most}"
+            return f"{count} streams; the rule {self.rule.name!r} joins {joins}"
+        if not (0.0 < self.alpha < 1.0 if count > 1 else self.alpha == 0.0 and self.strength is None):
+            return f"alpha {self.alpha!r} with {count} streams: between 0 and 1 for a contrast, 0 without one"
+        if not 0.0 <= self.plausibility < 1.0:
+            return f"plausibility {self.plausibility!r}, which lies in [0, 1)"
+        if self.contrast_tokens is not None and self.contrast_tokens < 1:
+            return f"contrast_tokens {self.contrast_tokens!r}: one or more, or None for all"
+        weights = [stream.weight for stream in self.streams[1:]]
+        if self.streams[0].weight != 1.0 or not all(map(math.isfinite, weights)) or (weights and sum(weights) <= 0.0):
+            given = [stream.weight for stream in self.streams]
+            return f"the weights {given}: 1 for the kept stream, a sum above 0 for the others"
+        if self.streams[0].prompt is Slot.PAIR_ADVERSARIAL and not self.guarded:
+            return "the adversarial prompt in its kept stream, and is not guarded"
+        return None
+
+    @property
+    def key(self) -> str:
+        """What decides its replies, as a digest: the name of a method that was added by `add_method` says nothing."""
+        said = [
+            *(
+                (str(each.prompt), each.weight, *(getattr(act, "id", str(act)) for act in each.under))
+                for each in self.streams
+            ),
+            (self.rule.name, self.alpha, self.strength and self.strength.id, self.plausibility, self.contrast_tokens),
+            (self.wrap_user, self.demonstration),
+        ]
+        return hashlib.sha256(repr(said).encode()).hexdigest()[:16]
 
     @property
     def needs_pair(self) -> bool:
@@ -233,6 +265,12 @@ _ROWS = (
 _known: dict[str, Method] = {method.name: method for method in _ROWS}
 METHODS: Mapping[str, Method] = MappingProxyType(_known)
 """All methods by name."""
+
+
+def own_method_key(name: str | None) -> str | None:
+    """`Method.key` of a method that was added to the table; None for one of this file, whose name is enough."""
+    method = _known.get(name or "")
+    return None if method is None or method in _ROWS else method.key
 
 
 def add_method(method: Method) -> Method:

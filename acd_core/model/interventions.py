@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from acd_core.errors import ModelError
+
 if TYPE_CHECKING:
     from acd_core.model.backbone import Backbone
 
 Change = Callable[[torch.Tensor, torch.Tensor], torch.Tensor | None]
-"""(a module's input, its output), both [rows, tokens, width] of the rows under the intervention -> their new output, or
-None where it stays."""
+"""(a module's input, the first tensor that it is given, and its output), both [rows, tokens, width] of the rows under
+the intervention -> their new output, or None where it stays."""
 
 
 class Intervention(Protocol):
@@ -27,7 +29,8 @@ class Intervention(Protocol):
 
     @property
     def id(self) -> str:
-        """What stands for it in the keys of caches: equal for two that compute the same, and for no others."""
+        """What stands for it in the keys of caches: equal for two that compute the same, and for no others. "" for one
+        that changes nothing."""
         ...
 
     def check(self, backbone: Backbone) -> None:
@@ -45,10 +48,11 @@ Acting = tuple[Intervention, Sequence[int] | None]
 
 def by_rows(rows: Sequence[Sequence[Intervention]]) -> list[Acting]:
     """For the interventions of each row of a forward, in order: every one of them with its rows."""
-    found: dict[tuple[int, str], tuple[Intervention, list[int]]] = {}
+    found: dict[tuple[int, str, int], tuple[Intervention, list[int]]] = {}
     for index, each in enumerate(rows):
         for place, intervention in enumerate(each):
-            found.setdefault((place, intervention.id), (intervention, []))[1].append(index)
+            key = (place, intervention.id, 0 if intervention.id else id(intervention))
+            found.setdefault(key, (intervention, []))[1].append(index)
     ordered = [found[key] for key in sorted(found, key=lambda key: key[0])]
     return [(intervention, None if len(at) == len(rows) else at) for intervention, at in ordered]
 
@@ -63,19 +67,31 @@ def acting(model: Any, interventions: Sequence[Acting]) -> Iterator[None]:
         for intervention, rows in interventions:
             for name, change in intervention.changes(model).items():
                 hook = _hook(change, None if rows is None else list(rows), thread)
-                handles.append(model.get_submodule(name).register_forward_hook(hook))
+                handles.append(_module(model, name).register_forward_hook(hook, with_kwargs=True))
         yield
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _hook(change: Change, rows: list[int] | None, thread: int) -> Callable[[Any, tuple[Any, ...], Any], Any]:
-    def hook(_: Any, inputs: tuple[Any, ...], output: Any) -> Any:
+def _module(model: Any, name: str) -> Any:
+    try:
+        return model.get_submodule(name)
+    except AttributeError:
+        raise ModelError(
+            f"An intervention is to act on the module {name!r}, which {type(model).__name__} does not have.",
+            hint="It was made for another model.",
+        ) from None
+
+
+def _hook(
+    change: Change, rows: list[int] | None, thread: int
+) -> Callable[[Any, tuple[Any, ...], dict[str, Any], Any], Any]:
+    def hook(_: Any, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> Any:
         if threading.get_ident() != thread:
             return None
         whole = output[0] if isinstance(output, tuple) else output  # decoder layers of some families give tuples
-        given = inputs[0] if inputs else whole
+        given = next(each for each in (*inputs, *named.values()) if isinstance(each, torch.Tensor))
         if rows is None:
             changed = change(given, whole)
         else:

@@ -103,7 +103,7 @@ def own_tokens(chat: Chat, method: Method, pair: PromptPair | None, *, contrasts
 
     A system text of the application's shares its turn with ours, so that less is added than with a turn of our own; one
     of the template's own, as in Qwen2.5, disappears when there is another, so that less is added without a system text.
-    contrasts: whether the second branch is in force. gated: whether a gate decides, so that the conversation may also
+    contrasts: whether the other streams are in force. gated: whether a gate decides, so that the conversation may also
     run without any prompt of ours.
     """
     found = [_added(chat, probe, method, pair, contrasts, gated) for probe in _PROBES]

@@ -1,11 +1,11 @@
-"""From a conversation and settings to a Plan: which prompts stand in the two rows, how strong, how long, what form."""
+"""From a conversation and settings to a Plan: the branch of each stream, how strong, how long, what form."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -49,10 +49,11 @@ def runnable(
             f"The method {name!r} needs a LoRA expert and none was given.",
             hint=f"acd expert --model {backbone.model_id} --out my-expert, then expert='my-expert'.",
         )
-    for stream in method.streams:
-        for intervention in stream.under:
-            if not isinstance(intervention, Learnt):
-                intervention.check(backbone)
+    checked = cast(set[str], backbone.attached.setdefault("checked interventions", set()))
+    for intervention in (each for stream in method.streams for each in stream.under):
+        if not isinstance(intervention, Learnt) and intervention.id not in checked:
+            intervention.check(backbone)
+            checked.add(intervention.id)
     return method
 
 
@@ -110,7 +111,7 @@ class Planner:
         return plausibility, tokens
 
     def contrasts(self, method: Method, settings: GenerationParams | None = None) -> bool:
-        """Whether a request with these settings has a second branch under `method`; None: one that says nothing."""
+        """Whether a request with these settings has other streams under `method`; None: one that says nothing."""
         asked = settings or GenerationParams()
         return method.contrasts and self.alpha(method, asked) > 0.0 and self.head_and_window(method, asked)[1] != 0
 
@@ -136,7 +137,9 @@ class Planner:
         alpha, asked = self.alpha(method, settings), settings.contrast
         plausibility, contrast_tokens = self.head_and_window(method, settings)
         strength = alpha if self.contrasts(method, settings) else 0.0
-        effective = Effective(name, default_method, strength, plausibility, contrast_tokens)
+        effective = Effective(name, default_method, strength, plausibility, contrast_tokens, strength)
+        if strength > 0.0 and method.strength is not None:
+            effective = replace(effective, alpha=method.strength.least, most_alpha=method.strength.most)
         conversation = check_conversation(conversation)
         for policy in policies:
             policy.check(settings, effective)
@@ -165,6 +168,8 @@ class Planner:
         contrasts = self.contrasts(method, settings)
         streams = method.streams if contrasts else method.streams[:1]
         branches = tuple(branch(stream) for stream in streams)
+        for each in branches:
+            _ = each.under  # hashed here, and not on the engine's thread
         kept = branches[0]
         self._gate.check_method(method.name, default_method)
         floor = max((each.gate_floor for each in policies if each.gate_floor is not None), default=None)
@@ -259,12 +264,8 @@ class Planner:
                 max_tokens=min(room, max_tokens + MOST_TOKENS if form.thought_marks else max(max_tokens, MOST_TOKENS)),
                 contrast_tokens=None if own is None or contrast_tokens is None else max(own, contrast_tokens),
             )
-            made = replace(
-                make(None, sink),
-                asked=free,
-                max_tokens=free.max_tokens,
-                sampler=Sampler(GenerationParams(), device, defaults),
-            )
+            made = make(None, sink).asking(free)
+            made.sampler = Sampler(GenerationParams(), device, defaults)
             return made
 
         draws_thoughts = form.forced and form.thought_marks and settings.temperature > 0.0

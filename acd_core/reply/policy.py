@@ -23,13 +23,15 @@ _LEAVE_OUT = "Leave it out of the call: what was set by the operator counts."
 @dataclass(frozen=True)
 class Effective:
     """What a call's settings come to, once the model's, the pair's and the method's own values have filled the gaps.
-    own_method: the model's own. alpha: 0 where nothing is contrasted. contrast_tokens: None for every token."""
+    own_method: the model's own. alpha, most_alpha: bounds of a token's strength, 0 where nothing is contrasted; they
+    differ for a method that makes it anew for each. contrast_tokens: None for every token."""
 
     method: str
     own_method: str
     alpha: float
     plausibility: float
     contrast_tokens: int | None
+    most_alpha: float
 
 
 class Policy(BaseModel):
@@ -225,7 +227,7 @@ class Policy(BaseModel):
             raise _beyond("contrast_tokens", tokens, f"at least {least}", _LEAVE_OUT)
 
     def _check_sampling(self, asked: GenerationParams, effective: Effective) -> None:
-        temperature = asked.temperature / (1.0 if asked.contrast.rescale else 1.0 - effective.alpha)
+        temperature = asked.temperature / (1.0 if asked.contrast.rescale else 1.0 - effective.most_alpha)
         if self.max_temperature is not None and temperature > self.max_temperature:
             raise _beyond("temperature", f"{temperature:g}", f"at most {self.max_temperature:g}", "Lower it.")
         penalty, allowed = asked.repetition_penalty, self.repetition_penalty

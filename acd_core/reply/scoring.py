@@ -1,4 +1,4 @@
-"""How likely a given continuation is under the joined distribution: one teacher-forced forward over both branches.
+"""How likely a given continuation is under the joined distribution: one teacher-forced forward over all branches.
 
 What a benchmark of log-likelihoods (MMLU, TruthfulQA, perplexity) needs and no server gives. The branches are those the
 planner makes for a reply, and the engine's own rules join them, so every method means here what it means there.
@@ -163,7 +163,7 @@ class Scorer:
         def run(group: list[_Case]) -> Iterator[tuple[_Case, Found]]:
             return zip(group, self._run(group, read))
 
-        for _, neighbours in groupby(cases, key=lambda case: [branch.ids for branch in case.branches]):
+        for _, neighbours in groupby(cases, key=lambda case: [(branch.ids, branch.under) for branch in case.branches]):
             same = list(neighbours)
             if len(same) > 1 and self._fits(same, shared=True):
                 yield from run(group)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,14 +11,19 @@ from typing import Any
 import pytest
 import torch
 
-from acd_core import ContrastiveLM, PromptPair
-from acd_core.errors import EngineError, ModelError, UsageError
+from acd_core import ContrastiveLM, LMSpec, Policy, PromptPair
+from acd_core.engine import EngineOptions
+from acd_core.errors import EngineError, ModelError, PolicyError, UsageError
+from acd_core.identity import identity, reply_facts
 from acd_core.methods import rules, table
-from acd_core.methods.rules import Moment
+from acd_core.methods.rules import Moment, Strength
 from acd_core.methods.table import Learnt, Method, Slot, Stream, add_method
 from acd_core.model.backbone import Backbone
-from acd_core.model.hidden_states import layer_names
+from acd_core.model.hidden_states import LayerReading, layer_names
 from acd_core.model.interventions import Change, acting, by_rows
+from acd_core.params import GenerationParams
+from acd_core.reply import scoring
+from tests.core.gated import ALWAYS, gate, open_lm
 from tests.core.test_experts import TARGETS, merged, random_expert
 from tests.core.tiny import family, stock_greedy
 
@@ -133,8 +139,8 @@ def test_a_strength_of_each_token(each: tuple[Any, Any, Backbone], add: Callable
     def where_they_part(moment: Moment) -> torch.Tensor:
         return rules.divergence(moment.kept[None], moment.others[0][None])[0]
 
-    add("fading", Stream(), Stream(FIRST), alpha=0.6, strength=fading)
-    add("adaptive-alpha", Stream(), Stream(FIRST), alpha=0.6, strength=where_they_part)
+    add("fading", Stream(), Stream(FIRST), alpha=0.6, strength=Strength(fading, 0.0, 0.6, "fading"))
+    add("adaptive-alpha", Stream(), Stream(FIRST), alpha=0.6, strength=Strength(where_they_part, 0.0, 0.999, "parted"))
     with ContrastiveLM(backbone) as lm:
         ids = [[lm.chat.layout(item, text).ids for text in (None, FIRST)] for item in ASKED]
 
@@ -235,7 +241,7 @@ def test_the_scorer_means_what_the_engine_does(add: Callable[..., Method]) -> No
         Stream(FIRST, weight=2.0),
         Stream(Slot.PAIR_ADVERSARIAL, under=(vector,)),
         alpha=0.5,
-        strength=lambda moment: moment.alpha if len(moment.said) % 2 else 0.1,
+        strength=Strength(lambda moment: moment.alpha if len(moment.said) % 2 else 0.1, 0.1, 0.5, "odd"),
     )
     with ContrastiveLM(backbone, PromptPair.from_texts(SECOND, FIRST)) as lm:
         for item in ASKED:
@@ -246,7 +252,7 @@ def test_the_scorer_means_what_the_engine_does(add: Callable[..., Method]) -> No
             assert scored.logprobs == pytest.approx([each.logprob for each in reply.logprobs], abs=1e-4)
 
 
-def test_a_strength_that_fails_harms_no_other_request(add: Callable[..., Method]) -> None:
+def test_a_rule_or_strength_that_fails_harms_no_other_request(add: Callable[..., Method]) -> None:
     model, tokenizer = family("llama")
 
     def failing(moment: Moment) -> float:
@@ -254,13 +260,19 @@ def test_a_strength_that_fails_harms_no_other_request(add: Callable[..., Method]
             raise ZeroDivisionError("no strength here")
         return 0.4
 
-    add("failing", Stream(), Stream(FIRST), alpha=0.4, strength=failing)
+    def breaking(*_: torch.Tensor) -> torch.Tensor:
+        raise ValueError("broken rule")
+
+    add("failing", Stream(), Stream(FIRST), alpha=0.4, strength=Strength(failing, 0.0, 0.9, "failing"))
+    add("odd-rule", Stream(), Stream(FIRST), alpha=0.4, rule=rules.Rule("odd", breaking))
+    add("endless", Stream(), Stream(FIRST), alpha=0.4, strength=Strength(lambda _: math.nan, 0.0, 0.9, "nan"))
     with ContrastiveLM.from_model(model, tokenizer) as lm:
         alone = lm.generate(ASKED[1], max_tokens=NEW, method="none").token_ids
         stream = lm.stream(ASKED[1], max_tokens=NEW, method="none")
         next(stream)
-        with pytest.raises((EngineError, ZeroDivisionError), match="no strength here"):
-            lm.generate(ASKED[0], max_tokens=NEW, method="failing")
+        for method, what in (("failing", "no strength here"), ("odd-rule", "broken rule"), ("endless", "nan")):
+            with pytest.raises(EngineError, match=f"method '{method}' failed .*{what}"):
+                lm.generate(ASKED[0], max_tokens=NEW, method=method)
         last = list(stream)[-1]
         assert last.generation.token_ids == alone
     assert lm.engine.active_rows == 0
@@ -270,6 +282,25 @@ def test_what_cannot_be_is_refused(add: Callable[..., Method]) -> None:
     model, tokenizer = family("llama")
     with pytest.raises(UsageError, match="3 streams; the rule 'intersect' joins 1 to 2"):
         Method("odd", (Stream(), Stream(), Stream()), "z", rule=rules.INTERSECT)
+    two = (Stream(), Stream(FIRST))
+    for wrong, what in (
+        ({"alpha": 0.0}, "alpha 0.0 with 2 streams"),
+        ({"alpha": -0.5}, "alpha -0.5"),
+        ({"alpha": math.nan}, "alpha nan"),
+        ({"alpha": 1.5}, "alpha 1.5"),
+        ({"alpha": 0.4, "plausibility": 2.0}, "plausibility 2.0"),
+        ({"alpha": 0.4, "contrast_tokens": 0}, "contrast_tokens 0"),
+        ({"alpha": 0.4, "streams": (Stream(), Stream(weight=1.0), Stream(weight=-1.0))}, "sum above 0"),
+        ({"alpha": 0.4, "streams": (Stream(), Stream(weight=math.nan))}, "weights"),
+        ({"alpha": 0.4, "streams": (Stream(weight=2.0), Stream())}, "weights"),
+        ({"streams": (Stream(),), "alpha": 0.4}, "alpha 0.4 with 1 streams"),
+        ({"streams": (Stream(Slot.PAIR_ADVERSARIAL),)}, "is not guarded"),
+    ):
+        with pytest.raises(UsageError, match=what):
+            Method("odd", **{"streams": two, "source": "z", **wrong})
+    for bounds in ((0.5, 0.4), (-0.1, 0.4), (0.0, 1.0), (math.nan, 0.4)):
+        with pytest.raises(UsageError, match="bounds"):
+            Strength(lambda moment: moment.alpha, *bounds, "odd")
     with pytest.raises(UsageError, match="a method 'acd' already"):
         add("acd", Stream())
     backbone = Backbone.wrap(model, tokenizer, "llama")
@@ -284,3 +315,111 @@ def test_no_hook_outlives_a_forward_that_fails(each: tuple[Any, Any, Backbone]) 
     with pytest.raises(IndexError), acting(model, [(steering(backbone), None)]):
         model(torch.tensor([[10**6]]))  # no such token
     assert sum(len(module._forward_hooks) for module in model.modules()) == before
+
+
+def test_one_prompt_under_two_interventions_is_scored_twice(add: Callable[..., Method]) -> None:
+    """Neighbours of the same ids share one computation; under another intervention they are no neighbours."""
+    backbone = Backbone.wrap(*family("llama"), "llama")
+    case = scoring._Case
+    with ContrastiveLM(backbone) as lm:
+        made = []
+        for name, under in (("first", steering(backbone, 0)), ("second", steering(backbone, 1))):
+            add(name, Stream(under=(under,)))
+            request = lm._planner.plan(ASKED[0], GenerationParams(max_tokens=3), name).make(None, print)
+            made.append(case(request, tuple(lm.token_ids("the fox jumps"))))
+        together = [found.logprob for _, found in lm._scorer._scored(iter(made), scoring._likelihood)]
+        alone = [next(lm._scorer._scored(iter([one]), scoring._likelihood))[1].logprob for one in made]
+    assert together == pytest.approx(alone, abs=1e-4)
+    assert abs(alone[0] - alone[1]) > 0.1
+
+
+def test_a_token_of_strength_zero_is_the_kept_streams_own(add: Callable[..., Method]) -> None:
+    model, tokenizer = family("llama")
+    never = Strength(lambda _: 0.0, 0.0, 0.5, "never")
+    for rule in (rules.CONTRAST, rules.ADAPTIVE, rules.INTERSECT):
+        add(f"never-{rule.name}", Stream(), Stream(FIRST), alpha=0.5, rule=rule, strength=never)
+    with ContrastiveLM.from_model(model, tokenizer) as lm:
+        for item in ASKED:
+            plain = stock_greedy(model, list(lm.chat.layout(item).ids), NEW)
+            for rule in rules.RULES:
+                assert list(lm.generate(item, max_tokens=NEW, method=f"never-{rule}").token_ids) == plain
+
+
+def test_an_operators_bounds_hold_for_what_a_strength_may_give(add: Callable[..., Method]) -> None:
+    model, tokenizer = family("llama")
+    pair = Stream(), Stream(FIRST)
+    add("may-vanish", *pair, alpha=0.5, strength=Strength(lambda _: 0.0, 0.0, 0.5, "may vanish"))
+    add("stays", *pair, alpha=0.5, strength=Strength(lambda _: 0.0, 0.3, 0.999, "stays"))
+    with ContrastiveLM.from_model(model, tokenizer) as lm:
+
+        def asked(method: str, policy: Policy, **settings: Any) -> Any:
+            return lm.generate("hello", max_tokens=2, method=method, policy=policy, **settings)
+
+        for policy in (Policy(min_alpha=0.3), Policy(min_contrast_tokens=2)):
+            with pytest.raises(PolicyError):
+                asked("may-vanish", policy)
+            assert asked("stays", policy).report.contrasted_tokens == 2
+        with pytest.raises(PolicyError):
+            asked("stays", Policy(max_temperature=1.0), temperature=0.8, rescale=False)
+        assert asked("stays", Policy(max_temperature=1.0), temperature=0.8).finish_reason == "length"
+
+
+def test_another_method_of_the_same_name_has_another_identity(add: Callable[..., Method]) -> None:
+    lm = ContrastiveLM.from_model(*family("llama"))
+    seen = []
+    for more in ({"alpha": 0.4}, {"alpha": 0.5}, {"alpha": 0.4, "plausibility": 0.1}):
+        table._known.pop("mine", None)
+        add("mine", Stream(), Stream(FIRST), **more)
+        facts = reply_facts(identity(lm), GenerationParams(method="mine"))
+        seen.append((str(facts), str(LMSpec(method="mine").identity())))
+    assert len({one for one, _ in seen}) == len({two for _, two in seen}) == 3
+    assert "own method" not in reply_facts(identity(lm), GenerationParams(method="rose"))
+    lm.close()
+
+
+def test_what_a_module_is_given_by_keyword_is_its_input() -> None:
+    backbone = Backbone.wrap(*family("llama"), "llama")
+    seen: list[tuple[int, ...]] = []
+
+    class Reading(Steering):
+        def changes(self, model: Any) -> Mapping[str, Change]:
+            def read(given: torch.Tensor, output: torch.Tensor) -> None:
+                seen.append((tuple(given.shape), given is output))
+
+            return {"model.layers.0.self_attn": read, "model.layers.0.mlp.down_proj": read}
+
+    ids = torch.tensor([[30, 31, 32]])
+    with torch.inference_mode():
+        backbone.forward(ids, interventions=[(Reading(1, ()), None)])
+        width = backbone.model.config.intermediate_size
+        assert seen == [((1, 3, backbone.embedding_width), False), ((1, 3, width), False)]
+        with pytest.raises(ModelError, match=r"'model[.]no_such'"):
+            backbone.forward(ids, interventions=[(_Elsewhere(1, ()), None)])
+
+
+class _Elsewhere(Steering):
+    def changes(self, model: Any) -> Mapping[str, Change]:
+        return {"model.no_such": lambda _, output: output}
+
+
+def test_readers_of_two_rows_stay_two() -> None:
+    backbone = Backbone.wrap(*family("llama"), "llama")
+    seen: dict[str, tuple[int, ...]] = {}
+    first = LayerReading((1,), lambda _, out: seen.__setitem__("first", tuple(out.shape)))
+    second = LayerReading((1,), lambda _, out: seen.__setitem__("second", tuple(out.shape)))
+    with torch.inference_mode():
+        backbone.forward(torch.ones(3, 4, dtype=torch.long), interventions=by_rows([[first], [second], [second]]))
+    assert seen == {"first": (1, 4, 48), "second": (2, 4, 48)}
+
+
+@pytest.mark.parametrize("rows", [1, 2, 4])
+def test_three_streams_under_a_gate_and_few_rows(rows: int, add: Callable[..., Method]) -> None:
+    add("two-contrasts", Stream(), Stream(FIRST, weight=0.4), Stream(SECOND, weight=0.1), alpha=0.5)
+    backbone = Backbone.wrap(*family("llama"), "llama")
+    with ContrastiveLM(backbone) as lm:
+        wanted = [reply.token_ids for reply in lm.generate(ASKED, max_tokens=NEW, method="two-contrasts")]
+    with open_lm(found=gate(ALWAYS), options=EngineOptions(max_rows=rows)) as lm:
+        found = lm.generate(ASKED, max_tokens=NEW, method="two-contrasts")
+        assert [reply.token_ids for reply in found] == wanted
+        assert all(reply.report.gate.opened_at == 0 for reply in found)
+    assert lm.engine.active_rows == 0
