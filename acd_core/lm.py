@@ -9,15 +9,17 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 from uuid import uuid4
 
+from acd_core.artifacts import learnt
 from acd_core.artifacts.gate import EVERY, GateRules
-from acd_core.artifacts.lora import Expert
+from acd_core.artifacts.learnt import LearntForModel
+from acd_core.artifacts.learnt_files import method_for
 from acd_core.artifacts.pair import PromptPair
 from acd_core.chat import Conversation, Message
 from acd_core.engine import EngineOptions
 from acd_core.errors import EngineClosedError, UsageError
 from acd_core.model.backbone import Backbone
 from acd_core.model.model_defaults import ModelDefaults
-from acd_core.params import Event, Generation, GenerationParams, default_method, shown
+from acd_core.params import Event, Generation, GenerationParams, shown
 from acd_core.reply import driving
 from acd_core.reply.facts import ModelFacts, facts_of
 from acd_core.reply.plan import Plan
@@ -46,15 +48,16 @@ class ContrastiveLM:
     """A local chat model that decodes with a named method. Thread-safe; concurrent calls share forward passes.
 
     Build one with `from_pretrained` or `from_model`. `method` is a name of `acd_core.methods.table.METHODS`; None is
-    "acd" with a pair, "safedecoding" with an expert alone, else "none". alpha None takes the pair's recommendation.
+    "acd" with a pair, else with an expert alone "safedecoding" ("scans", "alphasteer" with steering), else "none".
+    alpha None takes the pair's recommendation.
     `gate`, `recheck`: as in `ContrastParams`, for calls that say nothing; a pair's gate is used unless `gate` is False.
     `gate_floor`: the operator's; no call may have the gate open for a smaller share of harmless requests.
     `policy`: what else calls may not ask (a `Policy`). Every call also takes `policy=`, one more that holds beside it.
     `namespace`: keys and values of conversations are found again within one only, so that nobody learns from cached
     tokens what others asked; None: this object's own. A call's `namespace=` takes its place (a tenant's, say).
-    `expert` is a LoRA expert or its folder. `deterministic=True` serves each request alone, so that low-precision
-    rounding cannot depend on neighbours. `generation_defaults=False` leaves the model's own generation_config out of
-    account (repetition penalty, suppressed tokens, ...: see model/model_defaults.py; `acd doctor` shows it).
+    `expert` is a LoRA expert, steering, or the folder of either. `deterministic=True` serves each request alone, so
+    that low-precision rounding cannot depend on neighbours. `generation_defaults=False` leaves the model's own
+    generation_config out of account (repetition penalty, ...: see model/model_defaults.py; `acd doctor` shows it).
     `allow_adversarial=True` unlocks decoding under the adversarial prompt alone, for the ablation only.
     """
 
@@ -64,7 +67,7 @@ class ContrastiveLM:
         pair: PromptPair | None = None,
         method: str | None = None,
         *,
-        expert: str | os.PathLike[str] | Expert | None = None,
+        expert: str | os.PathLike[str] | LearntForModel | None = None,
         alpha: float | None = None,
         gate: bool | float | None = None,
         gate_floor: float | None = None,
@@ -78,9 +81,9 @@ class ContrastiveLM:
     ) -> None:
         self.backbone = backbone
         self.pair = pair
-        self.expert = Expert.of(expert, backbone)
+        self.expert = learnt.given(expert, backbone)
         self.allow_adversarial = allow_adversarial
-        self.method = method if method is not None else default_method(pair, expert)
+        self.method = method if method is not None else method_for(pair, self.expert)
         self.alpha = GenerationParams.of(alpha=alpha).contrast.alpha
         self.policy = Policy.of(policy)
         self.namespace = namespace or uuid4().hex
@@ -117,7 +120,7 @@ class ContrastiveLM:
         pair: str | os.PathLike[str] | PromptPair | None = None,
         method: str | None = None,
         *,
-        expert: str | os.PathLike[str] | Expert | None = None,
+        expert: str | os.PathLike[str] | LearntForModel | None = None,
         alpha: float | None = None,
         gate: bool | float | None = None,
         gate_floor: float | None = None,
@@ -166,7 +169,7 @@ class ContrastiveLM:
         method: str | None = None,
         *,
         model_id: str | None = None,
-        expert: str | os.PathLike[str] | Expert | None = None,
+        expert: str | os.PathLike[str] | LearntForModel | None = None,
         alpha: float | None = None,
         gate: bool | float | None = None,
         gate_floor: float | None = None,

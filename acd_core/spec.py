@@ -17,14 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union, cast
 
 from acd_core.artifacts import pair_files
+from acd_core.artifacts.learnt_files import method_for
 from acd_core.errors import UsageError
 from acd_core.methods.table import own_method_key
 from acd_core.model import on_disk
-from acd_core.params import default_method, shown
+from acd_core.params import shown
 from acd_core.reply.policy import Policy
 
 if TYPE_CHECKING:
-    from acd_core.artifacts.lora import Expert
+    from acd_core.artifacts.learnt import LearntForModel
     from acd_core.artifacts.pair import PromptPair
     from acd_core.engine import EngineOptions
     from acd_core.lm import ContrastiveLM
@@ -54,7 +55,7 @@ class LMSpec:
     model: str = on_disk.REFERENCE
     pair: Union[str, os.PathLike[str], PromptPair, None] = None
     method: str | None = None
-    expert: Union[str, os.PathLike[str], Expert, None] = None
+    expert: Union[str, os.PathLike[str], LearntForModel, None] = None
     alpha: float | None = None
     gate: bool | float | None = None
     gate_floor: float | None = None
@@ -111,14 +112,14 @@ class LMSpec:
     def with_artifacts(self) -> LMSpec:
         """The same with its pair and its expert read from their files, so that what is wrong with those is said before
         a model is loaded. Raises PairError and ExpertError."""
-        from acd_core.artifacts.lora import Expert
+        from acd_core.artifacts import learnt
         from acd_core.artifacts.pair import PromptPair
 
         pair, expert = self.pair, self.expert
         return replace(
             self,
             pair=PromptPair.load(pair) if isinstance(pair, (str, os.PathLike)) else pair,
-            expert=Expert.load(expert) if isinstance(expert, (str, os.PathLike)) else expert,
+            expert=learnt.load(expert) if isinstance(expert, (str, os.PathLike)) else expert,
         )
 
     # -- facts without weights --------------------------------------------------------------------------------------
@@ -126,7 +127,7 @@ class LMSpec:
     @property
     def method_name(self) -> str:
         """The method of calls that name none."""
-        return self.method if self.method is not None else default_method(self.pair, self.expert)
+        return self.method if self.method is not None else method_for(self.pair, self.expert)
 
     def facts(self) -> ModelFacts:
         """What the loaded model would say of itself, from its config, tokenizer and chat template. Reads no weights.
@@ -262,9 +263,9 @@ def version() -> str:
 
 
 def _expert_digest(folder: str | os.PathLike[str]) -> str | None:
-    from acd_core.artifacts import lora  # torch, not before it is needed
+    from acd_core.artifacts import learnt  # torch, not before it is needed
 
-    return lora.digest(folder)
+    return learnt.digest(folder)
 
 
 def _state(name: str, folder: Path | None) -> str | None:

@@ -14,7 +14,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from safetensors.torch import save as as_safetensors
 
+from acd_core.artifacts.lora_fusion import How, fused
 from acd_core.artifacts.pair import library_version
 from acd_core.errors import ExpertError
 from acd_core.files.reading import as_object, as_tensors, read_bytes, reason_of
@@ -45,6 +46,7 @@ FORMAT_VERSION = 1
 MAIN, CONFIG, WEIGHTS = "expert.json", "adapter_config.json", "adapter_model.safetensors"
 _PREFIX, _DOWN, _UP = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 _MAKE = "Make one: acd expert --model M --out my-expert"
+_FUSE = "acd expert fuse A B --weights 0.7 0.3 --out C, for two adapters of one model"
 # Settings of LoraConfig that change what the adapter computes, with the values under which it is plain LoRA.
 _PLAIN: Mapping[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",),
@@ -105,6 +107,39 @@ class Expert:
         expert = given if isinstance(given, Expert) else cls.load(given)
         expert.check(backbone)
         return expert
+
+    @classmethod
+    def fused(cls, parts: Sequence[tuple[Expert, float]], how: How = "cat", rank: int | None = None) -> Expert:
+        """Adapters of one model as one: sum_i w_i Delta_i, as PEFT's `add_weighted_adapter` combines them.
+
+        parts: (adapter, weight), such as a task adapter and a safety adapter; a weight below 0 takes one away. how: see
+        `lora_fusion`; "cat" is exact. rank: of "svd", at least 1; None: the largest of the parts'.
+        Raises ExpertError for no parts, weights that are not finite, adapters of different models, modules that differ
+        in size, and different ranks with "linear".
+        """
+        ranks, models = [part.rank for part, _ in parts], {part.fingerprint for part, _ in parts} - {None}
+        if how not in ("cat", "svd", "linear"):
+            raise ExpertError(f"Unknown fusion {how!r}.", hint="Fusions: cat (exact), svd, linear.")
+        if not parts or not all(math.isfinite(weight) for _, weight in parts):
+            raise ExpertError(f"Adapters cannot be fused by the weights {[weight for _, weight in parts]}.", hint=_FUSE)
+        if len(models) > 1:
+            made_for = ", ".join(repr(part.base_model) for part, _ in parts)
+            raise ExpertError(f"The adapters were made for different models: {made_for}.", hint=_FUSE)
+        sizes: dict[str, tuple[int, int]] = {}
+        for name, (down, up) in ((name, pair) for part, _ in parts for name, pair in part.weights.items()):
+            size = int(down.shape[1]), int(up.shape[0])
+            if sizes.setdefault(name, size) != size:
+                raise ExpertError(f"The adapters change {name!r} in sizes {sizes[name]} and {size}.", hint=_FUSE)
+        if how == "linear" and len(set(ranks)) > 1:
+            raise ExpertError(f"Adapters of the ranks {ranks} have no linear combination.", hint="Fuse by cat or svd.")
+        if rank is not None and (how != "svd" or rank < 1):
+            raise ExpertError(f"rank is {rank!r} with {how!r}; svd alone takes one, at least 1.", hint=_FUSE)
+        wanted = {"cat": sum(ranks), "linear": ranks[0], "svd": rank or max(ranks)}[how]
+        weights = fused([(part.weights, weight * part.scale) for part, weight in parts], how, wanted)
+        made_of = [{"id": part.id, "weight": weight} for part, weight in parts]
+        base = next((part.base_model for part, _ in parts if part.base_model), None)
+        return cls(weights, wanted, float(wanted), False, base, models.pop() if models else None,
+                   {"fused": how, "of": made_of})  # fmt: skip
 
     def check(self, backbone: Backbone) -> None:
         """Raise ExpertError unless these weights fit the modules of `backbone`, can be computed with in its dtype, and

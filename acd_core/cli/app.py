@@ -23,6 +23,7 @@ from acd_core.cli.evaluate import evaluate
 from acd_core.cli.expert import expert
 from acd_core.cli.gate import gate
 from acd_core.cli.pair import pair_app
+from acd_core.cli.train import train
 from acd_core.cli.tune import tune
 from acd_core.errors import ACDError, UsageError
 from acd_core.files.reading import reason_of, visible
@@ -118,6 +119,7 @@ app.command()(demo)
 app.command()(tune)
 app.command()(gate)
 app.command()(expert)
+app.command()(train)
 app.command()(chat)
 app.command()(evaluate)
 app.command()(doctor)

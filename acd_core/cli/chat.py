@@ -34,7 +34,7 @@ HELP = """/alpha X    strength of the contrast from now on, in [0, 1); 0 is exac
 def chat(
     model: str = typer.Option("reference", "--model", "-m", help=MODEL_HELP),
     pair: str = typer.Option("", "--pair", "-p", help=PAIR_HELP),
-    expert: str = typer.Option("", help="Folder of a LoRA expert (acd expert), for the method safedecoding."),
+    expert: str = typer.Option("", help="Folder of a LoRA expert (acd expert) or of steering (acd train scans)."),
     method: str = typer.Option("", help="acd (default with a pair), none, safe-prompt, rose, ... "),
     alpha: float | None = typer.Option(None, help="Strength in [0, 1). Default: what the pair recommends."),
     gate: str = typer.Option("", help=GATE_HELP),

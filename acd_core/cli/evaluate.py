@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.table import Table
 
+from acd_core.artifacts.learnt_files import kind_of
 from acd_core.cli.console import note, say, stderr, stdout
 from acd_core.cli.gating import GATE_HELP, gate_setting
 from acd_core.cli.loading import (
@@ -61,7 +62,7 @@ def evaluate(
     allow_adversarial: bool = typer.Option(
         False, "--allow-adversarial", help="Also decode under prompts that make the model less safe, for the ablation."
     ),
-    expert: str = typer.Option("", help="Folder of a LoRA expert, for safedecoding."),
+    expert: str = typer.Option("", help="Folder of a LoRA expert or of steering, for the methods of its kind."),
     judge: str = typer.Option(
         "",
         help="A second judge beside our rules: a chat model's folder or hub id, guard:MODEL for a safety classifier, "
@@ -125,7 +126,7 @@ def evaluate(
             _names(methods),
             strengths,
             pair_alpha=lm.pair.alpha if lm.pair is not None else None,
-            expert=bool(expert),
+            expert=kind_of(lm.expert) if lm.expert is not None else False,
             allow_adversarial=allow_adversarial,
         )
         arms = with_and_without_gate(arms) if both else arms

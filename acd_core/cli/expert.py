@@ -1,4 +1,5 @@
-"""`acd expert`: make SafeDecoding's expert of a model. Killed at any moment it leaves the old expert or none."""
+"""`acd expert`: make SafeDecoding's expert of a model, or fuse two adapters. Killed at any moment it leaves the old
+expert or none."""
 
 from __future__ import annotations
 
@@ -13,8 +14,14 @@ from acd_core.errors import UsageError
 
 
 def expert(
+    fuse: list[str] | None = typer.Argument(
+        None,
+        metavar="[fuse A B]",
+        help="Make one adapter of two instead, such as a task's and a safety adapter.",
+        show_default=False,
+    ),
     model: str = typer.Option(
-        ..., "--model", "-m", help="Folder, hub id, GGUF file, 'smollm2' or 'reference' (bundled)."
+        "", "--model", "-m", help="Folder, hub id, GGUF file, 'smollm2' or 'reference' (bundled). Not for fuse."
     ),
     out: str = typer.Option(
         ..., "--out", "-o", help="Folder of the expert; an adapter that is there is replaced at the end."
@@ -34,8 +41,18 @@ def expert(
     seed: int | None = typer.Option(None, help="Draws of the replies, order of the rows, start of the weights."),
     device: str = typer.Option("auto", help="auto, cpu, cuda, cuda:N, mps or map."),
     dtype: str = typer.Option("auto", help="auto, float32, bfloat16 or float16. The adapter is float32 either way."),
+    weights: tuple[float, float] | None = typer.Option(None, help="fuse: of A and of B. Default: 0.5 0.5."),
+    how: str = typer.Option("", help="fuse: cat (exact, of both ranks' sum), svd or linear. Default: cat."),
 ) -> None:
-    """Train a LoRA expert on the model's own refusals, for the method safedecoding. The model stays as it is."""
+    """Train a LoRA expert on the model's own refusals, for the method safedecoding. The model stays as it is.
+
+    acd expert fuse A B --weights 0.7 0.3 --out C makes one adapter of two, for the methods that keep a stream under it.
+    """
+    if fuse or weights or how:
+        _fuse(list(fuse or ()), model, out, weights or (0.5, 0.5), how or "cat", rank)
+        return
+    if not model:
+        raise UsageError("No model is given.", hint=f"acd expert --model M --out {out}")
     if anchors and unsafe:
         raise UsageError(
             "--anchors already holds replies; --unsafe are instructions to make them from.", hint="Give one of the two."
@@ -94,3 +111,26 @@ def expert(
         }
     )
     say(f"\nsaved to {out}. Try it:\n  acd chat --model {model} --expert {out}")
+
+
+def _fuse(words: list[str], model: str, out: str, weights: tuple[float, float], how: str, rank: int | None) -> None:
+    """Fuse two adapters and save the result to `out`."""
+    if len(words) != 3 or words[0] != "fuse" or model:
+        given = " ".join([*words, *(["--model", model] if model else [])])
+        raise UsageError(
+            f"{given!r} names no two adapters to fuse.", hint=f"acd expert fuse A B --weights 0.7 0.3 --out {out}"
+        )
+    note("loading torch ...")
+    from acd_core.artifacts.lora import Expert, check_target
+
+    check_target(Path(out))
+    parts = [(Expert.load(folder), weight) for folder, weight in zip(words[1:], weights)]
+    made = Expert.fused(parts, how=how, rank=rank)  # type: ignore[arg-type]  # it says what is wrong with another
+    made.save(out)
+    say_table(
+        {
+            "of": ", ".join(f"{weight:g} x {folder}" for folder, weight in zip(words[1:], weights)),
+            "fused": f"{how}, {len(made.weights)} modules, rank {made.rank}",
+        }
+    )
+    say(f"\nsaved to {out}. Try it:\n  acd chat --model M --expert {out} --method adapter")

@@ -10,6 +10,7 @@ import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from acd_core.locks import lazy
+from acd_core.model.backbone import Backbone
 from acd_core.model.interventions import Intervention
 
 
@@ -43,6 +44,16 @@ class Branch:
 def soft_branch(before: Sequence[int], vectors: torch.Tensor, after: Sequence[int]) -> Branch:
     """A branch with soft vectors [n, width] between `before` and `after`."""
     return Branch((*before, *_marks(vectors), *after), vectors, len(before))
+
+
+def embedded(backbone: Backbone, branch: Branch) -> torch.Tensor:
+    """[tokens, width] of the branch's prompt in the model's dtype, its soft vectors in their place."""
+    ids = torch.tensor(branch.ids, device=backbone.device)
+    embeds = backbone.embed(ids.clamp_min(0)).to(backbone.dtype)
+    if branch.soft is not None:
+        stop = branch.soft_at + branch.soft.shape[0]
+        embeds[branch.soft_at : stop] = branch.soft.to(embeds.device, embeds.dtype)
+    return embeds
 
 
 # By identity: `==` on tensors compares elements.

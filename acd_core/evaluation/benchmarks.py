@@ -7,6 +7,7 @@ variable ACD_DATA. Harmful prompts never appear in logs or error messages; items
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 from acd_core import bundled
 from acd_core.errors import UsageError
-from acd_core.evaluation.attacks import ATTACKS, attack, plain_text
+from acd_core.evaluation.attacks import ATTACKS, attack, is_attack, plain_text
 from acd_core.evaluation.items import Benchmark, Item, Kind, items_of, read_items
 from acd_core.evaluation.set_files import fetch_set, find_file, need_columns, read_rows
 
@@ -176,12 +177,12 @@ def load_benchmark(name: str, data: str | Path | None = None) -> Benchmark:
     advbench@hub                 the same from the hub
     harmful:FILE, harmless:FILE  a user's own file; FILE#column names its prompt column
     harmful:hub:OWNER/SET        a hub data set; OWNER/SET/part-of-path#column says which file and column
-    NAME+prefill                 any of them under an attack: +completion, +prefill, +templates, +template:NAME
+    NAME+begun16                 any of them under an attack, one of `attacks.ATTACKS`
 
     Raises UsageError naming the expected file or column, or the known names.
     """
     base, plus, way = name.rpartition("+")
-    if plus and base and (way in ATTACKS or way.startswith("template:")):
+    if plus and base and (is_attack(way) or _has_name(base)):  # a file's name may hold a plus
         return attack(load_benchmark(base, data), way, data)
     kind, _, rest = name.partition(":")
     if rest and kind in ("harmful", "harmless"):
@@ -197,6 +198,10 @@ def load_benchmark(name: str, data: str | Path | None = None) -> Benchmark:
             f"NAME@hub, NAME+{', NAME+'.join(ATTACKS)}",
         )
     return LOADERS[known].load(known, data, hub=place == "hub")
+
+
+def _has_name(name: str) -> bool:
+    return re.split(r"[@+]", name, maxsplit=1)[0] in (*LOADERS, *BUNDLED)
 
 
 def _given(kind: Kind, place: str) -> Benchmark:

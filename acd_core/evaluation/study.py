@@ -197,13 +197,14 @@ def chosen_arms(
     alphas: Sequence[float] | None,
     *,
     pair_alpha: float | None,
-    expert: bool,
+    expert: bool | str,
     allow_adversarial: bool,
 ) -> list[Arm]:
     """The arms called `names`; without names every method that can run here, but for the ablation's mixed pairs.
 
     "all" stands for those too. alphas: further strengths of acd, for the sweep; None takes SWEEP unless methods are
-    named. pair_alpha: the pair's own strength, None without a pair. With allow_adversarial the prompts that make a
+    named. pair_alpha: the pair's own strength, None without a pair. expert: the kind of what is given
+    as one (True: a LoRA adapter). With allow_adversarial the prompts that make a
     model less safe run as well, the manual opposite one under the name OPPOSITE_PROMPT.
     """
     every = _runnable(pair_alpha is not None, expert, allow_adversarial)
@@ -232,12 +233,13 @@ def with_and_without_gate(arms: Sequence[Arm]) -> list[Arm]:
     return found
 
 
-def _runnable(pair: bool, expert: bool, allow_adversarial: bool) -> list[str]:
+def _runnable(pair: bool, expert: bool | str, allow_adversarial: bool) -> list[str]:
+    kind = "lora" if expert is True else expert
     return [
         name
         for name, method in METHODS.items()
         if (pair or not method.needs_pair)
-        and (expert or not method.needs_expert)
+        and (kind == method.expert_kind or not method.needs_expert)
         and (allow_adversarial or not method.guarded)
     ]
 

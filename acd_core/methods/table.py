@@ -1,164 +1,106 @@
-"""The decoding-time methods as rows of one table. A method is data: its streams, a rule that joins them, a strength.
+"""The decoding-time methods as rows of one table. A method is data (`method.py`): to add one, add a row.
 
-A stream is the conversation under one prompt and perhaps under interventions (a LoRA adapter, a steering vector). Each
-is a row of every forward; the first one is kept, the others are contrasted with it. To add a method, add a row.
+Every row says how far it is what its source describes (`Fidelity`); `docs/methods.md` is made of these rows.
 """
 
 from __future__ import annotations
 
-import hashlib
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import Enum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Union
 
 from acd_core.errors import UsageError
 from acd_core.methods import prompts, rules
-from acd_core.methods.rules import Rule, Strength
+from acd_core.methods.method import Fidelity, Learnt, Method, Slot, Source, Stream
 from acd_core.params import shown
 
-if TYPE_CHECKING:
-    from acd_core.model.interventions import Intervention
-
-
-class Slot(Enum):
-    """What a stream puts into the system slot, when it is not a fixed text."""
-
-    NOTHING = "nothing of ours"
-    PAIR_SAFE = "the pair's safeguarding prompt"
-    PAIR_ADVERSARIAL = "the pair's adversarial prompt"
-
-
-class Learnt(Enum):
-    """What a stream runs under, when it is given with the model."""
-
-    EXPERT = "the LoRA expert"
-
-
-Source = Union[Slot, str]
-
-
-@dataclass(frozen=True)
-class Stream:
-    """The conversation under one prompt: one row of every forward.
-
-    prompt: what stands in the system slot. under: what acts on the row in every forward, in order. weight: its share in
-    the mix of the streams that are not kept (`rules.mixed`).
-    """
-
-    prompt: Source = Slot.NOTHING
-    under: tuple[Learnt | Intervention, ...] = ()
-    weight: float = 1.0
-
-
-@dataclass(frozen=True)
-class Method:
-    """One row of the table.
-
-    streams: the kept one first; with no other there is no contrast. source: where the method and its equation come
-    from, z being the logits of a stream and p its probabilities. rule: how the streams' logits become one row. alpha,
-    plausibility, contrast_tokens: the method's own values of the settings of those names. alpha lies in [0, 1) for
-    every rule, and `source` says what a paper's unbounded factor is in terms of it; a pair's own takes its place where
-    the method uses the pair. strength: the alpha of each token, made of what is known there; None: the same for all.
-    wrap_user: a text with "{}" laid around the last user turn. demonstration: user and assistant turns put before the
-    conversation. guarded: needs `allow_adversarial=True`, for the ablation only.
-    """
-
-    name: str
-    streams: tuple[Stream, ...]
-    source: str
-    alpha: float = 0.0
-    rule: Rule = rules.CONTRAST
-    strength: Strength | None = None
-    plausibility: float = 0.0
-    contrast_tokens: int | None = None
-    wrap_user: str | None = None
-    demonstration: tuple[str, str] | None = None
-    guarded: bool = False
-
-    def __post_init__(self) -> None:
-        wrong = self._wrong()
-        if wrong is not None:
-            raise UsageError(f"The method {self.name!r} has {wrong}.")
-
-    def _wrong(self) -> str | None:
-        """What cannot be of this row, in words."""
-        count, most = len(self.streams), self.rule.most_streams
-        if not count or (most is not None and count > most):
-            joins = "one or more" if most is None else f"1 to {most}"
-            return f"{count} streams; the rule {self.rule.name!r} joins {joins}"
-        if not (0.0 < self.alpha < 1.0 if count > 1 else self.alpha == 0.0 and self.strength is None):
-            return f"alpha {self.alpha!r} with {count} streams: between 0 and 1 for a contrast, 0 without one"
-        if not 0.0 <= self.plausibility < 1.0:
-            return f"plausibility {self.plausibility!r}, which lies in [0, 1)"
-        if self.contrast_tokens is not None and self.contrast_tokens < 1:
-            return f"contrast_tokens {self.contrast_tokens!r}: one or more, or None for all"
-        weights = [stream.weight for stream in self.streams[1:]]
-        if self.streams[0].weight != 1.0 or not all(map(math.isfinite, weights)) or (weights and sum(weights) <= 0.0):
-            given = [stream.weight for stream in self.streams]
-            return f"the weights {given}: 1 for the kept stream, a sum above 0 for the others"
-        if self.streams[0].prompt is Slot.PAIR_ADVERSARIAL and not self.guarded:
-            return "the adversarial prompt in its kept stream, and is not guarded"
-        return None
-
-    @property
-    def key(self) -> str:
-        """What decides its replies, as a digest: the name of a method that was added by `add_method` says nothing."""
-        said = [
-            *(
-                (str(each.prompt), each.weight, *(getattr(act, "id", str(act)) for act in each.under))
-                for each in self.streams
-            ),
-            (self.rule.name, self.alpha, self.strength and self.strength.id, self.plausibility, self.contrast_tokens),
-            (self.wrap_user, self.demonstration),
-        ]
-        return hashlib.sha256(repr(said).encode()).hexdigest()[:16]
-
-    @property
-    def needs_pair(self) -> bool:
-        return any(stream.prompt in (Slot.PAIR_SAFE, Slot.PAIR_ADVERSARIAL) for stream in self.streams)
-
-    @property
-    def needs_expert(self) -> bool:
-        return any(Learnt.EXPERT in stream.under for stream in self.streams)
-
-    @property
-    def contrasts(self) -> bool:
-        return len(self.streams) > 1
-
+__all__ = [
+    "METHODS",
+    "Fidelity",
+    "Learnt",
+    "Method",
+    "Slot",
+    "Source",
+    "Stream",
+    "add_method",
+    "method_named",
+    "own_method_key",
+]
 
 _ROSE = "ROSE, arXiv 2402.11889, equation 2: z(safe prompt) - alpha z(reverse prompt)"
+
+_PLACE = (
+    "the soft prompts stand in the system slot of the chat template, where the paper puts them in front of the "
+    "instruction (its I_S and I_A)"
+)
+_LABEL_FREE = (
+    "around every request, where the paper knows which prompts are safe; the texts are ours, since the paper's were "
+    "not at hand and no repository was found"
+)
+
+_SCANS = (
+    "one threshold, fixed on held-out requests, where the authors' SCANS_llama.py has one for each test set; the "
+    "strength follows from the distance of the classes (theirs is 3.5 or 4, by model); anchors are ours"
+)
+
+_DERTA = (
+    "the adapter learns from hundreds of the model's own replies to our anchors, where the authors have 66 000 rows; "
+    "each kind of rows weighs alike, where they take one mean over all tokens; the refusal token is the first of the "
+    "refusals in use, where their code has the one id 19701 (`acd_core/tuning/turning.py`)"
+)
 
 _ROWS = (
     Method(
         "none",
         (Stream(),),
         "the model alone: z",
+        fidelity=Fidelity.FAITHFUL,
     ),
     Method(
         "safe-prompt",
         (Stream(prompts.SAFE_PROMPT),),
-        "Llama-2's default system prompt, z(safe prompt); papers' 'Base'",
+        "Llama-2's default system prompt (Touvron et al. 2023), z(safe prompt); papers' 'Base'",
+        fidelity=Fidelity.FAITHFUL,
     ),
     Method(
         "self-reminder",
         (Stream(),),
         "Xie et al., Nature Machine Intelligence 2023, official Remind template: z(reminder, query, reminder)",
         wrap_user=prompts.SELF_REMINDER_PREFIX + "{}" + prompts.SELF_REMINDER_SUFFIX,
+        fidelity=Fidelity.FAITHFUL,
     ),
     Method(
         "self-reminder-system",
         (Stream(prompts.SELF_REMINDER_SYSTEM.strip()),),
         "Self-Reminder as SafeDecoding and DeepInception run it: prefix in the system slot, suffix after the query",
         wrap_user="{}" + prompts.SELF_REMINDER_SYSTEM_SUFFIX,
+        fidelity=Fidelity.VARIANT,
+        departs="from Xie et al.: 'AI' for 'ChatGPT', the first half in the system slot; from SafeDecoding's code (its "
+        "Self-Reminder baseline): the blank before that half is stripped",
     ),
     Method(
         "in-context-defense",
         (Stream(),),
         "Wei et al., arXiv 2310.06387: z(refused demonstration, query); one demonstration, its text is ours",
         demonstration=(prompts.ICD_DEMONSTRATION.user, prompts.ICD_DEMONSTRATION.assistant),
+        fidelity=Fidelity.SIMPLIFIED,
+        departs="one demonstration, where the paper takes k; its texts are ours, in the shape of SafeDecoding's code "
+        "(its ICD baseline), since the authors have no repository",
+    ),
+    Method(
+        "contextual-prompting",
+        (Stream(),),
+        "exaggerated-safety prompting, contextual strategy, Ray and Bhalani, arXiv 2405.05418: z(setting, query)",
+        wrap_user=prompts.CONTEXTUAL_FRAME,
+        fidelity=Fidelity.VARIANT,
+        departs=f"{_LABEL_FREE}; one general setting, where the paper states the one that makes the question harmless",
+    ),
+    Method(
+        "few-shot-prompting",
+        (Stream(),),
+        "exaggerated-safety prompting, few-shot strategy, Ray and Bhalani, arXiv 2405.05418: z(examples, query)",
+        wrap_user=prompts.FEW_SHOT_FRAME,
+        fidelity=Fidelity.VARIANT,
+        departs=f"{_LABEL_FREE}; three examples in the user turn, of ours",
     ),
     Method(
         "instructive-null",
@@ -166,6 +108,9 @@ _ROWS = (
         "Instructive Decoding, arXiv 2311.00233, null instruction: z(safe prompt) - alpha z(no prompt); "
         "nID in arXiv 2406.16743",
         alpha=0.4,
+        fidelity=Fidelity.VARIANT,
+        departs="a safe prompt in the place of the task's instruction, and alpha 0.4, as in ACD, where the authors' "
+        "code takes 0.3",
     ),
     Method(
         "instructive-opposite",
@@ -173,24 +118,34 @@ _ROWS = (
         "Instructive Decoding, arXiv 2311.00233: z(prompt) + epsilon z(noisy prompt), epsilon = -alpha = -0.3, "
         "'opposite' noisy instruction",
         alpha=0.3,
+        fidelity=Fidelity.VARIANT,
+        departs="a safe prompt in the place of the task's instruction, and both in the system slot, where the authors' "
+        "code puts the instruction before the input",
     ),
     Method(
         "rose",
         (Stream(prompts.SAFE_PROMPT), Stream(prompts.MANUAL_REVERSE)),
-        f"{_ROSE}, manual-reverse prompt; oID in arXiv 2406.16743",
+        f"{_ROSE}, manual-reverse prompt, its text as four public re-implementations have it; oID in arXiv 2406.16743",
         alpha=0.5,
+        fidelity=Fidelity.FAITHFUL,
     ),
     Method(
         "rose-opposite-replace",
         (Stream(prompts.SAFE_PROMPT), Stream(prompts.OPPOSITE_REPLACE)),
         f"{_ROSE}, opposite-replace prompt; its text is ours, generated from a table of antonyms",
         alpha=0.5,
+        fidelity=Fidelity.VARIANT,
+        departs="the text of the reverse prompt: the paper defines it (key words swapped for antonyms), and no source "
+        "prints it",
     ),
     Method(
         "rose-rand-words",
         (Stream(prompts.SAFE_PROMPT), Stream(prompts.RAND_WORDS)),
         f"{_ROSE}, rand-words prompt; its text is ours, drawn from our own word list with seed 0",
         alpha=0.5,
+        fidelity=Fidelity.VARIANT,
+        departs="the text of the reverse prompt: the paper defines it (random words), and no source prints it; here as "
+        "many words as the safe prompt has",
     ),
     Method(
         "self-cd",
@@ -198,6 +153,7 @@ _ROWS = (
         "Self-CD, arXiv 2401.17633: y - r (y - y'), y = z(safety prompt), y' = z(no prompt), r = 1 / (1 - alpha) = "
         "2.5; it lowers refusals of every kind",
         alpha=0.6,
+        fidelity=Fidelity.FAITHFUL,
     ),
     Method(
         "adacd",
@@ -209,6 +165,7 @@ _ROWS = (
         rule=rules.ADAPTIVE,
         plausibility=0.01,
         contrast_tokens=10,
+        fidelity=Fidelity.FAITHFUL,
     ),
     Method(
         "safedecoding",
@@ -218,47 +175,132 @@ _ROWS = (
         alpha=0.75,
         rule=rules.INTERSECT,
         contrast_tokens=2,
+        fidelity=Fidelity.SIMPLIFIED,
+        departs="the rule and constants are those of the authors' code; the expert (`acd expert`) learns from "
+        "instructions of ours instead of their 36 seed questions, and our rules accept its refusals, where they ask "
+        "GPT-4",
+    ),
+    Method(
+        "adapter",
+        (Stream(under=(Learnt.EXPERT,)),),
+        "z under a LoRA adapter, Hu et al., arXiv 2106.09685, section 4.1: W x + s B A x; one that is trained, or "
+        "several fused by weights (`lora_fusion`)",
+        fidelity=Fidelity.FAITHFUL,
+    ),
+    Method(
+        "scans",
+        (Stream(under=(Learnt.EXPERT,)),),
+        "SCANS, arXiv 2408.11491, section 3.3: z with h + sigma alpha v in the middle layers, sigma = -1 where the "
+        "request reads as harmless, else +1",
+        expert_kind="scans",
+        fidelity=Fidelity.VARIANT,
+        departs=_SCANS,
+    ),
+    Method(
+        "safe-scans",
+        (Stream(prompts.SAFE_PROMPT, under=(Learnt.EXPERT,)),),
+        "SCANS, arXiv 2408.11491, section 3.3, where a safe text has raised over-refusal: z(safe prompt) with "
+        "h + sigma alpha v in the middle layers",
+        expert_kind="scans",
+        fidelity=Fidelity.VARIANT,
+        departs=f"{_SCANS}; the class is read of the conversation without the safe text",
+    ),
+    Method(
+        "alphasteer",
+        (Stream(under=(Learnt.EXPERT,)),),
+        "AlphaSteer, arXiv 2506.07022, section 3: z with h + lambda Delta h, Delta = Delta~ P, P onto the null space "
+        "of harmless states",
+        expert_kind="alphasteer",
+        fidelity=Fidelity.VARIANT,
+        departs="the refusal direction is the harmful minus the harmless anchors, where the authors ship vectors of "
+        "their own; the middle third of the layers and one null space share, where their const.py lists both "
+        "by model; no jailbreaks among the harmful requests",
+    ),
+    Method(
+        "tsdi",
+        (Stream(prompts.SAFE_PROMPT, under=(Learnt.EXPERT,)),),
+        "Token-level Safety-Debiased Inference, arXiv 2502.02153: z(safe prompt) - s b, b the mean of "
+        "log p(safe prompt, r) - log p(r) over random prompts r (`acd train tsdi`)",
+        expert_kind="tsdi",
+        fidelity=Fidelity.VARIANT,
+        departs="the bias is a safe text's, against the model without it, where the paper's is that of aligned weights "
+        "against the model before; random prompts are words of harmless requests, where the paper draws from MMLU; "
+        "one bias for all positions, the mean over the first 8; known to us from the abstract and summaries only",
+    ),
+    Method(
+        "derta",
+        (Stream(under=(Learnt.EXPERT,)),),
+        "DeRTa, arXiv 2407.09121: z under a LoRA adapter trained to refuse at any position, -log P(r | q, h_<k) - "
+        "sum_t log P(refusal | q, h_<t) beside helpful replies (`acd train derta`)",
+        fidelity=Fidelity.SIMPLIFIED,
+        departs=_DERTA,
+    ),
+    Method(
+        "derta-acd",
+        (Stream(Slot.PAIR_SAFE, under=(Learnt.EXPERT,)), Stream(Slot.PAIR_ADVERSARIAL)),
+        "ours: DeRTa's adapter (arXiv 2407.09121) on the kept stream of ACD (arXiv 2406.16743, section 3.2): "
+        "z'(SP) - alpha z(AP), z' under the adapter",
+        alpha=0.4,
+        fidelity=Fidelity.VARIANT,
+        departs=f"a combination that neither paper has; {_DERTA}; {_PLACE}",
     ),
     Method(
         "sp",
         (Stream(Slot.PAIR_SAFE),),
-        "the safeguarding prompt alone: z(SP) (ablation of arXiv 2406.16743)",
+        "the safeguarding prompt alone: z(SP) (ablation of arXiv 2406.16743); with the pair of `acd train dro` it is "
+        "DRO, arXiv 2401.18018, section 4: SP of least L_r + 0.01 L_h + 0.001 L_U",
+        fidelity=Fidelity.VARIANT,
+        departs=f"{_PLACE}; DRO is Simplified: requests are our anchors, and our rules read off one greedy reply a "
+        "setting whether one is complied with, where the authors draw 20 and ask Llama Guard too",
     ),
     Method(
         "acd",
         (Stream(Slot.PAIR_SAFE), Stream(Slot.PAIR_ADVERSARIAL)),
         "Adversarial Contrastive Decoding, arXiv 2406.16743, section 3.2: z(SP) - alpha z(AP)",
         alpha=0.4,
+        fidelity=Fidelity.VARIANT,
+        departs=f"{_PLACE}; a pair is tuned by the paper's losses only by `acd tune --objective paper`; the pair's "
+        "gate decides when it acts, unless gate=False",
     ),
     Method(
         "sp-null",
         (Stream(Slot.PAIR_SAFE), Stream()),
         "ablation of arXiv 2406.16743: z(SP) - alpha z(no prompt)",
         alpha=0.4,
+        fidelity=Fidelity.VARIANT,
+        departs=_PLACE,
     ),
     Method(
         "sp-opposite",
         (Stream(Slot.PAIR_SAFE), Stream(prompts.MANUAL_REVERSE)),
         "ablation of arXiv 2406.16743: z(SP) - alpha z(opposite prompt)",
         alpha=0.4,
+        fidelity=Fidelity.VARIANT,
+        departs=f"{_PLACE}; the opposite prompt is ROSE's",
     ),
     Method(
         "safe-ap",
         (Stream(prompts.SAFE_PROMPT), Stream(Slot.PAIR_ADVERSARIAL)),
         "ablation of arXiv 2406.16743: z(safe prompt) - alpha z(AP)",
         alpha=0.4,
+        fidelity=Fidelity.VARIANT,
+        departs=_PLACE,
     ),
     Method(
         "null-ap",
         (Stream(), Stream(Slot.PAIR_ADVERSARIAL)),
         "ablation of arXiv 2406.16743: z(no prompt) - alpha z(AP)",
         alpha=0.4,
+        fidelity=Fidelity.VARIANT,
+        departs=_PLACE,
     ),
     Method(
         "ap",
         (Stream(Slot.PAIR_ADVERSARIAL),),
         "the adversarial prompt alone: z(AP) (ablation of arXiv 2406.16743)",
         guarded=True,
+        fidelity=Fidelity.VARIANT,
+        departs=_PLACE,
     ),
 )
 

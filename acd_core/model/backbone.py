@@ -279,7 +279,15 @@ class Backbone:
         states: dict[int, torch.Tensor] = {}
         logits: torch.Tensor | None = None
         wanted = reading_layers(self.model, layers, states.__setitem__, stop=only_layers) if layers else nullcontext()
-        with acting(self.model, interventions), wanted:
+
+        def places() -> torch.Tensor:
+            """Where the tokens stand, as `positions` says or else the cache."""
+            if positions is not None:
+                return positions
+            known = int(cache.get_seq_length()) if cache is not None else 0
+            return torch.arange(known, known + tokens, device=self.device)[None]
+
+        with acting(self.model, interventions, places), wanted:
             logits = self.model(**options).logits
         if logits is not None and last is not None:
             logits = logits[:, -last:]

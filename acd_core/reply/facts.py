@@ -6,11 +6,11 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from acd_core.artifacts.learnt_files import method_for
 from acd_core.artifacts.pair import PromptPair
 from acd_core.chat import SOFT, Chat
 from acd_core.methods.table import Method, Slot, Source, method_named
 from acd_core.model.backbone import context_length_of, read_config_and_tokenizer, text_config
-from acd_core.params import default_method
 from acd_core.toolcalls import parses_tools, response_template_for
 
 # A word may be one token together with the space before it, or two: what stands in front of a text changes its tokens.
@@ -56,14 +56,14 @@ def read_facts(
 ) -> ModelFacts:
     """The facts of a model that need not be loaded: a folder, a hub id or "reference". Reads no weights.
 
-    expert: what is given as one; it is not read, and matters only where no method is named.
+    expert: what is given as one; it matters only where no method is named, and of a folder only the kind is read.
 
     Raises ModelError, TemplateError, PairError and UsageError as `ContrastiveLM.from_pretrained` does, except for a
     pair that belongs to another model: only weights can tell.
     """
     config, tokenizer = read_config_and_tokenizer(model, revision=revision)
     found = pair if isinstance(pair, PromptPair) or pair is None else PromptPair.load(pair)
-    chosen = method_named(method if method is not None else default_method(found, expert))
+    chosen = method_named(method if method is not None else method_for(found, expert))
     chat = Chat(tokenizer)
     kind = getattr(text_config(config), "model_type", None)
     readable = parses_tools(response_template_for(tokenizer, kind))

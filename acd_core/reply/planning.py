@@ -10,16 +10,20 @@ from typing import Any, cast
 import torch
 
 from acd_core.artifacts.gate import GateRules
-from acd_core.artifacts.lora import Expert
+from acd_core.artifacts.learnt import LearntForModel
+from acd_core.artifacts.learnt_files import MAKE, NAMES, kind_of
 from acd_core.artifacts.pair import PromptPair
+from acd_core.artifacts.steering import AGREEING
 from acd_core.chat import SOFT, Chat, Conversation, Layout, check_conversation, is_continued
+from acd_core.chat.instruction_end import InstructionEnd
 from acd_core.engine import Asked, Branch, Matcher, Request, TextStream, soft_branch
+from acd_core.engine.branch import embedded
 from acd_core.engine.request import Gating, Item
 from acd_core.errors import ContextLengthError, UsageError
 from acd_core.methods.sampling import Sampler
 from acd_core.methods.table import Learnt, Method, Slot, Source, Stream, method_named
 from acd_core.model.backbone import Backbone
-from acd_core.model.interventions import Intervention
+from acd_core.model.interventions import ForRequest, Intervention, RequestRow
 from acd_core.model.model_defaults import ModelDefaults
 from acd_core.params import GenerationParams
 from acd_core.reply.facts import own_tokens
@@ -35,7 +39,7 @@ _CONTEXT_IDS = 8  # of a begun reply: SentencePiece tokenizers drop the space be
 
 
 def runnable(
-    name: str, pair: PromptPair | None, expert: Expert | None, backbone: Backbone, *, allow_adversarial: bool
+    name: str, pair: PromptPair | None, expert: LearntForModel | None, backbone: Backbone, *, allow_adversarial: bool
 ) -> Method:
     """The method called `name`, if this model, pair and expert can run it; else UsageError."""
     method = method_named(name, allow_adversarial=allow_adversarial)
@@ -44,10 +48,11 @@ def runnable(
             f"The method {name!r} needs a prompt pair and none was given.",
             hint=f"acd tune --model {backbone.model_id} --out my-pair, then pair='my-pair'.",
         )
-    if method.needs_expert and expert is None:
+    if method.needs_expert and (expert is None or kind_of(expert) != method.expert_kind):
+        given = "none was given" if expert is None else f"{NAMES[kind_of(expert)]} was given"
         raise UsageError(
-            f"The method {name!r} needs a LoRA expert and none was given.",
-            hint=f"acd expert --model {backbone.model_id} --out my-expert, then expert='my-expert'.",
+            f"The method {name!r} needs {NAMES[method.expert_kind]} and {given}.",
+            hint=MAKE[method.expert_kind].format(model=backbone.model_id),
         )
     checked = cast(set[str], backbone.attached.setdefault("checked interventions", set()))
     for intervention in (each for stream in method.streams for each in stream.under):
@@ -67,7 +72,7 @@ class Planner:
         formats: Formats,
         decoder: Any,
         pair: PromptPair | None,
-        expert: Expert | None,
+        expert: LearntForModel | None,
         *,
         alpha: float | None,
         gate: GateRules,
@@ -86,6 +91,7 @@ class Planner:
         self._default_alpha = alpha
         self._own: dict[tuple[str, bool, bool], tuple[int, int]] = {}
         self._head: tuple[int, ...] | None = None
+        self._end: InstructionEnd | None = None
         self._deterministic = deterministic
         self._allow_adversarial = allow_adversarial
 
@@ -160,10 +166,17 @@ class Planner:
         def branch(stream: Stream) -> Branch:
             prompt = self._prompt(stream.prompt)
             text = prompt if isinstance(prompt, str) or prompt is None else SOFT
-            made, under = layout(messages, text, method.wrap_user), tuple(map(self._intervention, stream.under))
-            if isinstance(prompt, torch.Tensor):
-                return replace(soft_branch(made.before, prompt, made.after), interventions=under)
-            return Branch(made.ids, interventions=under)
+            made = layout(messages, text, method.wrap_user)
+            soft = prompt if isinstance(prompt, torch.Tensor) else None
+            found = Branch(made.ids) if soft is None else soft_branch(made.before, soft, made.after)
+            under = (self._intervention(each, found, bare) for each in stream.under)
+            return replace(found, interventions=tuple(each for each in under if each is not None))
+
+        def bare() -> tuple[int, ...]:
+            """The conversation without any prompt of ours, up to where the reply begins."""
+            if is_continued(conversation) and len(conversation) > 1:
+                return self._chat.layout(conversation[:-1], None, form.tools, variables=variables).ids
+            return layout(conversation, None).ids
 
         contrasts = self.contrasts(method, settings)
         streams = method.streams if contrasts else method.streams[:1]
@@ -308,11 +321,33 @@ class Planner:
         assert self._pair is not None
         return self._pair.safeguarding if source is Slot.PAIR_SAFE else self._pair.adversarial
 
-    def _intervention(self, given: Learnt | Intervention) -> Intervention:
-        if not isinstance(given, Learnt):
-            return given
-        assert self._expert is not None
-        return self._expert
+    def _intervention(
+        self, given: Learnt | Intervention, branch: Branch, bare: Callable[[], tuple[int, ...]]
+    ) -> Intervention | None:
+        """What acts on `branch` of this request. bare: makes the ids of the conversation without a prompt of ours."""
+        found: Intervention
+        if isinstance(given, Learnt):
+            assert self._expert is not None
+            found = self._expert
+        else:
+            found = given
+        if not isinstance(found, ForRequest):
+            return found
+        asked, ends = bare(), self._ends
+        row = RequestRow(
+            lambda: embedded(self._backbone, branch)[None],
+            ends.place(branch.ids),
+            asked,
+            ends.place(asked),
+            self._chat.encode_text(AGREEING),
+        )
+        return found.for_request(self._backbone, row)
+
+    @property
+    def _ends(self) -> InstructionEnd:
+        if self._end is None:
+            self._end = InstructionEnd.of(self._chat)
+        return self._end
 
     def _room(
         self,

@@ -16,6 +16,7 @@ from transformers import DynamicCache
 
 from acd_core.chat import Chat, Conversation
 from acd_core.engine import Branch, Request
+from acd_core.engine.branch import embedded
 from acd_core.engine.choosing import constrain, join
 from acd_core.engine.faults import check_request, embedding_rows, no_token_error
 from acd_core.engine.request import Gating
@@ -306,12 +307,7 @@ class Scorer:
 
     def _embed(self, branch: Branch, said: Sequence[int]) -> torch.Tensor:
         """[tokens, width] of the branch's prompt and what was said after it."""
-        ids = torch.tensor([*branch.ids, *said], device=self._backbone.device)
-        embeds = self._backbone.embed(ids.clamp_min(0)).to(self._backbone.dtype)
-        if branch.soft is not None:
-            stop = branch.soft_at + branch.soft.shape[0]
-            embeds[branch.soft_at : stop] = branch.soft.to(embeds.device, embeds.dtype)
-        return embeds
+        return embedded(self._backbone, branch.followed_by(said))
 
 
 def _decided(case: _Case, spans: Sequence[torch.Tensor]) -> _Scores:

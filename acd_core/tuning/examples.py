@@ -13,8 +13,11 @@ from acd_core.errors import TuningError
 from acd_core.model.backbone import Backbone
 from acd_core.tuning.anchors import AnchorPair, AnchorSplit
 from acd_core.tuning.dresses import BARE, FAR, by_kind, dress_named
-from acd_core.tuning.objectives import Class, Objective
+from acd_core.tuning.objectives import Class, TermTable
+from acd_core.tuning.turning import TurningPair
 
+NOT_WANTED = -1
+"""Among the targets of an example: nothing is wanted at this place."""
 WINDOW = 4
 """Steps whose rows are drawn together and then sorted by length, so that a batch is padded little."""
 
@@ -31,13 +34,26 @@ class EncodedRequest:
 
 @dataclass(frozen=True)
 class Example:
-    """A request and the reply tokens to supervise (with the closing token where the reply ended by itself)."""
+    """A request and the reply tokens to supervise (with the closing token where the reply ended by itself).
+
+    instead: where other tokens are wanted than those of the reply, these, one a place of the reply (or NOT_WANTED).
+    """
 
     request: EncodedRequest
     reply: tuple[int, ...]
+    instead: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.request.after) + len(self.reply)
+
+    @property
+    def targets(self) -> tuple[int, ...]:
+        """What is wanted at each place of the reply."""
+        return self.instead or self.reply
+
+    def supervised(self, first: int | None = None) -> int:
+        """At how many of the first `first` places (None: all) something is wanted."""
+        return sum(token != NOT_WANTED for token in self.targets[:first])
 
 
 @dataclass(frozen=True)
@@ -53,7 +69,7 @@ class Encoder:
     """Requests and pairs as ids of one model. `before` is what every layout has in front of the soft prompt."""
 
     def __init__(self, backbone: Backbone, chat: Chat) -> None:
-        self._chat = chat
+        self._chat, self._tokenizer = chat, backbone.tokenizer
         self.before = chat.layout("x", SOFT).before
         self.closing = closing_id(backbone, chat)
 
@@ -70,13 +86,46 @@ class Encoder:
 
     def example(self, pair: AnchorPair, reply_tokens: int, dress: str = BARE.name) -> Example:
         """The first `reply_tokens` tokens of the reply to the pair's request in a dress; the closing token only if the
-        reply ended within them."""
+        reply ended within them. A pair that turns around gives a row of its kind (see `turning.py`)."""
+        if isinstance(pair, TurningPair):
+            return self._turning(pair, reply_tokens, dress)
         ids = self._chat.encode_text((" " if pair.begun else "") + pair.reply)
         if pair.finish == "stop" and self.closing is not None:
             ids = (*ids, self.closing)
         return Example(self.request(pair.text, dress, pair.begun), ids[:reply_tokens])
 
-    def classes(self, split: AnchorSplit, objective: Objective, reply_tokens: int) -> dict[Class, list[Example]]:
+    def _turning(self, pair: TurningPair, reply_tokens: int, dress: str) -> Example:
+        """One of DeRTa's rows (arXiv 2407.09121; see `turning.py`).
+
+        "begun": k tokens of the harmful reply h stand with the request, where nothing is supervised, and a refusal
+        follows; k is uniform in {0..|h|} as in the paper (the authors' code cuts by words, uniform in 1..n-2, and every
+        third row at 0). "transition": h itself is the text, and at its places the opening of a refusal is wanted.
+        """
+        rng = random.Random(pair.draw)
+        request = self.request(pair.text, dress)
+        said = self._chat.encode_text(pair.reply)[:reply_tokens]
+        if pair.turn == "transition":
+            kept = [place for place in range(len(said)) if rng.random() < pair.kept] or [rng.randrange(len(said))]
+            start = rng.randrange(len(pair.refusals))
+            wanted = [NOT_WANTED] * len(said)
+            for place in kept:
+                refusal = pair.refusals[(start + place) % len(pair.refusals)]
+                wanted[place] = self._opening((" " if place else "") + refusal.reply)
+            return Example(request, said, tuple(wanted))
+        head = said[: rng.randint(0, len(said))]
+        refusal = rng.choice(pair.refusals)
+        ids = self._chat.encode_text((" " if head else "") + refusal.reply)
+        if refusal.finish == "stop" and self.closing is not None:
+            ids = (*ids, self.closing)
+        behind = EncodedRequest((*request.after, *head), (*request.plain, *head), request.start)
+        return Example(behind, ids[:reply_tokens])
+
+    def _opening(self, text: str) -> int:
+        """The first token of `text` that is more than white space (some tokenizers split a leading space off)."""
+        ids = self._chat.encode_text(text)
+        return next((token for token in ids if self._tokenizer.decode([token]).strip()), ids[0])
+
+    def classes(self, split: AnchorSplit, objective: TermTable, reply_tokens: int) -> dict[Class, list[Example]]:
         """The examples of every class the objective learns from."""
         return {name: [self.example(pair, reply_tokens) for pair in split.of(name)] for name in objective.classes}
 

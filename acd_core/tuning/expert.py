@@ -8,18 +8,12 @@ so far are kept and not made again.
 
 from __future__ import annotations
 
-import math
 import os
 import random
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from acd_core.artifacts.lora import Expert, check_target
 from acd_core.chat import Chat
@@ -27,18 +21,14 @@ from acd_core.errors import TuningError, UsageError
 from acd_core.methods import prompts as texts
 from acd_core.model.backbone import Backbone
 from acd_core.tuning import anchors as anchor_data
+from acd_core.tuning.adapter_run import AdapterRun
 from acd_core.tuning.anchors import AnchorPair, Instruction
 from acd_core.tuning.examples import Encoder, Epochs, Row
-from acd_core.tuning.gradient_runner import GradientRunner
-from acd_core.tuning.gradients import step_losses
-from acd_core.tuning.loop import Course, Schedule, TrainingLoop, of_kind
-from acd_core.tuning.lora_adapter import LoraAdapter, targets_of
+from acd_core.tuning.lora_adapter import targets_of
 from acd_core.tuning.objectives import ADAPTER_OBJECTIVES
-from acd_core.tuning.progress import Bar
 from acd_core.tuning.refusals import refusing_pairs
-from acd_core.tuning.runs import Checkpoint, alone_in, forget, work_folder
+from acd_core.tuning.runs import alone_in, work_folder
 from acd_core.tuning.settings import ExpertSettings
-from acd_core.tuning.streams import tuning_view
 
 OBJECTIVE = "safedecoding"
 
@@ -143,7 +133,7 @@ def _own_replies(
         )
 
 
-class ExpertRun(Course):
+class ExpertRun(AdapterRun):
     """One run of `train_expert`: the mean loss on all refusals before its steps and after them."""
 
     def __init__(
@@ -155,88 +145,25 @@ class ExpertRun(Course):
         work: Path | None,
     ) -> None:
         """modules: names of those that are adapted. work: where a checkpoint is kept, if anywhere."""
-        self.backbone, self.settings, self.before = backbone, settings, math.nan
         self.whose = "supplied" if all(row.prompt == "supplied" for row in rows) else "the model's own"
-        self.view = tuning_view(backbone)
-        self.plan = ADAPTER_OBJECTIVES[OBJECTIVE]
-        (data,) = self.plan.classes
+        plan = ADAPTER_OBJECTIVES[OBJECTIVE]
+        (data,) = plan.classes
         encoder = Encoder(backbone, Chat(backbone.tokenizer))
         examples = [encoder.example(pair, settings.reply_tokens) for pair in rows]
-        self.rows = [Row(data, example, 1.0) for example in examples]
-        self.adapter = LoraAdapter(
-            backbone,
-            modules,
-            rank=settings.rank,
-            lora_alpha=settings.lora_alpha,
-            dropout=settings.dropout,
-            seed=settings.seed,
-        )
         epochs = Epochs(data, examples, settings.batch, settings.seed)
-        self.steps = epochs.steps * settings.epochs
-        longest = max(self.rows, key=lambda row: len(row.example))
-        self.loop = TrainingLoop(
-            self.adapter,
-            epochs.rows,
-            GradientRunner(self.view, self.adapter, self.plan, [longest], batch=settings.batch),
-            Schedule(self.steps, partial(settings.rate, steps=self.steps), settings.lr, settings.clip),
-            self,
-            identity={
-                "objective": OBJECTIVE,
-                "terms": [term.document() for term in self.plan.terms],
-                "settings": asdict(settings),
-                "learnt_from": anchor_data.digest(rows),
-                "modules": list(modules),
-                "fingerprint": backbone.fingerprint,
-                "dtype": str(backbone.dtype).removeprefix("torch."),
-            },
-            checkpoint=work / "checkpoint.safetensors" if work is not None else None,
-            device=backbone.device,
+        super().__init__(
+            backbone,
+            plan,
+            settings,
+            modules,
+            learnt=len(examples),
+            measured=[Row(data, example, 1.0) for example in examples],
+            rows=epochs.rows,
+            steps=epochs.steps * settings.epochs,
+            identity={"objective": OBJECTIVE, "learnt_from": anchor_data.digest(rows)},
+            work=work,
         )
 
     def go(self, target: Path | None, resume: bool, progress: bool) -> Expert:
         """Take all steps, and save the expert to `target`."""
-        with Bar("Training the expert", self.steps, shown=progress, unit=" steps/s") as bar:
-            state = self.loop.run(bar, resume)
-        after = self._mean_loss()
-        if not math.isfinite(after):
-            raise TuningError(
-                f"The loss after {self.steps} steps is {after}.",
-                hint=f"Lower the step size (now --lr {self.settings.lr:g}), or load the model with --dtype float32.",
-            )
-        self.loop.count_time()
-        metrics = {
-            "refusals": self.whose,
-            **asdict(self.settings),
-            "rows": len(self.rows),
-            "steps": self.steps,
-            "loss_before": round(self.before, 4),
-            "loss_after": round(after, 4),
-            "seconds": round(state.seconds, 1),
-        }
-        expert = self.adapter.artifact(self.backbone, self.adapter.tensors, metrics)
-        if target is not None:
-            expert.save(target)  # killed here, the next run finds its checkpoint and finishes again
-            if self.loop.checkpoint is not None:
-                forget(self.loop.checkpoint)
-        return expert
-
-    # -- the course of its steps --------------------------------------------------------------------------------------
-
-    def reset(self) -> None:
-        self.before = math.nan
-
-    def begin(self) -> None:
-        if math.isnan(self.before):
-            self.before = self._mean_loss()
-
-    def kept(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        return {}, {"loss_before": self.before}
-
-    def restore(self, found: Checkpoint, device: torch.device) -> None:
-        self.before = float(of_kind(found.document, "loss_before", (int, float)))
-
-    def _mean_loss(self) -> float:
-        """The loss over all rows, without dropout, in the model's own precision."""
-        return sum(step_losses(self.view, self.adapter, self.plan, [row])["total"] for row in self.rows) / len(
-            self.rows
-        )
+        return self.trained("Training the expert", {"refusals": self.whose}, target, resume, progress)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from acd_core.model.backbone import Backbone
-from acd_core.tuning.examples import Row
+from acd_core.tuning.examples import NOT_WANTED, Row
 from acd_core.tuning.losses import LOSSES
 from acd_core.tuning.objectives import Class, RowScores, Term, TermTable, term_rows
 from acd_core.tuning.streams import pad_targets
@@ -99,7 +99,7 @@ def _parts(objective: TermTable, rows: Sequence[Row], micro: int | None) -> Iter
 def _tokens(objective: TermTable, rows: Sequence[Row]) -> dict[str, int]:
     """How many reply tokens of the whole step each term supervises."""
     return {
-        term.name: sum(len(row.example.reply[: term.first]) for row in rows if row.data == term.data)
+        term.name: sum(row.example.supervised(term.first) for row in rows if row.data == term.data)
         for term in objective.terms
     }
 
@@ -199,7 +199,10 @@ class _Step:
         """Targets and mask [b, R] of rows of one reach, and every stream that their classes need."""
         replies = [row.example.reply[: self.objective.reach(row.data)] for row in rows]
         width = max(map(len, replies))
-        targets, mask = pad_targets(replies, self.backbone.device)
+        wanted = [row.example.targets[: self.objective.reach(row.data)] for row in rows]
+        targets, mask = pad_targets(wanted, self.backbone.device)
+        if any(NOT_WANTED in each for each in wanted):
+            mask, targets = mask * (targets != NOT_WANTED), targets.clamp_min(0)
         streams = {}
         for name in self.trainable.streams:
             picked = [index for index, row in enumerate(rows) if name in self.objective.streams(row.data)]

@@ -25,16 +25,25 @@ from acd_core.tuning.trainable import Ids, ParameterGroup, no_gradient
 
 TARGETS = (("q_proj", "v_proj"), ("query_key_value",), ("qkv_proj",), ("Wqkv",), ("c_attn",))
 """Last names of attention projections: the first group that the model has is adapted. SafeDecoding adapts q and v."""
+ALL_TARGETS = (
+    ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+    ("qkv_proj", "o_proj", "gate_up_proj", "down_proj"),
+    ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"),
+    ("Wqkv", "out_proj", "fc1", "fc2"),
+    ("c_attn", "c_proj", "c_fc"),
+)
+"""Last names of all projections of the layers, of a group as many as the model has. DeRTa adapts the first group."""
 
 _NO_PREFIX = Prefix(0, (), ())
 
 
-def targets_of(backbone: Backbone) -> list[str]:
-    """Names of the attention projections to adapt. Raises TuningError for a model that has none of TARGETS."""
+def targets_of(backbone: Backbone, groups: Sequence[Sequence[str]] | None = None) -> list[str]:
+    """Names of the projections to adapt: those of the first of `groups` (None: TARGETS) whose first name the model has.
+    Raises TuningError for a model that has none of them."""
     linear = [name for name, module in backbone.model.named_modules() if linear_size(module) is not None]
-    for ends in TARGETS:
+    for ends in TARGETS if groups is None else groups:
         found = [name for name in linear if name.rpartition(".")[2] in ends]
-        if found:
+        if any(name.rpartition(".")[2] == ends[0] for name in found):
             return found
     last = sorted({name.rpartition(".")[2] for name in linear})
     raise TuningError(

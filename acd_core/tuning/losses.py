@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from acd_core.errors import UsageError
+from acd_core.tuning.dro_probes import elsewhere_loss, reading_loss
 
 UNLIKELIHOOD_BOUND = 4.0
 """Largest value a token gives to `bounded_unlikelihood`; -log(1 - P) of the paper has none."""
@@ -168,6 +169,29 @@ def _pulling_to_plain(rows: LossInput) -> Tensor:
     return kl_to(rows.plain, rows.scores, rows.mask)
 
 
+def _dro_change(rows: LossInput) -> Tensor:
+    """[B, width]: how far the state at the request's last token moved from the one under the text (stream "plain")."""
+    ((layer, states),) = rows.states.items()
+    return _exact(states[:, 0]) - _exact(rows.plain_states[layer][:, 0])
+
+
+def _dro_reading(direction: int, up: bool) -> LossFunction:
+    """direction: 0 for compliance, 1 for harmlessness, of `Space.directions`, which stand as the run's signal."""
+
+    def value(rows: LossInput) -> Tensor:
+        assert rows.signal is not None
+        change = _dro_change(rows)
+        return reading_loss(change, rows.signal[direction].to(change.dtype), up)
+
+    return LossFunction(value, needs_plain=True, decides=True)
+
+
+def _dro_elsewhere(rows: LossInput) -> Tensor:
+    assert rows.signal is not None
+    change = _dro_change(rows)
+    return elsewhere_loss(change, rows.signal[2:].to(change.dtype))
+
+
 LOSSES: dict[str, LossFunction] = {
     "nll": LossFunction(lambda rows: nll(rows.scores, rows.targets, rows.mask)),
     "token_nll": LossFunction(lambda rows: token_nll(rows.scores, rows.targets, rows.mask), by_token=True),
@@ -176,4 +200,9 @@ LOSSES: dict[str, LossFunction] = {
     "kl_to_plain": LossFunction(_pulling_to_plain, needs_plain=True),
     "refuse": _deciding(True),
     "comply": _deciding(False),
+    "dro_refuse": _dro_reading(0, up=False),
+    "dro_comply": _dro_reading(0, up=True),
+    "dro_harmful": _dro_reading(1, up=False),
+    "dro_harmless": _dro_reading(1, up=True),
+    "dro_elsewhere": LossFunction(_dro_elsewhere, needs_plain=True, decides=True),
 }

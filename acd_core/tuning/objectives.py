@@ -23,7 +23,7 @@ GATED_OBJECTIVE = "gated"
 """The objective of `tune` when none is named and the pair has a gate."""
 
 Scores = Literal["safe", "adversarial", "joint", "tuned"]
-Class = Literal["refused", "refusals", "accepted", "harmless", "harmless_accepted"]
+Class = Literal["refused", "refusals", "accepted", "harmless", "harmless_accepted", "begun", "transition"]
 Loss = str
 """A name in `losses.LOSSES`."""
 Selection = Literal["safest", "margin"]
@@ -35,6 +35,11 @@ CLASS_NAMES: Mapping[Class, str] = {
     "harmless": "D_S (harmless request)",
     "harmless_accepted": "D_S (harmless request, answered)",
 }
+TURNING_CLASSES: Mapping[Class, str] = {
+    "begun": "a refusal behind the beginning of a harmful reply",
+    "transition": "a harmful reply, at every position of which a refusal is wanted",
+}
+"""DeRTa's two kinds of rows (arXiv 2407.09121), made of the others by `turning.py`."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +111,12 @@ class TermTable:
     def classes(self) -> tuple[Class, ...]:
         """The classes of anchor pairs this objective learns from, in a fixed order."""
         used = {term.data for term in self.terms}
-        return tuple(name for name in CLASS_NAMES if name in used)
+        return tuple(name for name in (*CLASS_NAMES, *TURNING_CLASSES) if name in used)
+
+    @property
+    def turns(self) -> bool:
+        """Whether it learns to turn around in the middle of a harmful reply."""
+        return any(term.data in TURNING_CLASSES for term in self.terms)
 
     def streams(self, data: Class) -> frozenset[str]:
         """Which scores a row of class `data` needs, of those that are trained and "plain"."""
@@ -161,6 +171,52 @@ class Objective(TermTable):
         return self.selection == "margin" and any(term.decides and term.scores == "joint" for term in self.terms)
 
 
+def _gated(*more: Term) -> Objective:
+    """For a pair behind a gate: nearly all that reaches it is harmful, so it may refuse freely, and it learns whole
+    refusals, since a real model's refusals and answers begin with the same tokens."""
+    rows: dict[Class, int] = {"refused": 7, "harmless_accepted": 3, "accepted": 2, **{term.data: 3 for term in more}}
+    return Objective(
+        terms=(
+            Term("joint/refuse", "joint", "refused", "nll"),
+            Term("safe/refuse", "safe", "refused", "nll", weight=0.5),
+            Term("joint/keep", "joint", "harmless_accepted", "kl_to_plain", weight=0.5),
+            Term("adversarial/comply", "adversarial", "accepted", "nll", weight=0.3),
+            *more,
+        ),
+        selection="margin",
+        plausibilities=(),
+        contrast_token_counts=(),
+        dressed=True,
+        rows=rows,
+        settings={
+            "steps": 40,
+            "lr": 0.1,
+            "batch": 12 + 3 * len(more),
+            "warmup": 5,
+            "reply_tokens": 10,
+            "validate_every": 40,
+            "validation_tokens": 14,
+        },
+    )
+
+
+def _derta(scores: Literal["safe", "joint"], *turns: Literal["begun", "transition"]) -> Objective:
+    """DeRTa's terms of the kinds of rows that `turns` names, on `scores`."""
+    names = {"begun": "prefix", "transition": "transition"}
+    return Objective(
+        terms=(
+            *(Term(f"{scores}/{names[kind]}", scores, kind, "nll") for kind in turns),
+            # Joined scores alone would leave the safeguarding prompt by itself, at alpha 0, untrained.
+            *(Term(f"safe/{names[kind]}", "safe", kind, "nll", weight=0.5) for kind in turns if scores == "joint"),
+            Term(f"{scores}/keep", scores, "harmless_accepted", "kl_to_plain", weight=4.0),
+            Term("adversarial/comply", "adversarial", "accepted", "nll", weight=0.3),
+        ),
+        selection="margin",
+        alphas=(0.0, 0.2, 0.4, 0.6),
+        settings={"steps": 60, "lr": 0.1, "batch": 16, "validate_every": 20},
+    )
+
+
 OBJECTIVES: Mapping[str, Objective] = {
     # L_SP and L_AP of the paper as written. They share no variable, so both prompts take their steps together.
     "paper": Objective(
@@ -192,36 +248,30 @@ OBJECTIVES: Mapping[str, Objective] = {
         selection="margin",
         alphas=(0.0, 0.2, 0.4, 0.6),
     ),
-    # For a pair behind a gate: nearly all that reaches it is harmful, so it may refuse freely, and it learns whole
-    # refusals, since a real model's refusals and answers begin with the same tokens.
-    "gated": Objective(
-        terms=(
-            Term("joint/refuse", "joint", "refused", "nll"),
-            Term("safe/refuse", "safe", "refused", "nll", weight=0.5),
-            Term("joint/keep", "joint", "harmless_accepted", "kl_to_plain", weight=0.5),
-            Term("adversarial/comply", "adversarial", "accepted", "nll", weight=0.3),
-        ),
-        selection="margin",
-        plausibilities=(),
-        contrast_token_counts=(),
-        dressed=True,
-        rows={"refused": 7, "harmless_accepted": 3, "accepted": 2},
-        settings={
-            "steps": 40,
-            "lr": 0.1,
-            "batch": 12,
-            "warmup": 5,
-            "reply_tokens": 10,
-            "validate_every": 40,
-            "validation_tokens": 14,
-        },
-    ),
+    "gated": _gated(),
+    # DeRTa's two losses for soft prompts (arXiv 2407.09121): the safeguarding prompt turns around in the middle of a
+    # harmful reply. The helpful rows' likelihood is a pull to the plain model, which is not to change there.
+    "derta": _derta("safe", "begun", "transition"),
+    "derta-prefix": _derta("safe", "begun"),
+    "derta-transition": _derta("safe", "transition"),
+    # Through the scores that decoding uses.
+    "derta-joint": _derta("joint", "begun", "transition"),
+    "derta-gated": _gated(Term("joint/transition", "joint", "transition", "nll", weight=0.5)),
 }
 
+
+_HELPFUL = Term("helpful", "tuned", "harmless_accepted", "token_nll")
+_PREFIX = Term("prefix", "tuned", "begun", "token_nll")
+_TRANSITION = Term("transition", "tuned", "transition", "token_nll")
 
 ADAPTER_OBJECTIVES: Mapping[str, TermTable] = {
     # SafeDecoding (arXiv 2402.08983): the likelihood of refusals, every token alike.
     "safedecoding": TermTable((Term("refusals", "tuned", "refused", "token_nll"),)),
+    # DeRTa (arXiv 2407.09121) and its ablation. The authors take one cross-entropy over all tokens of a batch; here
+    # each kind of rows is a mean over its own tokens, so that a few short refusals weigh as much as long replies.
+    "derta": TermTable((_HELPFUL, _PREFIX, _TRANSITION)),
+    "derta-prefix": TermTable((_HELPFUL, _PREFIX)),
+    "derta-transition": TermTable((_HELPFUL, _TRANSITION)),
 }
 """What an adapter may be trained for; OBJECTIVES are those of pairs."""
 

@@ -15,6 +15,7 @@ from acd_core.tuning.anchors import AnchorPair, AnchorSplit, Instruction
 from acd_core.tuning.dresses import begun
 from acd_core.tuning.objectives import Objective
 from acd_core.tuning.refusals import refuses_little, supplied
+from acd_core.tuning.turning import turning
 
 if TYPE_CHECKING:
     from acd_core.lm import ContrastiveLM
@@ -41,11 +42,12 @@ def split_for(
     split = anchor_data.split_pairs(pairs)
     if own or plan.dressed or refuses_little(split):
         split = supplied(split, own, more)
+    turned = turning(split, seed) if plan.turns else split
     if plan.dressed:
         said = {pair.id: pair.reply for pair in split.accepted}
-        split = replace(split, refused=begun(split.refused, said, seed))
-    anchor_data.check_split(split, plan)
-    return split
+        turned = replace(turned, refused=begun(split.refused, said, seed))
+    anchor_data.check_split(turned, plan)
+    return turned
 
 
 def opened(model: Model) -> tuple[Backbone, ContrastiveLM | None]:

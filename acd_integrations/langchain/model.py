@@ -41,7 +41,7 @@ class OverModel(BaseChatModel):
     pair: Any = None
     """The prompt pair: a folder, a hub id, "reference", a PromptPair, or None for a method that needs none."""
     expert: Any = None
-    """A LoRA expert for the method "safedecoding": its folder, or an `acd_core.artifacts.lora.Expert`."""
+    """A LoRA expert or steering: its folder, or the object (`acd_core.artifacts.learnt`)."""
     revision: str | None = None
     """Revision of a model from the hub."""
     dtype: str = "auto"

@@ -32,7 +32,7 @@ class OverModel(OwnPrompts):
 
     model: str = Field(description='A local folder, a hub id, or "reference" for the bundled model.')
     pair: Any = Field(default=None, description='A PromptPair, its folder or hub id, or "reference". None: no pair.')
-    expert: Any = Field(default=None, description='A LoRA Expert or its folder, for the method "safedecoding".')
+    expert: Any = Field(default=None, description="A LoRA expert, steering, or the folder of either.")
     method: str | None = Field(
         default=None, description='A method. None: "acd" with a pair, "safedecoding" with an expert alone, else "none".'
     )

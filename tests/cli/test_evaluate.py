@@ -139,7 +139,10 @@ def test_which_methods_run_without_being_named():
     assert "acd" in plain and "safedecoding" not in plain and "ap" not in plain
     assert [name for name in plain if name.startswith("acd@")] == [f"acd@{alpha:g}" for alpha in SWEEP if alpha != 0.4]
     assert set(names("all")) - set(plain) == set(ABLATION)
-    assert set(names(expert=True)) - set(plain) == {name for name, method in METHODS.items() if method.needs_expert}
+    for kind, given in (("lora", True), ("scans", "scans"), ("alphasteer", "alphasteer")):
+        assert set(names(expert=given)) - set(plain) == {
+            name for name, method in METHODS.items() if method.needs_expert and method.expert_kind == kind
+        }
     assert set(names(allow_adversarial=True)) - set(plain) == {"ap", OPPOSITE_PROMPT}
     assert set(names(pair=None)) == {
         name for name, method in METHODS.items() if not (method.needs_pair or method.needs_expert)

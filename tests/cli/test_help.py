@@ -11,6 +11,7 @@ VERBS = {
     "tune": ("--model", "--out", "--gate", "--refusals"),
     "gate": ("--model", "--pair", "--out", "--seed"),
     "expert": ("--model", "--out", "--anchors", "--unsafe"),
+    "train": ("method", "--model", "--out", "--anchors", "--set", "--no-resume"),
     "chat": ("--model", "--pair", "--expert", "--method", "--alpha", "--stream", "--no-stream", "--system"),
     "evaluate": ("--model", "--pair", "--methods", "--sets", "--data", "--limit", "--alphas", "--out", "--seed"),
     "doctor": ("--model", "--pair", "--device", "--dtype"),

@@ -16,13 +16,22 @@ from transformers import (
 )
 
 from acd_core import ContrastiveLM, PromptPair
+from acd_core.artifacts.learnt_files import KINDS
+from acd_core.artifacts.refusal_bias import RefusalBias
+from acd_core.artifacts.steering import Steering
+from acd_core.bundled import ANCHOR_DIR
 from acd_core.errors import UsageError
+from acd_core.evaluation.benchmarks import BUNDLED, LOADERS, load_benchmark
+from acd_core.evaluation.items import check_overlap
 from acd_core.methods import prompts, rules
-from acd_core.methods.table import METHODS, Slot, method_named
+from acd_core.methods.rules import Strength
+from acd_core.methods.table import METHODS, Fidelity, Method, Slot, Stream, method_named
 from acd_core.model.backbone import Backbone
 from acd_core.params import GenerationParams
+from benchmarks import methods_page
 from tests.core.test_experts import TARGETS, random_expert
 from tests.core.tiny import BASE, stock_greedy, tokenizer
+from tests.public_data import public_data
 
 NEW = 14
 ASKED = [
@@ -49,14 +58,27 @@ def roomy() -> tuple[Any, Any]:
     return model, made
 
 
-def everything(**options: Any) -> ContrastiveLM:
-    """An LM with a soft pair and an expert, so that every row of the table can run."""
+def given(backbone: Backbone, kind: str) -> Any:
+    """What a row of `expert_kind` runs under, drawn at random."""
+    if kind == "lora":
+        return random_expert(backbone, TARGETS["llama"])
+    generator = torch.Generator().manual_seed(4)
+    if kind == "tsdi":
+        return RefusalBias(torch.randn(backbone.vocab_size, generator=generator, dtype=torch.float32) * 4.0)
+    one, two = (torch.randn(1, backbone.embedding_width, generator=generator, dtype=torch.float32) for _ in range(2))
+    if kind == "scans":
+        return Steering("scans", (1,), one, 2.0, read=(2,), transitions=two)
+    return Steering("alphasteer", (1,), one, 2.0, readers=two)
+
+
+def everything(kind: str = "lora", **options: Any) -> ContrastiveLM:
+    """An LM with a soft pair and an expert of `kind`, so that every row that needs no other can run."""
     backbone = Backbone.wrap(*roomy(), "roomy")
     generator = torch.Generator().manual_seed(3)
     scale = float(backbone.model.get_input_embeddings().weight.detach().std())
     vectors = (torch.randn(n, backbone.embedding_width, generator=generator) * scale for n in (7, 11))
     pair = PromptPair.from_tensors(*vectors, backbone=backbone, alpha=0.4)
-    return ContrastiveLM(backbone, pair, expert=random_expert(backbone, TARGETS["llama"]), **options)
+    return ContrastiveLM(backbone, pair, expert=given(backbone, kind), **options)
 
 
 def next_logits(model: Any, ids: tuple[int, ...], said: list[int]) -> torch.Tensor:
@@ -103,14 +125,18 @@ def test_the_authors_defaults() -> None:
 
 def test_every_row_runs_and_reports_itself() -> None:
     replies = {}
-    with everything(allow_adversarial=True) as lm:
-        for name, method in METHODS.items():
-            reply = lm.generate(ASKED[0], max_tokens=NEW, method=name)
-            replies[name] = reply.token_ids
-            assert reply.report.method == name
-            spoken = len(reply.token_ids) + (reply.finish_reason == "stop")
-            wanted = spoken if method.contrast_tokens is None else min(spoken, method.contrast_tokens)
-            assert reply.report.contrasted_tokens == (wanted if method.contrasts else 0), name
+    for kind in KINDS:
+        with everything(kind, allow_adversarial=True) as lm:
+            for name, method in METHODS.items():
+                if method.expert_kind != kind:
+                    continue
+                reply = lm.generate(ASKED[0], max_tokens=NEW, method=name)
+                replies[name] = reply.token_ids
+                assert reply.report.method == name
+                spoken = len(reply.token_ids) + (reply.finish_reason == "stop")
+                wanted = spoken if method.contrast_tokens is None else min(spoken, method.contrast_tokens)
+                assert reply.report.contrasted_tokens == (wanted if method.contrasts else 0), name
+    assert set(replies) == set(METHODS)
     assert len(set(replies.values())) > len(METHODS) // 2, "most rows say the same: nothing is tested"
 
 
@@ -243,3 +269,93 @@ def test_a_pair_recommends_its_head_and_how_long_the_contrast_lasts() -> None:
     assert found["sp"] == found["rose"] == (0.0, None)
     assert found["adacd"] == (0.01, 10)
     assert found["safedecoding"] == (0.0, 2)
+
+
+# --- how far each row is its paper's, and the page that says so ---
+
+
+def test_every_row_states_how_far_it_is_its_papers() -> None:
+    for name, method in METHODS.items():
+        assert method.fidelity is not None, f"{name}: fidelity=Fidelity.FAITHFUL, SIMPLIFIED or VARIANT"
+        assert bool(method.departs) == (method.fidelity is not Fidelity.FAITHFUL), name
+        assert not method.departs or len(method.departs) > 25, name
+    assert {method.fidelity for method in METHODS.values()} == set(Fidelity)
+
+
+@pytest.mark.parametrize(("level", "departs"), [(Fidelity.FAITHFUL, "x"), (Fidelity.VARIANT, ""), (None, "x")])
+def test_departures_go_with_a_row_that_departs(level: Fidelity | None, departs: str) -> None:
+    with pytest.raises(UsageError, match="the two go together"):
+        Method("mine", (Stream(),), "z of a test's own", fidelity=level, departs=departs)
+
+
+def test_the_page_of_methods_is_up_to_date() -> None:
+    written = methods_page.PAGE.read_text(encoding="utf-8")
+    assert written == methods_page.current(), "python -m benchmarks.methods_page writes docs/methods.md anew"
+
+
+def test_equations_are_those_that_run() -> None:
+    rose, acd, safedecoding, sp = (METHODS[name] for name in ("rose", "acd", "safedecoding", "sp"))
+    assert methods_page.equation(rose) == "z(SAFE_PROMPT) - 0.5 z(MANUAL_REVERSE)"
+    assert methods_page.equation(acd) == "z(SP) - 0.4 z(AP)"
+    assert methods_page.equation(sp) == "z(SP)"
+    expert = "z(no prompt, under a LoRA adapter)"
+    assert methods_page.equation(safedecoding) == f"intersect(z(no prompt), {expert}; alpha 0.75)"
+    three = (Stream(), Stream("A", weight=3.0), Stream(Slot.PAIR_ADVERSARIAL))
+    fading = Strength(lambda moment: 0.1, 0.0, 0.5, "fading")
+    mine = Method("mine", three, "z of a test's own", alpha=0.5, strength=fading, wrap_user="<{}>")
+    mix = "(0.75 z(a text, user turn framed) + 0.25 z(AP, user turn framed))"
+    assert methods_page.equation(mine) == f"z(no prompt, user turn framed) - alpha_t {mix}"
+    assert (methods_page.needs(mine), methods_page.rows(mine)) == ("a pair", "3")
+    assert methods_page.needs(safedecoding) == "a LoRA adapter"
+    assert methods_page.rows(safedecoding) == "2, first 2 tokens, then 1"
+
+
+def test_figures_are_those_of_the_ungated_arm_and_a_dash_elsewhere() -> None:
+    def row(arm: str, gate: str | None, benchmark: str, value: float) -> dict[str, Any]:
+        rate = {"value": value, "low": 0.0, "high": 1.0, "count": 1, "total": 7}
+        kind = "harmful" if benchmark == "advbench" else "harmless"
+        method = arm.split()[0].partition("@")[0]
+        return {"arm": arm, "method": method, "gate": gate, "benchmark": benchmark, "kind": kind, "refused": rate}
+
+    arms = [("rose", "on"), ("rose gate=off", "off"), ("none", None), ("rose@0.3", None)]
+    rows = [row(*arm, name, 0.1 * at) for at, arm in enumerate(arms) for name in ("advbench", "everyday")]
+    means = [
+        {"arm": arm, "harmless_rate": {"mean": 0.2 * at, "low": 0.0, "high": 1.0}} for at, (arm, _) in enumerate(arms)
+    ]
+    report = {"header": {"judge": "j", "max_tokens": 5}, "rows": rows, "summaries": means}
+    found = methods_page.page({name: METHODS[name] for name in ("none", "rose", "sp")}, report)
+    assert "| `rose` | .20 (.00-1.00) | .10 (.00-1.00) | - | - |" in found
+    assert "| `none` | .40 (.00-1.00) | .20 (.00-1.00) | - | - |" in found
+    assert "| `sp` | - | - | - | - |" in found
+
+
+# --- exaggerated-safety prompting ---
+
+
+@pytest.mark.parametrize("name", ["contextual-prompting", "few-shot-prompting"])
+def test_exaggerated_safety_prompting_is_its_text_around_every_request(name: str) -> None:
+    frame = METHODS[name].wrap_user
+    assert frame is not None
+    assert frame.count("{}") == 1
+    with ContrastiveLM.from_model(*roomy(), method=name) as lm:
+        for text in ("hello world", "user data?"):
+            framed = frame.replace("{}", text)
+            wanted = lm.generate(framed, max_tokens=NEW, method="none")
+            assert lm.generate(text, max_tokens=NEW).token_ids == wanted.token_ids
+            assert wanted.token_ids != lm.generate(text, max_tokens=NEW, method="none").token_ids
+
+
+def test_the_few_shot_frame_is_questions_with_their_answers() -> None:
+    examples = (prompts.Demonstration("q1", "a1"), prompts.Demonstration("q2", "a2"))
+    wanted = "Question: q1\nAnswer: a1\n\nQuestion: q2\nAnswer: a2\n\nQuestion: {}\nAnswer:"
+    assert prompts.few_shot_frame(examples) == wanted
+    assert prompts.FEW_SHOT_FRAME.count("Question: ") == len(prompts.HARMLESS_EXAMPLES) + 1
+
+
+def test_the_examples_are_in_no_test_set_and_no_anchor() -> None:
+    data = public_data("eval")
+    there = [name for name, each in LOADERS.items() if any((data / file).is_file() for file in each.files)]
+    asked = [each.user for each in prompts.HARMLESS_EXAMPLES]
+    check_overlap(asked, [load_benchmark(name) for name in (*there, *BUNDLED)])
+    anchors = "".join(path.read_text(encoding="utf-8") for path in ANCHOR_DIR.glob("*.jsonl"))
+    assert not any(text in anchors for text in asked)

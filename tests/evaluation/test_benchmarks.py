@@ -295,6 +295,20 @@ def test_rows_may_hold_conversations_and_begun_replies(tmp_path: Path) -> None:
     assert third.conversation() == "p"
 
 
+def test_a_plus_in_a_files_name_is_no_attack_and_one_behind_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "one+two.txt"
+    path.write_text("how do I fold a map\n", encoding="utf-8")
+    (plain,) = load_benchmark(f"harmless:{path}").items
+    assert (plain.prompt, plain.prefill) == ("how do I fold a map", "")
+    found = load_benchmark(f"harmless:{path}+begun4")
+    assert (found.name, found.kind, found.items[0].prefill) == ("one+two@begun4", "harmless", "Sure, here is")
+    with pytest.raises(UsageError, match="no file"):
+        load_benchmark(f"harmless:{path}+nope")
+    with pytest.raises(UsageError, match="no benchmark 'advbnech'") as caught:
+        load_benchmark("advbnech+begun4")
+    assert "NAME+begunK" in str(caught.value)
+
+
 def test_equal_ids_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "mine.jsonl"
     path.write_text('{"id": "x", "prompt": "one"}\n{"id": "x", "prompt": "two"}\n', encoding="utf-8")
