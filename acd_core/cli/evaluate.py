@@ -44,7 +44,9 @@ def evaluate(
         "Default: every method that can run here.",
     ),
     sets: str = typer.Option(
-        "", help="Names with commas, or harmful:FILE, harmless:FILE. Default: the bundled ones and those under --data."
+        "",
+        help="Names with commas, or harmful:FILE, harmless:FILE; NAME+code, +begun16, ... for a set under an attack. "
+        "Default: the bundled ones and those under --data.",
     ),
     data: str = typer.Option("", help="Folder of public sets (advbench.csv, xstest.csv, ...)."),
     limit: int = typer.Option(100, min=0, help="Prompts of each set, drawn with the seed; 0: all."),

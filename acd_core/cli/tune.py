@@ -39,7 +39,9 @@ def tune(
     safe: str = typer.Option("", help="JSONL of harmless instructions of your own, to make anchors from."),
     unsafe: str = typer.Option("", help="JSONL of harmful instructions of your own, to make anchors from."),
     objective: str = typer.Option(
-        "", help="Which losses: 'gated', 'joint' or 'paper'. Default: 'gated' where a gate is learnt, else 'joint'."
+        "",
+        help="Which losses: 'gated', 'joint', 'paper', or with DeRTa's 'derta', 'derta-joint', 'derta-gated'. "
+        "Default: 'gated' where a gate is learnt, else 'joint'.",
     ),
     gate: bool | None = typer.Option(
         None,

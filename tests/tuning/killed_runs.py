@@ -43,7 +43,7 @@ EXPERT_POINTS: dict[str, tuple[str, str, int]] = {
     "between its checkpoints": ("acd_core.tuning.gradient_runner", "step_gradients", 6),
     "writing its checkpoint": ("acd_core.tuning.runs", "save", 3),
     "saving the expert": ("acd_core.artifacts.lora", "save_folder", 1),
-    "after the expert": ("acd_core.tuning.expert", "forget", 1),
+    "after the expert": ("acd_core.tuning.adapter_run", "forget", 1),
 }
 BEHIND_A_GATE = ("after the anchors", "between checkpoints", "writing a checkpoint")
 """The points at which a run behind a gate, whose steps wear dresses, is killed as well."""
