@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -17,6 +16,7 @@ import pytest
 from acd_core import ContrastiveLM, Policy, PromptPair
 from acd_core.errors import PolicyError
 from tests.core.waiting import quiet
+from tests.examples import example
 from tests.scripted import ADVERSARIAL, SAFE, ScriptedModel, make_tokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -58,13 +58,7 @@ def lm() -> Iterator[ContrastiveLM]:
 
 @pytest.fixture(scope="module")
 def adapter() -> Any:
-    spec = importlib.util.spec_from_file_location("openai_shaped", ROOT / "examples" / "openai_shaped.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module.OpenAIShaped
+    return example("openai_shaped").OpenAIShaped
 
 
 USER = {"role": "user", "content": "How is it outside?"}

@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-from typing import Any
-
 import pytest
 
 from acd_core import ContrastiveLM, Policy, PromptPair
 from acd_core.errors import PolicyError
+from tests import examples
 from tests.scripted import ADVERSARIAL, SAFE, ScriptedModel, make_tokenizer
 
 pytest.importorskip("smolagents", reason="pip install smolagents")
-
-
-@pytest.fixture(scope="module")
-def example() -> Any:
-    path = Path(__file__).parents[1] / "examples" / "smolagents_model.py"
-    spec = importlib.util.spec_from_file_location("examples_smolagents_model", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def said(prompt: str) -> str:
@@ -35,7 +19,8 @@ def said(prompt: str) -> str:
     return f'<tool_call>\n{{"name": "{name}", "arguments": {arguments}}}\n</tool_call>'
 
 
-def test_its_agent_calls_the_tool_and_answers(example: Any) -> None:
+def test_its_agent_calls_the_tool_and_answers() -> None:
+    example = examples.example("smolagents_model")
     tokenizer = make_tokenizer()
     with ContrastiveLM.from_model(
         ScriptedModel(tokenizer, said, lure="Nothing."), tokenizer, PromptPair.from_texts(SAFE, ADVERSARIAL)

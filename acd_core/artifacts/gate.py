@@ -21,7 +21,7 @@ import torch
 from acd_core.errors import GateError, PairMismatchError, PolicyError, UsageError, one_line
 from acd_core.locks import lazy
 from acd_core.model.backbone import Backbone
-from acd_core.model.fingerprint import difference, fields, of_fields
+from acd_core.model.fingerprint import another_model, fields, of_fields
 from acd_core.model.hidden_states import layer_count
 from acd_core.params import ContrastParams, GenerationParams
 
@@ -123,15 +123,9 @@ class Gate:
                 f"{layer_count(backbone.model)}: it was learnt on {self.base_model!r}.",
                 hint=hint,
             )
-        known = self.fingerprint
-        other = None if known is None else difference(known, backbone.fingerprint)
-        if known is not None and other is not None:
-            raise PairMismatchError(
-                f"The gate was learnt on {self.base_model!r} (fingerprint {known[:12]}), not on "
-                f"{backbone.model_id!r} (fingerprint {backbone.fingerprint[:12]}): {other}. "
-                "Other weights, other hidden states.",
-                hint=hint,
-            )
+        wrong = another_model(self.fingerprint, self.base_model, backbone, "learnt on")
+        if wrong is not None:
+            raise PairMismatchError(f"The gate was {wrong}. Other weights, other hidden states.", hint=hint)
 
     def logits(self, head: Head, states: Mapping[int, torch.Tensor]) -> torch.Tensor:
         """states: layer -> [..., width] -> log odds [...] float32."""

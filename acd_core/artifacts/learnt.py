@@ -52,8 +52,8 @@ def given(expert: str | os.PathLike[str] | LearntForModel | None, backbone: Back
 def digest(source: str | os.PathLike[str]) -> str | None:
     """What stands for what is saved in the folder `source` now; None for nothing whole."""
     if _holds(source, BIAS_MAIN):
-        return refusal_bias.digest(source)
-    return steering.digest(source) if _holds(source, STEERING_MAIN) else lora.digest(source)
+        return refusal_bias.FOLDER.digest(source)
+    return steering.FOLDER.digest(source) if _holds(source, STEERING_MAIN) else lora.digest(source)
 
 
 def _holds(source: str | os.PathLike[str], main: str) -> bool:

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from safetensors.torch import save as as_safetensors
 
+from acd_core.artifacts.learnt_folder import check_document
 from acd_core.artifacts.lora_fusion import How, fused
 from acd_core.artifacts.pair import library_version
 from acd_core.errors import ExpertError
@@ -38,7 +39,7 @@ from acd_core.files.saving import (
 )
 from acd_core.locks import lazy
 from acd_core.model.backbone import Backbone
-from acd_core.model.fingerprint import difference, fields, read_fields
+from acd_core.model.fingerprint import another_model, fields, read_fields
 from acd_core.model.interventions import Change
 from acd_core.model.on_disk import not_found
 
@@ -145,14 +146,9 @@ class Expert:
         """Raise ExpertError unless these weights fit the modules of `backbone`, can be computed with in its dtype, and
         were trained on it if known."""
         hint = f"Make one for this model: acd expert --model {backbone.model_id} --out my-expert"
-        known = self.fingerprint
-        other = None if known is None else difference(known, backbone.fingerprint)
-        if known is not None and other is not None:
-            raise ExpertError(
-                f"The expert was made for {self.base_model!r} (fingerprint {known[:12]}), not for "
-                f"{backbone.model_id!r} (fingerprint {backbone.fingerprint[:12]}): {other}.",
-                hint=hint,
-            )
+        wrong = another_model(self.fingerprint, self.base_model, backbone)
+        if wrong is not None:
+            raise ExpertError(f"The expert was {wrong}.", hint=hint)
         modules = dict(backbone.model.named_modules())
         for name, (down, up) in self.weights.items():
             found = linear_size(modules.get(name))
@@ -325,15 +321,7 @@ def _json(document: Mapping[str, Any]) -> bytes:
 def _own_document(data: bytes) -> dict[str, Any]:
     """`expert.json`. Raises ExpertError for anything that is none."""
     own = as_object(data, MAIN, ExpertError, _MAKE)
-    version = own.get("format_version", 1)
-    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
-        raise ExpertError(
-            f"{MAIN} has format version {version!r}; this library reads up to {FORMAT_VERSION}.",
-            hint="pip install --upgrade acd-integrations",
-        )
-    for name, kind in (("base_model", str), ("fingerprint", str), ("metrics", dict), ("files", dict)):
-        if not isinstance(own.get(name), (kind, type(None))):
-            raise ExpertError(f"{MAIN} has the {name} {str(own[name])[:60]!r}, no {kind.__name__}.", hint=_MAKE)
+    check_document(own, own.get("format_version", 1), MAIN, _MAKE, FORMAT_VERSION)
     return own
 
 

@@ -41,7 +41,7 @@ from acd_core.artifacts.pair_files import migrated as migrated  # the name it ha
 from acd_core.errors import PairError, PairMismatchError, UsageError, one_line
 from acd_core.files.reading import as_tensors, is_text, read_object
 from acd_core.files.saving import MixedError, check_folder, digest_of, digests, failing_as, newest_place, save_folder
-from acd_core.model.fingerprint import difference, fields, read_fields
+from acd_core.model.fingerprint import another_model, fields, read_fields
 from acd_core.model.on_disk import BUNDLED_PAIRS, known_folder, not_found, pair_folder
 
 if TYPE_CHECKING:
@@ -191,13 +191,10 @@ class PromptPair:
                     f"{str(backbone.dtype).removeprefix('torch.')} can compute with.",
                     hint="Load the model with dtype='float32' or 'bfloat16', or tune a pair in the dtype it runs in.",
                 )
-        known = self.fingerprint
-        other = None if known is None else difference(known, backbone.fingerprint)
-        if known is not None and other is not None:
+        wrong = another_model(self.fingerprint, self.base_model, backbone)
+        if wrong is not None:
             raise PairMismatchError(
-                f"The pair was made for {self.base_model!r} (fingerprint {known[:12]}), not for "
-                f"{backbone.model_id!r} (fingerprint {backbone.fingerprint[:12]}): {other}. "
-                "Other weights, other meaning.",
+                f"The pair was {wrong}. Other weights, other meaning.",
                 hint=f"Tune one for this model: acd tune --model {backbone.model_id} --out my-pair",
             )
 

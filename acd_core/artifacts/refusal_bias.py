@@ -5,14 +5,13 @@
 Token-level Safety-Debiased Inference (Tran et al., arXiv 2502.02153). As an intervention it acts on the output layer of
 its rows; rows beside it stay as they are.
 
-On disk: `refusal_bias.json` (strength, base model with fingerprint, figures, digests) and `refusal_bias.safetensors`.
-Only safetensors and JSON are read. A version is replaced as a whole (`files.saving`).
+On disk, as `learnt_folder.py` has it: `refusal_bias.json` (strength, base model with fingerprint, figures, digests) and
+`refusal_bias.safetensors`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -21,21 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save as as_safetensors
 from torch import Tensor
 
 from acd_core.artifacts.learnt_files import BIAS_MAIN
-from acd_core.artifacts.pair import library_version
+from acd_core.artifacts.learnt_folder import LearntFolder, check_numbers
 from acd_core.errors import ExpertError
-from acd_core.files.reading import as_object, as_tensors, reason_of
-from acd_core.files.saving import MixedError, check_folder, digest_of, digests, failing_as, read_folder, save_folder
 from acd_core.locks import lazy
 from acd_core.model.backbone import Backbone
-from acd_core.model.fingerprint import difference, fields, read_fields
+from acd_core.model.fingerprint import another_model
 from acd_core.model.interventions import Change
-from acd_core.model.on_disk import not_found
 
-FORMAT_VERSION = 1
 MAIN, WEIGHTS = BIAS_MAIN, "refusal_bias.safetensors"
 _MAKE = "Make one: acd train tsdi --model M --out my-bias"
 
@@ -75,14 +69,10 @@ class RefusalBias:
         """Raise ExpertError unless it was learnt on `backbone`, and what it does there is the equation: a model that
         caps or scales its logits behind the output layer would make something else of it. Runs two short forwards."""
         hint = f"Make one for this model: acd train tsdi --model {backbone.model_id} --out my-bias"
-        known, whose = self.fingerprint, f"The bias was made for {self.base_model!r}"
-        other = None if known is None else difference(known, backbone.fingerprint)
-        if known is not None and other is not None:
-            raise ExpertError(
-                f"{whose} (fingerprint {known[:12]}), not for {backbone.model_id!r} (fingerprint "
-                f"{backbone.fingerprint[:12]}): {other}.",
-                hint=hint,
-            )
+        whose = f"The bias was made for {self.base_model!r}"
+        wrong = another_model(self.fingerprint, self.base_model, backbone)
+        if wrong is not None:
+            raise ExpertError(f"The bias was {wrong}.", hint=hint)
         ids = torch.tensor([[0, 1]], device=backbone.device)
         with torch.inference_mode():
             plain = backbone.forward(ids, last=1).logits[0, -1].float().cpu()
@@ -115,48 +105,19 @@ class RefusalBias:
     # -- files ------------------------------------------------------------------------------------------------------
 
     def save(self, directory: str | os.PathLike[str]) -> Path:
-        """Write it to `directory`, replacing one that is there as a whole; other files there stay.
-
-        A process killed at any moment leaves the old one or the new one. Raises ExpertError where something else stands
-        in the way, somebody else is saving there, or the disk does not take it.
-        """
-        target = Path(directory)
-        files = {WEIGHTS: as_safetensors({"bias": self.bias.contiguous()}, metadata={"format": "pt"})}
-        document = {
-            "format_version": FORMAT_VERSION,
-            "library_version": library_version(),
-            "kind": self.kind,
-            "base_model": self.base_model,
-            **fields(self.fingerprint),
-            "strength": self.strength,
-            "metrics": dict(self.metrics),
-            "files": digests(files),
-        }
-        files[MAIN] = (json.dumps(document, indent=2, default=str) + "\n").encode()
-        _document(files[MAIN])  # what could not be read again is not written
-        with failing_as(ExpertError, f"The bias cannot be saved to {str(target)!r}", "a bias of ours"):
-            save_folder(target, MAIN, files, _names)
-        return target
+        """As `LearntFolder.save`."""
+        document = {"kind": self.kind, "base_model": self.base_model, "strength": self.strength}
+        return FOLDER.save(directory, {"bias": self.bias.contiguous()}, document, self.fingerprint, self.metrics)
 
     @classmethod
     def load(cls, source: str | os.PathLike[str]) -> RefusalBias:
         """Read what was saved to a local folder. Raises ExpertError for a missing, damaged or unsuitable one."""
-        folder = Path(source)
-        if not os.path.isdir(folder):
-            raise not_found("expert", os.fspath(source))
-        files = _read_files(folder)
-        own = _document(files[MAIN])
-        tensors = as_tensors(files[WEIGHTS], repr(str(folder / WEIGHTS)), ExpertError, _MAKE).tensors
-        if set(tensors) != {"bias"}:
-            raise ExpertError(f"{str(folder / WEIGHTS)!r} holds {sorted(tensors)[:4]}.", hint=_MAKE)
-        found = cls(
-            tensors["bias"].float(),
-            float(own["strength"]),
-            own.get("base_model"),
-            read_fields(own, MAIN, ExpertError, _MAKE),
-            own.get("metrics") or {},
-        )
-        object.__setattr__(found, "digest", digest_of(files))  # frozen, and of this very content only
+        saved = FOLDER.load(source)
+        if set(saved.tensors) != {"bias"}:
+            raise ExpertError(f"{str(Path(source) / WEIGHTS)!r} holds {sorted(saved.tensors)[:4]}.", hint=_MAKE)
+        own, bias = saved.own, saved.tensors["bias"].float()
+        found = cls(bias, float(own["strength"]), own.get("base_model"), saved.fingerprint, own.get("metrics") or {})
+        object.__setattr__(found, "digest", saved.digest)  # frozen, and of this very content only
         return found
 
 
@@ -169,63 +130,4 @@ def output_layer(model: Any) -> str:
     return str(name)
 
 
-def digest(source: str | os.PathLike[str]) -> str | None:
-    """What stands for the bias saved in the folder `source` now: `RefusalBias.digest` of one loaded from these files.
-    None for what is not whole."""
-    try:
-        return digest_of(_read_files(Path(source)))
-    except ExpertError:
-        return None
-
-
-def check_target(target: Path) -> None:
-    """Raise ExpertError unless a bias could be saved to the folder `target` now: before anything takes long."""
-    with failing_as(ExpertError, f"A bias cannot be saved to {str(target)!r}", "a bias of ours"):
-        check_folder(target, MAIN, _names, (MAIN, WEIGHTS))
-
-
-def _document(data: bytes) -> dict[str, Any]:
-    """`refusal_bias.json`. Raises ExpertError for anything that is none."""
-    own = as_object(data, MAIN, ExpertError, _MAKE)
-    version = own.get("format_version")
-    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
-        raise ExpertError(
-            f"{MAIN} has format version {version!r}; this library reads up to {FORMAT_VERSION}.",
-            hint="pip install --upgrade acd-integrations",
-        )
-    if type(own.get("strength")) not in (int, float):
-        raise ExpertError(f"{MAIN} has the strength {str(own.get('strength'))[:60]!r}, no number.", hint=_MAKE)
-    for name, kind in (("base_model", str), ("fingerprint", str), ("metrics", dict), ("files", dict)):
-        if not isinstance(own.get(name), (kind, type(None))):
-            raise ExpertError(f"{MAIN} has the {name} {str(own[name])[:60]!r}, no {kind.__name__}.", hint=_MAKE)
-    return own
-
-
-def _names(data: bytes) -> set[str]:
-    """The files that were saved with `refusal_bias.json` (`data`). Raises ExpertError for one that is not ours."""
-    try:
-        _document(data)
-    except ExpertError as error:
-        raise ExpertError(
-            f"The {MAIN} in the folder is not ours, and will not be overwritten: {error.message}",
-            hint="Choose another folder, or remove that file first.",
-        ) from None
-    return {MAIN, WEIGHTS}
-
-
-def _parts(data: bytes) -> dict[str, str | None]:
-    known: Any = (_document(data).get("files") or {}).get(WEIGHTS)
-    return {WEIGHTS: known if isinstance(known, str) else None}
-
-
-def _read_files(folder: Path) -> dict[str, bytes]:
-    try:
-        return read_folder(folder, MAIN, _parts)
-    except MixedError as error:
-        raise ExpertError(
-            f"{error.wrong} in {str(folder)!r} is not the one that its {MAIN} was saved with.", hint=_MAKE
-        ) from None
-    except FileNotFoundError as error:
-        raise ExpertError(f"{str(folder)!r} lacks {Path(str(error.filename)).name}.", hint=_MAKE) from None
-    except (OSError, ValueError) as error:
-        raise ExpertError(f"The bias {str(folder)!r} cannot be read: {reason_of(error)}.", hint=_MAKE) from error
+FOLDER = LearntFolder(MAIN, WEIGHTS, "a bias", _MAKE, lambda own: check_numbers(own, ("strength",), MAIN, _MAKE))

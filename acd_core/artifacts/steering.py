@@ -14,13 +14,12 @@ AlphaSteer, as its authors' code, reads Delta h at the last token of the prompt 
 prompt, not in the reply. What is added is then fixed, so a row of a batch is what it is alone.
 
 On disk: `steering.json` (kind, layers, strength, threshold, base model with fingerprint, figures, digests) and
-`steering.safetensors`. Only safetensors and JSON are read. A version is replaced as a whole (`files.saving`).
+`steering.safetensors`, as `learnt_folder.py` has it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -29,31 +28,18 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 import torch
-from safetensors.torch import save as as_safetensors
 from torch import Tensor
 
 from acd_core.artifacts.learnt_files import STEERING_MAIN
-from acd_core.artifacts.pair import library_version
+from acd_core.artifacts.learnt_folder import LearntFolder, check_numbers
 from acd_core.errors import ExpertError
-from acd_core.files.reading import as_object, as_tensors, reason_of
-from acd_core.files.saving import (
-    MixedError,
-    check_folder,
-    digest_of,
-    digests,
-    failing_as,
-    read_folder,
-    save_folder,
-)
 from acd_core.locks import lazy
 from acd_core.model.backbone import Backbone
-from acd_core.model.fingerprint import difference, fields, read_fields
+from acd_core.model.fingerprint import another_model
 from acd_core.model.hidden_states import layer_count, layer_names
 from acd_core.model.interventions import Change, Intervention, RequestRow
-from acd_core.model.on_disk import not_found
 
 SteeringKind = Literal["scans", "alphasteer"]
-FORMAT_VERSION = 1
 MAIN, WEIGHTS = STEERING_MAIN, "steering.safetensors"
 AGREEING = "Sure"
 """The compliant start over which SCANS reads the transition (section 3.2)."""
@@ -125,14 +111,10 @@ class Steering:
     def check(self, backbone: Backbone) -> None:
         """Raise ExpertError unless it was learnt on `backbone` and can be computed with in its dtype."""
         hint = f"Make one for this model: acd train {self.kind} --model {backbone.model_id} --out my-steering"
-        known, whose = self.fingerprint, f"The steering was made for {self.base_model!r}"
-        other = None if known is None else difference(known, backbone.fingerprint)
-        if known is not None and other is not None:
-            raise ExpertError(
-                f"{whose} (fingerprint {known[:12]}), not for {backbone.model_id!r} (fingerprint "
-                f"{backbone.fingerprint[:12]}): {other}.",
-                hint=hint,
-            )
+        whose = f"The steering was made for {self.base_model!r}"
+        wrong = another_model(self.fingerprint, self.base_model, backbone)
+        if wrong is not None:
+            raise ExpertError(f"The steering was {wrong}.", hint=hint)
         width = int(getattr(backbone.config, "hidden_size", 0) or backbone.embedding_width)
         deepest, count = max(*self.layers, *self.read, 1), layer_count(backbone.model)
         if int(self.vectors.shape[1]) != width or deepest > count:
@@ -204,43 +186,24 @@ class Steering:
     # -- files ------------------------------------------------------------------------------------------------------
 
     def save(self, directory: str | os.PathLike[str]) -> Path:
-        """Write it to `directory`, replacing one that is there as a whole; other files there stay.
-
-        A process killed at any moment leaves the old one or the new one. Raises ExpertError where something else stands
-        in the way, somebody else is saving there, or the disk does not take it.
-        """
-        target = Path(directory)
-        files = {WEIGHTS: as_safetensors(self._tensors(), metadata={"format": "pt"})}
+        """As `LearntFolder.save`."""
         document = {
-            "format_version": FORMAT_VERSION,
-            "library_version": library_version(),
             "kind": self.kind,
             "base_model": self.base_model,
-            **fields(self.fingerprint),
             "layers": list(self.layers),
             "strength": self.strength,
             "read": list(self.read),
             "threshold": self.threshold,
-            "metrics": dict(self.metrics),
-            "files": digests(files),
         }
-        files[MAIN] = (json.dumps(document, indent=2, default=str) + "\n").encode()
-        _document(files[MAIN])  # what could not be read again is not written
-        with failing_as(ExpertError, f"The steering cannot be saved to {str(target)!r}", "steering of ours"):
-            save_folder(target, MAIN, files, _names)
-        return target
+        return FOLDER.save(directory, self._tensors(), document, self.fingerprint, self.metrics)
 
     @classmethod
     def load(cls, source: str | os.PathLike[str]) -> Steering:
         """Read what was saved to a local folder. Raises ExpertError for a missing, damaged or unsuitable one."""
-        folder = Path(source)
-        if not os.path.isdir(folder):
-            raise not_found("expert", os.fspath(source))
-        files = _read_files(folder)
-        own = _document(files[MAIN])
-        tensors = as_tensors(files[WEIGHTS], repr(str(folder / WEIGHTS)), ExpertError, _MAKE).tensors
+        saved = FOLDER.load(source)
+        own, tensors = saved.own, saved.tensors
         if "vectors" not in tensors or set(tensors) - {"vectors", "transitions", "readers"}:
-            raise ExpertError(f"{str(folder / WEIGHTS)!r} holds {sorted(tensors)[:4]}.", hint=_MAKE)
+            raise ExpertError(f"{str(Path(source) / WEIGHTS)!r} holds {sorted(tensors)[:4]}.", hint=_MAKE)
         found = cls(
             cast(SteeringKind, own.get("kind")),  # checked with all else
             tuple(own["layers"]),
@@ -251,10 +214,10 @@ class Steering:
             float(own["threshold"]),
             tensors["readers"].float() if "readers" in tensors else None,
             own.get("base_model"),
-            read_fields(own, MAIN, ExpertError, _MAKE),
+            saved.fingerprint,
             own.get("metrics") or {},
         )
-        object.__setattr__(found, "digest", digest_of(files))  # frozen, and of this very content only
+        object.__setattr__(found, "digest", saved.digest)  # frozen, and of this very content only
         return found
 
 
@@ -326,67 +289,12 @@ def transition_score(over: Tensor, reference: Tensor) -> float:
     return float(torch.nn.functional.cosine_similarity(over, reference, dim=-1).mean())
 
 
-def digest(source: str | os.PathLike[str]) -> str | None:
-    """What stands for the steering saved in the folder `source` now: `Steering.digest` of one loaded from these files.
-    None for what is not whole."""
-    try:
-        return digest_of(_read_files(Path(source)))
-    except ExpertError:
-        return None
-
-
-def check_target(target: Path) -> None:
-    """Raise ExpertError unless steering could be saved to the folder `target` now: before anything takes long."""
-    with failing_as(ExpertError, f"Steering cannot be saved to {str(target)!r}", "steering of ours"):
-        check_folder(target, MAIN, _names, (MAIN, WEIGHTS))
-
-
-def _document(data: bytes) -> dict[str, Any]:
-    """`steering.json`. Raises ExpertError for anything that is none."""
-    own = as_object(data, MAIN, ExpertError, _MAKE)
-    version = own.get("format_version")
-    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
-        raise ExpertError(
-            f"{MAIN} has format version {version!r}; this library reads up to {FORMAT_VERSION}.",
-            hint="pip install --upgrade acd-integrations",
-        )
+def _check_fields(own: Mapping[str, Any]) -> None:
+    """What is steering's own in its document. Raises ExpertError."""
     for name in ("layers", "read"):
         if not isinstance(own.get(name), list) or not all(type(each) is int for each in own[name]):
             raise ExpertError(f"{MAIN} has the {name} {str(own.get(name))[:60]!r}, no numbers of layers.", hint=_MAKE)
-    for name in ("strength", "threshold"):
-        if type(own.get(name)) not in (int, float):
-            raise ExpertError(f"{MAIN} has the {name} {str(own.get(name))[:60]!r}, no number.", hint=_MAKE)
-    for name, kind in (("base_model", str), ("fingerprint", str), ("metrics", dict), ("files", dict)):
-        if not isinstance(own.get(name), (kind, type(None))):
-            raise ExpertError(f"{MAIN} has the {name} {str(own[name])[:60]!r}, no {kind.__name__}.", hint=_MAKE)
-    return own
+    check_numbers(own, ("strength", "threshold"), MAIN, _MAKE)
 
 
-def _names(data: bytes) -> set[str]:
-    """The files that were saved with `steering.json` (`data`). Raises ExpertError for one that is not ours."""
-    try:
-        _document(data)
-    except ExpertError as error:
-        raise ExpertError(
-            f"The {MAIN} in the folder is not ours, and will not be overwritten: {error.message}",
-            hint="Choose another folder, or remove that file first.",
-        ) from None
-    return {MAIN, WEIGHTS}
-
-
-def _parts(data: bytes) -> dict[str, str | None]:
-    known: Any = (_document(data).get("files") or {}).get(WEIGHTS)
-    return {WEIGHTS: known if isinstance(known, str) else None}
-
-
-def _read_files(folder: Path) -> dict[str, bytes]:
-    try:
-        return read_folder(folder, MAIN, _parts)
-    except MixedError as error:
-        raise ExpertError(
-            f"{error.wrong} in {str(folder)!r} is not the one that its {MAIN} was saved with.", hint=_MAKE
-        ) from None
-    except FileNotFoundError as error:
-        raise ExpertError(f"{str(folder)!r} lacks {Path(str(error.filename)).name}.", hint=_MAKE) from None
-    except (OSError, ValueError) as error:
-        raise ExpertError(f"The steering {str(folder)!r} cannot be read: {reason_of(error)}.", hint=_MAKE) from error
+FOLDER = LearntFolder(MAIN, WEIGHTS, "steering", _MAKE, _check_fields)

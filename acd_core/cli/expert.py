@@ -10,6 +10,7 @@ import typer
 
 from acd_core.bundled import REFERENCE_ANCHORS
 from acd_core.cli.console import note, say, say_table, stderr
+from acd_core.cli.loading import load_to_train
 from acd_core.errors import UsageError
 
 
@@ -70,7 +71,6 @@ def expert(
     settings = {name: value for name, value in given.items() if value is not None}
     note("loading torch ...")
     from acd_core.artifacts.lora import check_target
-    from acd_core.model.backbone import Backbone
     from acd_core.tuning import ExpertSettings, load_instructions, load_pairs
     from acd_core.tuning.expert import refusals_of, train_expert
     from acd_core.tuning.runs import alone_in, work_folder
@@ -93,11 +93,7 @@ def expert(
     if pairs is not None:
         refusals_of(pairs, chosen)
     bar = stderr().is_terminal
-    backbone = Backbone.load(model, device=device, dtype=dtype)
-    note(
-        f"{backbone.model_id} on {backbone.device} ({backbone.device_reason}), "
-        f"{str(backbone.dtype).removeprefix('torch.')} ({backbone.dtype_reason})"
-    )
+    backbone = load_to_train(model, device, dtype)
     if not bar:
         note("training ..." if anchors or refusals else "asking the model for refusals, then training ...")
     made = train_expert(backbone, pairs, unsafe=own, refusals=texts, out=out, progress=bar, **settings)

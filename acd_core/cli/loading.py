@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from acd_core.cli.console import note
 from acd_core.errors import UsageError
 from acd_core.model.on_disk import BUNDLED_PAIRS
+
+if TYPE_CHECKING:
+    from acd_core.model.backbone import Backbone
 
 MODEL_HELP = "Folder, hub id, GGUF file, 'smollm2' or 'reference' (bundled)."
 PAIR_HELP = "Folder, hub id, 'smollm2' or 'reference'. Default: the bundled pair, if the model has one."
@@ -32,3 +36,15 @@ def engine_options(given: str) -> dict[str, Any] | None:
             raise UsageError(f"--engine: {part!r} is not NAME=VALUE.", hint="For example --engine max_rows=32.")
         found[name] = int(value) if value.isdecimal() else value
     return found or None
+
+
+def load_to_train(model: str, device: str, dtype: str) -> Backbone:
+    """Load the model, and say on stderr where and how it stands."""
+    from acd_core.model.backbone import Backbone
+
+    backbone = Backbone.load(model, device=device, dtype=dtype)
+    note(
+        f"{backbone.model_id} on {backbone.device} ({backbone.device_reason}), "
+        f"{str(backbone.dtype).removeprefix('torch.')} ({backbone.dtype_reason})"
+    )
+    return backbone

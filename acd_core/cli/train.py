@@ -9,7 +9,7 @@ import typer
 
 from acd_core.bundled import REFERENCE_ANCHORS
 from acd_core.cli.console import note, say, say_table, stderr
-from acd_core.cli.loading import DEVICE_HELP, DTYPE_HELP, MODEL_HELP
+from acd_core.cli.loading import DEVICE_HELP, DTYPE_HELP, MODEL_HELP, load_to_train
 from acd_core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ def train(
 ) -> None:
     """Train what a method needs, such as an adapter, the model frozen: acd train derta --model M --out O."""
     note("loading torch ...")
-    from acd_core.model.backbone import Backbone
     from acd_core.tuning.runs import alone_in, work_folder
     from acd_core.tuning.trainers import TRAINERS, trainer_named
 
@@ -56,11 +55,7 @@ def train(
     with alone_in(work_folder(Path(out), "training")):  # for a moment: the run itself says so again
         pass
     bar = stderr().is_terminal
-    backbone = Backbone.load(model, device=device, dtype=dtype)
-    note(
-        f"{backbone.model_id} on {backbone.device} ({backbone.device_reason}), "
-        f"{str(backbone.dtype).removeprefix('torch.')} ({backbone.dtype_reason})"
-    )
+    backbone = load_to_train(model, device, dtype)
     if not bar:
         note("training ...")
     made = trainer.run(backbone, Path(out), data=data, seed=seed, settings=settings, progress=bar, resume=resume)

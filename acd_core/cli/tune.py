@@ -16,6 +16,7 @@ from rich.table import Table
 from acd_core.bundled import REFERENCE_ANCHORS
 from acd_core.cli.console import note, say, stderr, stdout
 from acd_core.cli.gating import gate_facts
+from acd_core.cli.loading import load_to_train
 from acd_core.errors import UsageError, missing_extra
 
 if TYPE_CHECKING:
@@ -146,7 +147,6 @@ def tuned(
     """Tune with a bar on stderr (on a pipe: a line every few seconds and one a point) and save to `out`."""
     note("loading torch ...")
     from acd_core.artifacts.pair import check_target
-    from acd_core.model.backbone import Backbone
     from acd_core.tuning import TuneSettings, generate_anchors, load_instructions, load_pairs
     from acd_core.tuning import tune as run
     from acd_core.tuning.anchors import check_disjoint
@@ -168,11 +168,7 @@ def tuned(
         check_disjoint({"the harmless instructions": own[0], "the harmful instructions": own[1]})
     with alone_in(work_folder(out)):
         check_target(out)
-        backbone = Backbone.load(model, device=device, dtype=dtype)
-        note(
-            f"{backbone.model_id} on {backbone.device} ({backbone.device_reason}), "
-            f"{str(backbone.dtype).removeprefix('torch.')} ({backbone.dtype_reason})"
-        )
+        backbone = load_to_train(model, device, dtype)
         if own:
             settings.setdefault("gate", True)
             from acd_core.lm import ContrastiveLM

@@ -143,6 +143,18 @@ def difference(one: str, other: str) -> str | None:
     return f"{changed} of {len(common)} weights compared differ" if changed else None
 
 
+def another_model(known: str | None, base_model: str | None, backbone: Any, made: str = "made for") -> str | None:
+    """Why what was `made` for the model of the fingerprint `known`, which it calls `base_model`, is not for `backbone`,
+    in words that follow "The pair was"; None where it may be, or nothing is known."""
+    why = None if known is None else difference(known, backbone.fingerprint)
+    if known is None or why is None:
+        return None
+    return (
+        f"{made} {base_model!r} (fingerprint {known[:12]}), not {made.split()[-1]} {backbone.model_id!r} "
+        f"(fingerprint {backbone.fingerprint[:12]}): {why}"
+    )
+
+
 def fields(fingerprint: str | None) -> dict[str, str | None]:
     """Return what a file keeps of a fingerprint: what earlier versions of this library compare, and the sample."""
     if isinstance(fingerprint, Fingerprint):

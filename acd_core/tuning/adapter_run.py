@@ -19,6 +19,8 @@ from torch import Tensor
 from acd_core.artifacts.lora import Expert
 from acd_core.errors import TuningError
 from acd_core.model.backbone import Backbone
+from acd_core.tuning import anchors as anchor_data
+from acd_core.tuning.anchors import AnchorPair
 from acd_core.tuning.examples import Row
 from acd_core.tuning.gradient_runner import GradientRunner
 from acd_core.tuning.gradients import step_losses
@@ -134,3 +136,11 @@ class AdapterRun(Course):
     def restore(self, found: Checkpoint, device: torch.device) -> None:
         known = of_kind(found.document, "loss_before", dict)
         self.before = {name: float(of_kind(known, name, (int, float))) for name in known}
+
+
+def own_replies(backbone: Backbone, **asked: Any) -> tuple[AnchorPair, ...]:
+    """The model's own replies, labelled: `anchors.generate_anchors` on an LM over `backbone` without a pair."""
+    from acd_core.lm import ContrastiveLM
+
+    with ContrastiveLM(backbone) as lm:
+        return anchor_data.generate_anchors(lm, **asked)

@@ -20,17 +20,17 @@ from typing import Any
 
 from acd_core.artifacts.lora import Expert, check_target
 from acd_core.chat import Chat
-from acd_core.errors import TuningError, UsageError
+from acd_core.errors import TuningError
 from acd_core.model.backbone import Backbone
 from acd_core.tuning import anchors as anchor_data
-from acd_core.tuning.adapter_run import AdapterRun
+from acd_core.tuning.adapter_run import AdapterRun, own_replies
 from acd_core.tuning.anchors import AnchorPair, AnchorSplit, Instruction
 from acd_core.tuning.examples import Batches, Encoder, Row
 from acd_core.tuning.lora_adapter import ALL_TARGETS, targets_of
 from acd_core.tuning.objectives import ADAPTER_OBJECTIVES, Class
 from acd_core.tuning.refusals import refuses_little, supplied
 from acd_core.tuning.runs import alone_in, work_folder
-from acd_core.tuning.settings import DertaSettings
+from acd_core.tuning.settings import DertaSettings, made_from
 from acd_core.tuning.turning import TurningSplit, turning
 
 OBJECTIVE_OF: Mapping[str, str] = {"both": "derta", "prefix": "derta-prefix", "transition": "derta-transition"}
@@ -61,11 +61,7 @@ def train_derta(
     Raises TuningError (too few harmful replies or harmless ones, divergence, another run towards `out`), ExpertError
     (`out` is something else, or cannot be written to) and UsageError (impossible settings).
     """
-    unknown = [name for name in settings if name not in DertaSettings.__dataclass_fields__]
-    if unknown:
-        known = ", ".join(DertaSettings.__dataclass_fields__)
-        raise UsageError(f"Unknown setting {unknown[0]!r} of a DeRTa adapter.", hint=f"Settings: {known}.")
-    chosen = DertaSettings(**settings)
+    chosen = made_from(DertaSettings, settings, "Unknown setting {} of a DeRTa adapter.")
     target = Path(out) if out is not None else None
     work = work_folder(target, "training") if target is not None else None
     kept = work / "replies.jsonl" if work is not None and anchors is None else None
@@ -78,7 +74,21 @@ def train_derta(
             rows_of(anchors, chosen, refusals)  # too few are told before a model is loaded
         backbone = Backbone.load(model) if isinstance(model, str) else model
         modules = targets_of(backbone, ALL_TARGETS if chosen.modules == "all" else None)
-        pairs = _own_replies(backbone, safe, unsafe, kept, judge, chosen, progress) if anchors is None else anchors
+        pairs = (
+            anchors
+            if anchors is not None
+            else own_replies(
+                backbone,
+                safe=safe,
+                unsafe=unsafe,
+                prompts={"null": anchor_data.MANUAL_PROMPTS["null"]},
+                out=kept,
+                judge=judge,
+                max_tokens=chosen.reply_tokens,
+                seed=chosen.seed,
+                progress=progress,
+            )
+        )
         run = DertaRun(backbone, modules, rows_of(pairs, chosen, refusals), chosen, work)
         return run.trained("Training the DeRTa adapter", {"method": "derta"}, target, resume, progress)
 
@@ -103,31 +113,6 @@ def rows_of(pairs: Sequence[AnchorPair], settings: DertaSettings, refusals: Sequ
     draws = settings.epochs * (1 if settings.kinds == "both" else 2)
     chosen = replace(split, accepted=tuple(accepted), harmless=tuple(answered))
     return turning(chosen, settings.seed, draws=draws, kept=settings.kept)
-
-
-def _own_replies(
-    backbone: Backbone,
-    safe: Sequence[Instruction] | None,
-    unsafe: Sequence[Instruction] | None,
-    kept: Path | None,
-    judge: Any,
-    settings: DertaSettings,
-    progress: bool,
-) -> tuple[AnchorPair, ...]:
-    from acd_core.lm import ContrastiveLM
-
-    with ContrastiveLM(backbone) as lm:
-        return anchor_data.generate_anchors(
-            lm,
-            safe=safe,
-            unsafe=unsafe,
-            prompts={"null": anchor_data.MANUAL_PROMPTS["null"]},
-            out=kept,
-            judge=judge,
-            max_tokens=settings.reply_tokens,
-            seed=settings.seed,
-            progress=progress,
-        )
 
 
 class DertaRun(AdapterRun):

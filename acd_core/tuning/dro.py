@@ -44,6 +44,7 @@ from acd_core.tuning.loop import Course, Schedule, State, TrainingLoop, of_kind
 from acd_core.tuning.objectives import Class, Term, TermTable
 from acd_core.tuning.progress import Bar
 from acd_core.tuning.runs import Checkpoint, alone_in, forget, work_folder
+from acd_core.tuning.settings import check_above_zero, check_least, made_from
 from acd_core.tuning.soft_prompts import PROMPTS, SoftPromptForwards, SoftPrompts
 from acd_core.tuning.streams import ReplyScores, tuning_view
 from acd_core.tuning.trainable import Ids, ParameterGroup
@@ -84,12 +85,8 @@ class DroSettings:
         if self.start not in STARTS:
             raise UsageError(f"start is {self.start!r}.", hint=f"One of {', '.join(STARTS)}.")
         least = {"dimensions": 1, "requests": 8, "samples": 1, "reply_tokens": 1, "epochs": 1, "batch": 2}
-        for name, value in {**least, "probe_steps": 1, "seed": 0}.items():
-            if getattr(self, name) < value:
-                raise UsageError(f"{name} is {getattr(self, name)!r}; it must be at least {value}.")
-        for name in ("lr", "clip"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0.0):
-                raise UsageError(f"{name} is {getattr(self, name)!r}; it must be above 0.")
+        check_least(self, {**least, "probe_steps": 1, "seed": 0})
+        check_above_zero(self, "lr", "clip")
         weights = self.weight_r, self.weight_h, self.weight_u
         if not all(math.isfinite(weight) and weight >= 0.0 for weight in weights) or not any(weights[:2]):
             raise UsageError(
@@ -138,11 +135,7 @@ def train_dro(
     Raises TuningError (too few requests, replies all of one kind, a model that cannot be tuned, divergence, another run
     towards `out`), PairError (`out` is something else; a pair of another model) and UsageError (impossible settings).
     """
-    unknown = [name for name in settings if name not in DroSettings.__dataclass_fields__]
-    if unknown:
-        known = ", ".join(DroSettings.__dataclass_fields__)
-        raise UsageError(f"Unknown setting {unknown[0]!r} of DRO.", hint=f"Settings: {known}.")
-    chosen = DroSettings(**settings)
+    chosen = made_from(DroSettings, settings, "Unknown setting {} of DRO.")
     target = Path(out) if out is not None else None
     work = work_folder(target, "training") if target is not None else None
     with alone_in(work) if work is not None else nullcontext():

@@ -21,14 +21,14 @@ from acd_core.errors import TuningError, UsageError
 from acd_core.methods import prompts as texts
 from acd_core.model.backbone import Backbone
 from acd_core.tuning import anchors as anchor_data
-from acd_core.tuning.adapter_run import AdapterRun
+from acd_core.tuning.adapter_run import AdapterRun, own_replies
 from acd_core.tuning.anchors import AnchorPair, Instruction
 from acd_core.tuning.examples import Encoder, Epochs, Row
 from acd_core.tuning.lora_adapter import targets_of
 from acd_core.tuning.objectives import ADAPTER_OBJECTIVES
 from acd_core.tuning.refusals import refusing_pairs
 from acd_core.tuning.runs import alone_in, work_folder
-from acd_core.tuning.settings import ExpertSettings
+from acd_core.tuning.settings import ExpertSettings, made_from
 
 OBJECTIVE = "safedecoding"
 
@@ -64,11 +64,7 @@ def train_expert(
     Raises TuningError (too few refusals, no attention projection, divergence, another run towards `out`), ExpertError
     (`out` is something else, or cannot be written to) and UsageError (impossible settings).
     """
-    unknown = [name for name in settings if name not in ExpertSettings.__dataclass_fields__]
-    if unknown:
-        known = ", ".join(ExpertSettings.__dataclass_fields__)
-        raise UsageError(f"Unknown setting {unknown[0]!r} of an expert.", hint=f"Settings: {known}.")
-    chosen = ExpertSettings(**settings)
+    chosen = made_from(ExpertSettings, settings, "Unknown setting {} of an expert.")
     if refusals is not None and anchors is not None:
         raise UsageError("anchors hold replies already, and refusals are to be supplied.", hint="Give one of the two.")
     target = Path(out) if out is not None else None
@@ -85,7 +81,22 @@ def train_expert(
             asked = anchor_data.bundled_instructions("unsafe") if unsafe is None else unsafe
             pairs: Sequence[AnchorPair] = refusing_pairs(asked, refusals)
         else:
-            pairs = _own_replies(backbone, unsafe, work, judge, chosen, progress) if anchors is None else anchors
+            pairs = (
+                anchors
+                if anchors is not None
+                else own_replies(
+                    backbone,
+                    safe=(),
+                    unsafe=unsafe,
+                    prompts=REFUSING_PROMPTS,
+                    out=work / "refusals.jsonl" if work is not None else None,
+                    judge=judge,
+                    temperature=0.8,
+                    max_tokens=chosen.reply_tokens,
+                    seed=chosen.seed,
+                    progress=progress,
+                )
+            )
         return ExpertRun(backbone, names, refusals_of(pairs, chosen), chosen, work).go(target, resume, progress)
 
 
@@ -105,32 +116,6 @@ def refusals_of(pairs: Sequence[AnchorPair], settings: ExpertSettings) -> list[A
         )
     random.Random(settings.seed).shuffle(found)
     return found[: settings.most]
-
-
-def _own_replies(
-    backbone: Backbone,
-    unsafe: Sequence[Instruction] | None,
-    work: Path | None,
-    judge: Any,
-    settings: ExpertSettings,
-    progress: bool,
-) -> tuple[AnchorPair, ...]:
-    from acd_core.lm import ContrastiveLM
-
-    kept = work / "refusals.jsonl" if work is not None else None
-    with ContrastiveLM(backbone) as lm:
-        return anchor_data.generate_anchors(
-            lm,
-            safe=(),
-            unsafe=unsafe,
-            prompts=REFUSING_PROMPTS,
-            out=kept,
-            judge=judge,
-            temperature=0.8,
-            max_tokens=settings.reply_tokens,
-            seed=settings.seed,
-            progress=progress,
-        )
 
 
 class ExpertRun(AdapterRun):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from acd_core.artifacts.steering import AGREEING
+from acd_core.artifacts.steering import AGREEING, FOLDER, Steering
 from acd_core.chat import Chat
 from acd_core.errors import ModelError, TuningError, UsageError
 from acd_core.model.backbone import Backbone
@@ -20,7 +20,7 @@ from acd_core.tuning import anchors as anchor_data
 from acd_core.tuning.anchors import AnchorPair, Instruction, SplitName
 from acd_core.tuning.pooled_regression import auc
 from acd_core.tuning.progress import Bar
-from acd_core.tuning.runs import Checkpoint
+from acd_core.tuning.runs import Checkpoint, alone_in, forget, work_folder
 
 ROWS, TOKENS = 24, 3000
 """Of one forward, at most."""
@@ -54,6 +54,51 @@ class Requests:
 
     def _ids(self, text: str) -> tuple[int, ...]:
         return self._chat.layout([{"role": "user", "content": text}]).ids
+
+
+def learnt_from_states(
+    backbone: Backbone,
+    out: Path | None,
+    groups: Sequence[Sequence[str]],
+    rows_of: Callable[[Requests, Sequence[str]], list[ReadRow]],
+    layers: Sequence[int],
+    fit: Callable[[Sequence[Tensor]], Steering],
+    *,
+    resume: bool,
+    progress: bool,
+) -> Steering:
+    """Read the states of all requests of `groups`, let `fit` make steering of them, and with `out` save it there.
+
+    fit: takes the states of each group, as `states_of` gives them. resume: go on with the states that a killed run kept
+    in `<out>.training/`; they go once it is saved. Raises TuningError for another run towards `out`, ExpertError where
+    `out` is something else.
+    """
+    if out is None:
+        return fit(_states_by_group(backbone, groups, rows_of, layers, None, progress))
+    work = work_folder(out, "training")
+    kept = work / "states.safetensors"
+    with alone_in(work):
+        FOLDER.check_target(out)
+        if not resume:
+            forget(kept)
+        made = fit(_states_by_group(backbone, groups, rows_of, layers, kept, progress))
+        made.save(out)
+        forget(kept)
+    return made
+
+
+def _states_by_group(
+    backbone: Backbone,
+    groups: Sequence[Sequence[str]],
+    rows_of: Callable[[Requests, Sequence[str]], list[ReadRow]],
+    layers: Sequence[int],
+    kept: Path | None,
+    progress: bool,
+) -> Sequence[Tensor]:
+    rows = rows_of(Requests(backbone), [text for group in groups for text in group])
+    states = states_of(backbone, rows, layers, kept=kept, progress=progress)
+    found: Sequence[Tensor] = states.split([len(group) for group in groups])
+    return found
 
 
 @torch.inference_mode()

@@ -14,10 +14,8 @@ All of it in float64 on the CPU.
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,14 +23,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from acd_core.artifacts.steering import Steering, check_target
+from acd_core.artifacts.steering import Steering
 from acd_core.errors import UsageError
 from acd_core.model.backbone import Backbone
 from acd_core.model.hidden_states import layer_count
 from acd_core.tuning.anchors import AnchorPair, Instruction, bundled_instructions
-from acd_core.tuning.last_states import Requests, chosen_layers, middle_third, states_of, texts_for
+from acd_core.tuning.last_states import Requests, chosen_layers, learnt_from_states, middle_third, texts_for
 from acd_core.tuning.progress import Bar
-from acd_core.tuning.runs import alone_in, forget, work_folder
+from acd_core.tuning.settings import check_above_zero
 
 
 @dataclass(frozen=True)
@@ -55,9 +53,7 @@ class AlphaSteerSettings:
     def __post_init__(self) -> None:
         if not 0.0 < self.share < 1.0:
             raise UsageError(f"share is {self.share!r}; it must lie between 0 and 1.")
-        for name in ("ridge", "strength"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0.0):
-                raise UsageError(f"{name} is {getattr(self, name)!r}; it must be above 0.")
+        check_above_zero(self, "ridge", "strength")
         if min(self.harmless, self.harmful) < 8 or self.seed < 0:
             raise UsageError(f"harmless is {self.harmless!r}, harmful {self.harmful!r}, seed {self.seed!r}: 8, 8, 0.")
         if self.layers == "separation":
@@ -87,22 +83,17 @@ def train_alphasteer(
         texts = texts_for(harmful, pairs, own, ("unsafe", "more_unsafe") if harmful else ("safe", "more_safe"), both)
         learnt.append(drawn.sample(texts, min(most, len(texts))))
     layers = chosen_layers(chosen.layers, layer_count(backbone.model)) or middle_third(backbone)
-    work = work_folder(out, "training") if out is not None else None
-    with alone_in(work) if work is not None else nullcontext():
-        if out is not None:
-            check_target(out)
-        kept = work / "states.safetensors" if work is not None else None
-        if kept is not None and not resume:
-            forget(kept)
-        groups = [*learnt, *([row.text for row in part] for part in held_out)]
-        rows = Requests(backbone).at_last_token([text for group in groups for text in group])
-        states = states_of(backbone, rows, layers, kept=kept, progress=progress)[:, 0]
-        made = _fitted(backbone, chosen, layers, states.split([len(group) for group in groups]), progress)
-        if out is not None:
-            made.save(out)
-            assert kept is not None
-            forget(kept)
-    return made
+    groups = [*learnt, *([row.text for row in part] for part in held_out)]
+    return learnt_from_states(
+        backbone,
+        out,
+        groups,
+        Requests.at_last_token,
+        layers,
+        lambda states: _fitted(backbone, chosen, layers, [each[:, 0] for each in states], progress),
+        resume=resume,
+        progress=progress,
+    )
 
 
 def null_space(harmless: Tensor, share: float) -> Tensor:

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from acd_core.artifacts.refusal_bias import RefusalBias, check_target
+from acd_core.artifacts.refusal_bias import FOLDER, RefusalBias
 from acd_core.chat import Chat
 from acd_core.errors import TuningError, UsageError
 from acd_core.methods.prompts import SAFE_PROMPT
@@ -86,7 +86,7 @@ def train_refusal_bias(
     """
     chosen, started = settings or TsdiSettings(), time.monotonic()
     if out is not None:
-        check_target(out)
+        FOLDER.check_target(out)
     pool = bundled_instructions("safe") if safe is None else safe
     asked = random_prompts(pool, chosen.prompts, chosen.words, chosen.seed)
     found = estimated(backbone, asked, chosen.tokens, progress)

@@ -15,14 +15,13 @@ import itertools
 import math
 import random
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from acd_core.artifacts.steering import Steering, check_target, transition_score
+from acd_core.artifacts.steering import Steering, transition_score
 from acd_core.errors import UsageError
 from acd_core.model.backbone import Backbone
 from acd_core.model.hidden_states import layer_count
@@ -31,12 +30,11 @@ from acd_core.tuning.last_states import (
     Requests,
     best_separated,
     chosen_layers,
+    learnt_from_states,
     middle_third,
-    states_of,
     texts_for,
 )
 from acd_core.tuning.pooled_regression import auc
-from acd_core.tuning.runs import alone_in, forget, work_folder
 
 
 @dataclass(frozen=True)
@@ -99,23 +97,17 @@ def train_scans(
         anchors.append(drawn.sample(texts, min(chosen.anchors, len(texts))))
     count = layer_count(backbone.model)
     given = chosen_layers(chosen.layers, count)
-    work = work_folder(out, "training") if out is not None else None
-    with alone_in(work) if work is not None else nullcontext():
-        if out is not None:
-            check_target(out)
-        kept = work / "states.safetensors" if work is not None else None
-        if kept is not None and not resume:
-            forget(kept)
-        groups = [*anchors, *([row.text for row in part] for part in held_out)]
-        rows = Requests(backbone).over_agreeing([text for group in groups for text in group])
-        layers = range(1, count + 1)
-        states = states_of(backbone, rows, layers, kept=kept, progress=progress)
-        made = _fitted(backbone, chosen, given, states.split([len(group) for group in groups]))
-        if out is not None:
-            made.save(out)
-            assert kept is not None
-            forget(kept)
-    return made
+    groups = [*anchors, *([row.text for row in part] for part in held_out)]
+    return learnt_from_states(
+        backbone,
+        out,
+        groups,
+        Requests.over_agreeing,
+        range(1, count + 1),
+        lambda states: _fitted(backbone, chosen, given, states),
+        resume=resume,
+        progress=progress,
+    )
 
 
 def unit_differences(harmless: Tensor, harmful: Tensor) -> tuple[Tensor, Tensor]:

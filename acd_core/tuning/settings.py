@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
 
 from acd_core.errors import UsageError
 from acd_core.tuning.validation import Point
@@ -45,7 +45,7 @@ class TuneSettings:
 
     def __post_init__(self) -> None:
         least = {"steps": 1, "batch": 3, "reply_tokens": 1, "validate_every": 1, "validation_tokens": 1}
-        _check_least(self, {**least, "warmup": 0, "patience": 0})
+        check_least(self, {**least, "warmup": 0, "patience": 0})
         if not (math.isfinite(self.lr) and self.lr > 0.0):
             raise UsageError(f"lr is {self.lr!r}; it must be above 0.", hint="The default is --lr 0.06.")
         if not 0.0 <= self.margin <= 1.0:
@@ -88,13 +88,9 @@ class ExpertSettings:
 
     def __post_init__(self) -> None:
         least = {"rank": 1, "epochs": 1, "batch": 1, "per_request": 1, "most": 1, "reply_tokens": 1}
-        _check_least(self, {**least, "seed": 0})
-        for name in ("lora_alpha", "lr", "clip"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0.0):
-                raise UsageError(f"{name} is {getattr(self, name)!r}; it must be above 0.")
-        for name in ("dropout", "warmup"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise UsageError(f"{name} is {getattr(self, name)!r}; it must lie in [0, 1).")
+        check_least(self, {**least, "seed": 0})
+        check_above_zero(self, "lora_alpha", "lr", "clip")
+        _check_shares(self, "dropout", "warmup")
 
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of step `step` (from 0) of `steps`."""
@@ -138,13 +134,9 @@ class DertaSettings:
 
     def __post_init__(self) -> None:
         least = {"most": 8, "rank": 1, "epochs": 1, "batch": 3, "reply_tokens": 1, "seed": 0}
-        _check_least(self, least)
-        for name in ("helpful", "lora_alpha", "lr", "clip"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0.0):
-                raise UsageError(f"{name} is {getattr(self, name)!r}; it must be above 0.")
-        for name in ("dropout", "warmup"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise UsageError(f"{name} is {getattr(self, name)!r}; it must lie in [0, 1).")
+        check_least(self, least)
+        check_above_zero(self, "helpful", "lora_alpha", "lr", "clip")
+        _check_shares(self, "dropout", "warmup")
         if not 0.0 < self.kept <= 1.0:
             raise UsageError(f"kept is {self.kept!r}; it must lie in (0, 1].")
         for name, known in (("kinds", KINDS), ("modules", MODULES)):
@@ -161,19 +153,24 @@ def _linear(lr: float, warmup: float, step: int, steps: int) -> float:
     return lr * ((step + 1) / warm if step < warm else (steps - step) / max(1, steps - warm))
 
 
-def _check_least(settings: TuneSettings | ExpertSettings | DertaSettings, least: Mapping[str, int]) -> None:
+def check_least(settings: Any, least: Mapping[str, int]) -> None:
+    """Raise UsageError for a field of `settings` below its least value."""
     for name, value in least.items():
         if getattr(settings, name) < value:
             raise UsageError(f"{name} is {getattr(settings, name)!r}; it must be at least {value}.")
 
 
-def settings_of(given: Mapping[str, Any]) -> TuneSettings:
-    """`given` as checked settings; UsageError for an unknown name or an impossible value."""
-    known = TuneSettings.__dataclass_fields__
+Made = TypeVar("Made")
+
+
+def made_from(kind: type[Made], given: Mapping[str, Any], said: str) -> Made:
+    """`given` as checked settings of `kind`, a dataclass. Raises UsageError for an impossible value, and for an unknown
+    name, with `said`, in which {} stands for the name."""
+    known = [each.name for each in fields(kind)]  # type: ignore[arg-type]
     unknown = [name for name in given if name not in known]
     if unknown:
-        raise UsageError(f"Unknown tuning setting {unknown[0]!r}.", hint=f"Settings: {', '.join(known)}.")
-    return TuneSettings(**given)
+        raise UsageError(said.format(repr(unknown[0])), hint=f"Settings: {', '.join(known)}.")
+    return kind(**given)
 
 
 def metrics_of(history: Mapping[str, Any], settings: TuneSettings, point: Point, plain: Point) -> dict[str, Any]:
@@ -199,3 +196,16 @@ def metrics_of(history: Mapping[str, Any], settings: TuneSettings, point: Point,
         "revision": history["revision"],
         "curve": history["validation"],
     }
+
+
+def check_above_zero(settings: Any, *names: str) -> None:
+    """Raise UsageError for a field of `settings` that is no finite number above 0."""
+    for name in names:
+        if not (math.isfinite(getattr(settings, name)) and getattr(settings, name) > 0.0):
+            raise UsageError(f"{name} is {getattr(settings, name)!r}; it must be above 0.")
+
+
+def _check_shares(settings: Any, *names: str) -> None:
+    for name in names:
+        if not 0.0 <= getattr(settings, name) < 1.0:
+            raise UsageError(f"{name} is {getattr(settings, name)!r}; it must lie in [0, 1).")

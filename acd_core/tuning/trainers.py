@@ -1,6 +1,6 @@
 """What `acd train METHOD` can make: a row for each method that is trained, and how its settings are read.
 
-To add one: a function with the shape of `Run`, a dataclass of its settings (checked in `__post_init__`, with a field
+To add one: a function of a `Job`, a dataclass of its settings (checked in `__post_init__`, with a field
 `seed`), and a row of TRAINERS. The command, its help and its checks before a model is loaded follow from the row.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from acd_core.artifacts import lora, pair, refusal_bias, steering
 from acd_core.errors import UsageError
@@ -39,10 +39,40 @@ class TrainingData:
     refusals: tuple[str, ...] = ()
 
 
-class Run(Protocol):
-    """Trains, saves to `out` in one step at the end (None: nowhere), and gives what it made, which has `metrics`."""
+@dataclass(frozen=True)
+class Job:
+    """One run. out: the folder, saved in one step at the end; None: nowhere. settings: values of the row's settings,
+    but for the seed. resume: go on with a killed run's work, kept in `<out>.training/`."""
 
-    def __call__(
+    backbone: Backbone
+    out: Path | None
+    data: TrainingData
+    seed: int
+    settings: Mapping[str, Any]
+    progress: bool
+    resume: bool = True
+
+    @property
+    def instructions(self) -> dict[str, Any]:
+        """What most trainers take beside anchors and settings, by name."""
+        return {"safe": self.data.safe, "unsafe": self.data.unsafe, "resume": self.resume, "progress": self.progress}
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """One row. makes, needs: one line each, for people. settings: a dataclass, its fields with defaults being what
+    `--set` takes. made_by: does the work. check_target: raises where `out` cannot be written to or is something else.
+    use: the command that tries what was made, with {model} and {out}."""
+
+    name: str
+    makes: str
+    needs: str
+    settings: type[Any]
+    made_by: Callable[[Job], Any]
+    check_target: Callable[[Path], None]
+    use: str
+
+    def run(
         self,
         backbone: Backbone,
         out: Path | None,
@@ -53,24 +83,8 @@ class Run(Protocol):
         progress: bool,
         resume: bool = True,
     ) -> Any:
-        """settings: values of the row's `settings`, but for the seed. resume: go on with a killed run's work, kept in
-        `<out>.training/`."""
-        ...
-
-
-@dataclass(frozen=True)
-class Trainer:
-    """One row. makes, needs: one line each, for people. settings: a dataclass, its fields with defaults being what
-    `--set` takes. check_target: raises where `out` cannot be written to or is something else. use: the command that
-    tries what was made, with {model} and {out}."""
-
-    name: str
-    makes: str
-    needs: str
-    settings: type[Any]
-    run: Run
-    check_target: Callable[[Path], None]
-    use: str
+        """Train as `Job` says, and give what was made, which has `metrics`."""
+        return self.made_by(Job(backbone, out, data, seed, settings, progress, resume))
 
     def values(self, given: Iterable[str], seed: int = 0) -> dict[str, Any]:
         """NAME=VALUE texts as checked values of `settings`, without the seed.
@@ -102,134 +116,50 @@ def _value(kind: type[Any], name: str, text: str) -> Any:
         raise UsageError(f"--set: {name} is {text!r}, no {kind.__name__}.") from None
 
 
-def _safedecoding(
-    backbone: Backbone,
-    out: Path | None,
-    *,
-    data: TrainingData,
-    seed: int,
-    settings: Mapping[str, Any],
-    progress: bool,
-    resume: bool = True,
-) -> lora.Expert:
+def _safedecoding(job: Job) -> lora.Expert:
     return train_expert(
-        backbone,
-        data.pairs,
-        unsafe=data.unsafe,
-        refusals=data.refusals or None,
-        out=out,
-        resume=resume,
-        progress=progress,
-        seed=seed,
-        **settings,
+        job.backbone,
+        job.data.pairs,
+        unsafe=job.data.unsafe,
+        refusals=job.data.refusals or None,
+        out=job.out,
+        resume=job.resume,
+        progress=job.progress,
+        seed=job.seed,
+        **job.settings,
     )
 
 
-def _derta(
-    backbone: Backbone,
-    out: Path | None,
-    *,
-    data: TrainingData,
-    seed: int,
-    settings: Mapping[str, Any],
-    progress: bool,
-    resume: bool = True,
-) -> lora.Expert:
+def _derta(job: Job) -> lora.Expert:
     return train_derta(
-        backbone,
-        data.pairs,
-        safe=data.safe,
-        unsafe=data.unsafe,
-        refusals=data.refusals,
-        out=out,
-        resume=resume,
-        progress=progress,
-        seed=seed,
-        **settings,
+        job.backbone,
+        job.data.pairs,
+        refusals=job.data.refusals,
+        out=job.out,
+        seed=job.seed,
+        **job.instructions,
+        **job.settings,
     )
 
 
-def _scans(
-    backbone: Backbone,
-    out: Path | None,
-    *,
-    data: TrainingData,
-    seed: int,
-    settings: Mapping[str, Any],
-    progress: bool,
-    resume: bool = True,
-) -> steering.Steering:
-    chosen = ScansSettings(**settings, seed=seed)
-    return train_scans(
-        backbone,
-        out,
-        pairs=data.pairs,
-        safe=data.safe,
-        unsafe=data.unsafe,
-        settings=chosen,
-        resume=resume,
-        progress=progress,
-    )
+def _scans(job: Job) -> steering.Steering:
+    chosen = ScansSettings(**job.settings, seed=job.seed)
+    return train_scans(job.backbone, job.out, pairs=job.data.pairs, settings=chosen, **job.instructions)
 
 
-def _alphasteer(
-    backbone: Backbone,
-    out: Path | None,
-    *,
-    data: TrainingData,
-    seed: int,
-    settings: Mapping[str, Any],
-    progress: bool,
-    resume: bool = True,
-) -> steering.Steering:
-    chosen = AlphaSteerSettings(**settings, seed=seed)
-    return train_alphasteer(
-        backbone,
-        out,
-        pairs=data.pairs,
-        safe=data.safe,
-        unsafe=data.unsafe,
-        settings=chosen,
-        resume=resume,
-        progress=progress,
-    )
+def _alphasteer(job: Job) -> steering.Steering:
+    chosen = AlphaSteerSettings(**job.settings, seed=job.seed)
+    return train_alphasteer(job.backbone, job.out, pairs=job.data.pairs, settings=chosen, **job.instructions)
 
 
-def _dro(
-    backbone: Backbone,
-    out: Path | None,
-    *,
-    data: TrainingData,
-    seed: int,
-    settings: Mapping[str, Any],
-    progress: bool,
-    resume: bool = True,
-) -> pair.PromptPair:
-    if data.refusals:
+def _dro(job: Job) -> pair.PromptPair:
+    if job.data.refusals:
         raise UsageError("DRO learns no refusals: it reads which way they lie.", hint="Leave --refusals out.")
-    return train_dro(
-        backbone,
-        data.pairs,
-        safe=data.safe,
-        unsafe=data.unsafe,
-        out=out,
-        resume=resume,
-        progress=progress,
-        seed=seed,
-        **settings,
-    )
+    return train_dro(job.backbone, job.data.pairs, out=job.out, seed=job.seed, **job.instructions, **job.settings)
 
 
-def _tsdi(
-    backbone: Backbone,
-    out: Path | None,
-    *,
-    data: TrainingData,
-    seed: int,
-    settings: Mapping[str, Any],
-    progress: bool,
-    resume: bool = True,
-) -> refusal_bias.RefusalBias:
+def _tsdi(job: Job) -> refusal_bias.RefusalBias:
+    data = job.data
     if data.refusals or data.unsafe is not None:
         raise UsageError(
             "TSDI asks random words, neither harmful requests nor refusals.", hint="Leave --unsafe and --refusals out."
@@ -237,7 +167,8 @@ def _tsdi(
     safe = data.safe
     if data.pairs is not None:
         safe = tuple({row.id: Instruction(row.id, row.text) for row in data.pairs if not row.harmful}.values())
-    return train_refusal_bias(backbone, out, safe=safe, settings=TsdiSettings(**settings, seed=seed), progress=progress)
+    chosen = TsdiSettings(**job.settings, seed=job.seed)
+    return train_refusal_bias(job.backbone, job.out, safe=safe, settings=chosen, progress=job.progress)
 
 
 _ROWS = (
@@ -265,7 +196,7 @@ _ROWS = (
         "harmful and harmless requests; a model that refuses some harmful ones by itself",
         ScansSettings,
         _scans,
-        steering.check_target,
+        steering.FOLDER.check_target,
         "acd chat --model {model} --expert {out} --method safe-scans",
     ),
     Trainer(
@@ -274,7 +205,7 @@ _ROWS = (
         "harmful and harmless requests; a model that refuses some harmful ones by itself",
         AlphaSteerSettings,
         _alphasteer,
-        steering.check_target,
+        steering.FOLDER.check_target,
         "acd chat --model {model} --expert {out} --method alphasteer",
     ),
     Trainer(
@@ -292,7 +223,7 @@ _ROWS = (
         "nothing but words of harmless requests",
         TsdiSettings,
         _tsdi,
-        refusal_bias.check_target,
+        refusal_bias.FOLDER.check_target,
         "acd chat --model {model} --expert {out} --method tsdi",
     ),
 )

@@ -32,8 +32,10 @@ from acd_core.tuning.preparing import (
 )
 from acd_core.tuning.reading import gate_for
 from acd_core.tuning.runs import alone_in, work_folder
-from acd_core.tuning.settings import settings_of
+from acd_core.tuning.settings import TuneSettings, made_from
 from acd_core.tuning.validation import Point
+
+_UNKNOWN = "Unknown tuning setting {}."
 
 
 def tune(
@@ -65,7 +67,9 @@ def tune(
     Raises TuningError (too few anchors, a model that cannot be tuned, divergence, another run towards `out`, an `out`
     that is something else or cannot be written to) and UsageError (impossible settings).
     """
-    settings_of(settings)  # an impossible setting, file or folder fails here, before anything is computed
+    made_from(
+        TuneSettings, settings, _UNKNOWN
+    )  # an impossible setting, file or folder fails here, before anything is computed
     if objective is not None:
         get_objective(objective)
     if isinstance(anchors, (str, os.PathLike)):
@@ -96,7 +100,7 @@ def tune(
         if objective is None:
             name = objective = DEFAULT_OBJECTIVE if found is None else GATED_OBJECTIVE
         plan = get_objective(objective)
-        chosen = settings_of({**plan.settings, **settings})
+        chosen = made_from(TuneSettings, {**plan.settings, **settings}, _UNKNOWN)
         pairs = pairs_of(anchors, lm, backbone, work, judge, chosen.seed, progress, plan)
         check_validation(pairs, safe, unsafe)
         more = more_harmful(pairs, (*safe, *unsafe)) if plan.dressed and anchors is None else ()

